@@ -1,1 +1,25 @@
-"""relprop."""
+"""relprop: layer-wise relevance propagation for any PyTorch model."""
+
+from relprop import composites, errors, rules, targets
+from relprop.errors import RelpropError
+from relprop.explanation import Explanation
+from relprop.lrp import LRP, layer_indices
+from relprop.ops import register_op
+from relprop.prepare import canonize, flatten_model, strip_softmax
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LRP",
+    "Explanation",
+    "RelpropError",
+    "canonize",
+    "composites",
+    "errors",
+    "flatten_model",
+    "layer_indices",
+    "register_op",
+    "rules",
+    "strip_softmax",
+    "targets",
+]

@@ -1,0 +1,107 @@
+"""In-place operators made functional.
+
+`relu_(x)` becomes `relu(x)`, and whoever read `x` later reads the result. Where the written tensor is a view, or has
+views that are read later, the whole program is functionalized by PyTorch instead, which is slower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Graph as FxGraph
+from torch.fx import Node
+
+ASSERTIONS = ("_assert", "sym_constrain_range")
+MAY_ALIAS = {
+    "reshape",
+    "flatten",
+    "contiguous",
+    "to",
+    "dropout",
+    "chunk",
+    "type_as",
+    "pad",
+    "einsum",
+    "getitem",
+}
+"""Operators that may return their input, or a view of it, without saying so in their schema."""
+
+
+@dataclass
+class _Memory:
+    """One piece of memory: the nodes that are names of all of it, and those that are views into it."""
+
+    whole: list[Node] = field(default_factory=list)
+    views: list[Node] = field(default_factory=list)
+    fresh: bool = True
+
+
+def in_place_to_functional(graph: FxGraph) -> bool:
+    """Replace every in-place operator by its functional form.
+
+    Returns:
+        Whether that was possible. If not, the graph is left half rewritten and must be functionalized otherwise.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    memory: dict[Node, _Memory] = {}
+    for node in list(graph.nodes):
+        name = getattr(node.target, "__name__", "")
+        if node.op == "call_function" and name.startswith(ASSERTIONS):
+            graph.erase_node(node)
+        elif _writes(node):
+            if not _rename(node, memory, order):
+                return False
+        elif node.op == "call_function" and _is_view(node) and node.all_input_nodes:
+            memory[node] = memory[node.all_input_nodes[0]]
+            memory[node].views.append(node)
+        else:
+            memory[node] = _Memory(whole=[node], fresh=node.op == "call_function")
+    return True
+
+
+def _rename(node: Node, memory: dict[Node, _Memory], order: dict[Node, int]) -> bool:
+    """Give the result of a write a name of its own, if nothing else could see the write."""
+    written, functional = node.args[0], _functional(node)
+    if not isinstance(written, Node) or functional is None:
+        return False
+    target = memory[written]
+    read_later = any(order.get(r, -1) > order[node] for view in target.views for r in view.users)
+    if not target.fresh or written not in target.whole or read_later:
+        return False
+    node.target = functional
+    for name in target.whole:
+        for reader in list(name.users):
+            if order.get(reader, -1) > order[node]:
+                reader.replace_input_with(name, node)
+    target.whole.append(node)
+    memory[node] = target
+    return True
+
+
+def _writes(node: Node) -> bool:
+    """The operator writes to its first argument (random operators that only advance a generator do not)."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return any(a.alias_info is not None and a.alias_info.is_write for a in node.target._schema.arguments)
+
+
+def _functional(node: Node) -> torch._ops.OpOverload | None:
+    """`aten.relu.default` for `aten.relu_.default`; None if there is no such operator or several arguments are written."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    namespace, _, name = target.overloadpacket._qualified_op_name.partition("::")
+    writes = sum(a.alias_info is not None and a.alias_info.is_write for a in target._schema.arguments)
+    if writes != 1 or not name.endswith("_"):
+        return None
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    found = getattr(packet, target._overloadname, None)
+    return found if isinstance(found, torch._ops.OpOverload) else None
+
+
+def _is_view(node: Node) -> bool:
+    """The result may share memory with an input."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True
+    shares = any(r.alias_info is not None for r in node.target._schema.returns)
+    return shares or node.target.overloadpacket.__name__ in MAY_ALIAS

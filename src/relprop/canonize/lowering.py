@@ -1,0 +1,297 @@
+"""Captured operators rewritten to relprop's own few, so that every rule meets the part that it speaks of.
+
+    batch_norm (fixed statistics)      -> scale
+    layer_norm, group_norm, ...        -> normalize, scale
+    products and quotients by a constant -> scale;  scale + constant -> scale with a bias
+    additions and subtractions         -> add with coefficients;  addmm -> linear
+    operators with several results     -> part
+
+Each is an equivalence, always done, whether or not the user asks for canonization.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop import functions as f
+from relprop.analysis import analyze, remove_dead
+from relprop.graph import Graph, Node, annotate, fake_value, info, is_floating, operator_name, shape_of
+
+Rewrite = Callable[[Graph, Node], Node | None]
+
+
+def lower(graph: Graph) -> Graph:
+    """Apply every rewrite, in order of execution, and analyze the result."""
+    analyze(graph)
+    for node in list(graph.fx.nodes):
+        rewrite = REWRITES.get(operator_name(node)) if node.op == "call_function" else None
+        carries = info(node).data or any(info(a).data for a in node.all_input_nodes)
+        if rewrite is not None and carries:
+            new = rewrite(graph, node)
+            if new is not None:
+                node.replace_all_uses_with(new)
+    return analyze(remove_dead(graph))
+
+
+def insert(
+    graph: Graph,
+    before: Node,
+    function: Callable[..., Any],
+    *args: Any,
+    like: Node | None = None,
+    **kwargs: Any,
+) -> Node:
+    """A call of `function` ahead of `before`, known as part of the same module; a data node if it is `like` one."""
+    with graph.fx.inserting_before(before):
+        node = graph.fx.call_function(function, args, kwargs)
+    node.meta["relprop"] = info(before)
+    arguments = node.all_input_nodes
+    annotate(node, static=all(info(a).static for a in arguments), data=False, nonneg=False)
+    if like is not None:
+        node.meta["val"] = fake_value(like)
+        annotate(node, data=True)
+    return node
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """A captured operator's arguments by name, defaults included."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    bound = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
+    bound |= {a.name: value for a, value in zip(target._schema.arguments, node.args, strict=False)}
+    return bound | dict(node.kwargs)
+
+
+def _batch_norm(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    x, weight, bias = given["input"], given["weight"], given["bias"]
+    mean, variance, eps = given["running_mean"], given["running_var"], float(given["eps"])
+    rank = len(shape_of(node) or ())
+    if mean is None or variance is None or given.get("training", given.get("use_input_stats", False)):
+        normalized = insert(graph, node, f.normalize, x, [0, *range(2, rank)], 0, eps, like=node)
+        return _affine(graph, node, normalized, weight, bias, rank - 2)
+    scaling = insert(graph, node, f.batch_norm_weight, weight, variance, eps)
+    shift = insert(graph, node, f.batch_norm_bias, bias, mean, scaling)
+    result = _affine(graph, node, x, scaling, shift, rank - 2)
+    result.meta["channels"] = (scaling, shift)
+    return result
+
+
+def _native_batch_norm(graph: Graph, node: Node) -> Node | None:
+    """`(output, saved mean, saved std)`, left behind by PyTorch's own functionalization: only the output is read."""
+    for reader in list(node.users):
+        if reader.target is operator.getitem and reader.args[1] == 0:
+            node.meta["val"] = fake_value(reader)
+            new = _batch_norm(graph, node)
+            if new is not None:
+                reader.replace_all_uses_with(new)
+    return None
+
+
+def _affine(graph: Graph, node: Node, x: Node, weight: Node | None, bias: Node | None, trailing: int) -> Node:
+    """Learned scale and shift per channel; `trailing` dimensions follow the channels."""
+    if weight is None and bias is None:
+        return x
+    if weight is None:
+        assert bias is not None
+        return insert(
+            graph, node, f.add, x, _channels(graph, node, bias, trailing), like=node, coefficients=(1, 1)
+        )
+    shift = None if bias is None else _channels(graph, node, bias, trailing)
+    return insert(graph, node, f.scale, x, _channels(graph, node, weight, trailing), shift, like=node)
+
+
+def _channels(graph: Graph, node: Node, t: Node, trailing: int) -> Node:
+    return insert(graph, node, f.as_channels, t, trailing) if trailing > 0 else t
+
+
+def _layer_norm(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    rank = len(shape_of(node) or ())
+    dims = list(range(rank - len(given["normalized_shape"]), rank))
+    normalized = insert(graph, node, f.normalize, given["input"], dims, 0, float(given["eps"]), like=node)
+    return _affine(graph, node, normalized, given["weight"], given["bias"], 0)
+
+
+def _group_norm(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    rank = len(shape_of(node) or ())
+    normalized = insert(
+        graph,
+        node,
+        f.normalize,
+        given["input"],
+        [-1],
+        int(given["num_groups"]),
+        float(given["eps"]),
+        like=node,
+    )
+    return _affine(graph, node, normalized, given["weight"], given["bias"], rank - 2)
+
+
+def _instance_norm(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    if not given["use_input_stats"]:
+        return _batch_norm(graph, node)
+    shape = shape_of(node) or ()
+    channels = shape[1]
+    assert channels is not None
+    normalized = insert(
+        graph, node, f.normalize, given["input"], [-1], channels, float(given["eps"]), like=node
+    )
+    return _affine(graph, node, normalized, given["weight"], given["bias"], len(shape) - 2)
+
+
+def _rms_norm(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    value = fake_value(node)
+    eps = given.get("eps")
+    eps = float(eps) if eps is not None else torch.finfo(value.dtype).eps
+    rank = len(shape_of(node) or ())
+    dims = list(range(rank - len(given["normalized_shape"]), rank))
+    normalized = insert(graph, node, f.normalize, given["input"], dims, 0, eps, False, like=node)
+    return _affine(graph, node, normalized, given["weight"], None, 0)
+
+
+def _mul(graph: Graph, node: Node) -> Node | None:
+    x, other = node.args[:2]
+    if isinstance(x, Node) and isinstance(other, Node) and info(x).data and info(other).data:
+        return None
+    if not (isinstance(x, Node) and info(x).data):
+        x, other = other, x
+    return insert(graph, node, f.scale, x, _constant(graph, node, other), None, like=node)
+
+
+def _div(graph: Graph, node: Node) -> Node | None:
+    x, other = node.args[:2]
+    if node.kwargs.get("rounding_mode") or not (isinstance(x, Node) and info(x).data):
+        return None
+    if isinstance(other, Node) and info(other).data:
+        return None
+    inverse = insert(graph, node, f.reciprocal, _constant(graph, node, other))
+    return insert(graph, node, f.scale, x, inverse, None, like=node)
+
+
+def _neg(graph: Graph, node: Node) -> Node | None:
+    return insert(graph, node, f.scale, node.args[0], insert(graph, node, f.scalar, -1.0), None, like=node)
+
+
+def _constant(graph: Graph, node: Node, value: Any) -> Node:
+    return (
+        value
+        if isinstance(value, Node) and isinstance(fake_or_static(value), (Tensor, bool))
+        else insert(graph, node, f.scalar, value)
+    )
+
+
+def fake_or_static(node: Node) -> Any:
+    """The node's symbolic value, or True where it is a constant made from parameters."""
+    return True if info(node).static else fake_value(node)
+
+
+def _add(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    return _sum_of(graph, node, [given["self"], given["other"]], [1, given.get("alpha", 1)])
+
+
+def _sub(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    return _sum_of(graph, node, [given["self"], given["other"]], [1, -given.get("alpha", 1)])
+
+
+def _rsub(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    return _sum_of(graph, node, [given["other"], given["self"]], [1, -given.get("alpha", 1)])
+
+
+def _sum_of(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]) -> Node:
+    merged = _into_bias(graph, node, summands, coefficients)
+    return merged or insert(graph, node, f.add, *summands, like=node, coefficients=tuple(coefficients))
+
+
+def _into_bias(
+    graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]
+) -> Node | None:
+    """`scale(x, w) + b` and `linear(x, W) + b` as one layer with a bias, where nobody else reads the product."""
+    products = [s for s in summands if isinstance(s, Node) and info(s).data]
+    if len(products) != 1 or tuple(coefficients) != (1, 1) or shape_of(products[0]) != shape_of(node):
+        return None
+    product = products[0]
+    (constant,) = [s for s in summands if s is not product] or [None]
+    mergeable = operator_name(product) in {"scale", "linear"} and len(product.users) == 1
+    if not mergeable or (len(product.args) > 2 and product.args[2] is not None):
+        return None
+    if not isinstance(constant, Node) or not info(constant).static or not _is_shift_of(product, constant):
+        return None
+    return insert(graph, node, product.target, product.args[0], product.args[1], constant, like=node)  # type: ignore[arg-type]
+
+
+def _is_shift_of(product: Node, constant: Node) -> bool:
+    """A bias shaped like the layer's: per output feature for `linear`, no larger than one sample for `scale`."""
+    shape, whole = shape_of(constant), shape_of(product) or ()
+    if shape is None:
+        return False
+    return (
+        len(shape) == 1 and shape[0] == whole[-1]
+        if operator_name(product) == "linear"
+        else len(shape) < len(whole)
+    )
+
+
+def _addmm(graph: Graph, node: Node) -> Node | None:
+    bias, x, weight = node.args[:3]
+    if (
+        not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static)
+        or node.kwargs
+    ):
+        return None
+    transposed = insert(graph, node, torch.ops.aten.t.default, weight)
+    return insert(graph, node, torch.ops.aten.linear.default, x, transposed, bias, like=node)
+
+
+def _matmul(graph: Graph, node: Node) -> Node | None:
+    """`x @ W` with a constant matrix W as a linear layer."""
+    x, weight = node.args[:2]
+    if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static):
+        return None
+    if len(shape_of(weight) or ()) != 2 or len(shape_of(x) or ()) < 2:
+        return None
+    transposed = insert(graph, node, torch.ops.aten.t.default, weight)
+    return insert(graph, node, torch.ops.aten.linear.default, x, transposed, None, like=node)
+
+
+def _one_of_several(graph: Graph, node: Node) -> Node | None:
+    """`operator(...)[i]` as an operator with one result."""
+    source, index = node.args
+    if (
+        not isinstance(source, Node)
+        or not isinstance(source.target, torch._ops.OpOverload)
+        or not is_floating(node)
+    ):
+        return None
+    return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
+
+
+REWRITES: dict[str, Rewrite] = {
+    "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": _native_batch_norm,
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "rms_norm": _rms_norm,
+    "mul": _mul,
+    "div": _div,
+    "neg": _neg,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+    "addmm": _addmm,
+    "matmul": _matmul,
+    "mm": _matmul,
+    "getitem": _one_of_several,
+}

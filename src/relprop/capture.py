@@ -1,0 +1,166 @@
+"""A model and example inputs -> a `Graph`, by `torch.export`. The model itself is not touched."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from relprop.canonize.functional import in_place_to_functional
+from relprop.errors import CaptureError
+from relprop.graph import Graph, NodeInfo, operator_name
+
+
+def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """Export a model for one input signature, with a dynamic batch dimension where the model allows it.
+
+    The model is exported in eval mode, through a copy of its modules that shares all parameters and buffers.
+
+    Args:
+        model: any module that `torch.export` (non-strict) can capture.
+        args, kwargs: example inputs; the batch dimension of tensors is their first.
+
+    Raises:
+        CaptureError: `torch.export` failed; the message says what it said and at which line of the model.
+    """
+    kwargs = dict(kwargs or {})
+    shadow = shadow_of(model)
+    args, kwargs = _at_least_two_samples(args, kwargs)
+    exported = _export(shadow, tuple(args), kwargs)
+    if not in_place_to_functional(exported.graph):
+        exported = _export(shadow, tuple(args), kwargs).run_decompositions({})
+        in_place_to_functional(exported.graph)
+    return _to_graph(exported, shadow)
+
+
+def shadow_of(model: nn.Module) -> nn.Module:
+    """A copy of the module tree in eval mode that shares every parameter and buffer with the original."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(t.device.type == "meta" for t in tensors):
+        raise CaptureError(
+            "The model's parameters are on the 'meta' device, so they have no values to explain. Load weights first, "
+            "for example with model.to_empty(device='cpu') followed by load_state_dict."
+        )
+    return copy_modules(model).eval()
+
+
+def copy_modules(model: nn.Module) -> nn.Module:
+    """A copy of the module tree that shares every parameter and buffer with the original."""
+    tensors = [*model.parameters(), *model.buffers()]
+    try:
+        return copy.deepcopy(model, {id(t): t for t in tensors})
+    except Exception as error:
+        raise CaptureError(
+            f"The model's modules cannot be copied ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _at_least_two_samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Repeat single samples: export fixes a dimension whose example has size 1."""
+    sizes = {t.shape[0] for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()}
+    if sizes != {1}:
+        return list(args), dict(kwargs)
+
+    def twice(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+    doubled: tuple[list[Any], dict[str, Any]] = pytree.tree_map(twice, (list(args), dict(kwargs)))
+    return doubled
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    def dynamic(leaf: Any) -> Any:
+        return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None
+
+    shapes = pytree.tree_map(dynamic, (args, kwargs))
+    combined = _by_parameter(model, shapes[0], shapes[1])
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, args, kwargs, dynamic_shapes=combined, strict=False)
+    except Exception as error:
+        raise CaptureError(explain_failure(model, error)) from error
+
+
+def _by_parameter(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`dynamic_shapes` as export wants it: positional entries, or a dict when there are keyword inputs."""
+    if not kwargs:
+        return tuple(args)
+    import inspect
+
+    names = list(inspect.signature(model.forward).parameters)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def explain_failure(model: nn.Module, error: BaseException) -> str:
+    """What torch.export said, at which line of the model, and what usually helps."""
+    said = str(error).strip().splitlines()
+    lines = [
+        f"torch.export could not capture {type(model).__name__}: {type(error).__name__}: {said[0] if said else ''}"
+    ]
+    lines += [f"  {line}" for line in said[1:6]]
+    inside = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/torch/" not in f.filename and "relprop" not in f.filename
+    ]
+    if inside:
+        frame = inside[-1]
+        lines.append(f"It happened at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}")
+    lines.append(
+        "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
+        "torch.where or torch.cond; keep .item() and numpy out of forward."
+    )
+    return "\n".join(lines)
+
+
+def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph:
+    signature = exported.graph_signature
+    tensors: dict[str, Tensor] = {}
+    for spec in signature.input_specs:
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+            assert spec.target is not None
+            tensors[spec.arg.name] = _find(exported, spec.target)
+        elif spec.kind is not InputKind.USER_INPUT:
+            raise CaptureError(
+                f"The model takes an input of kind {spec.kind.name}, which relprop cannot hold: {spec.target}."
+            )
+    graph = exported.graph
+    output = next(n for n in reversed(graph.nodes) if n.op == "output")
+    keep = [
+        value
+        for value, spec in zip(output.args[0], signature.output_specs, strict=True)  # type: ignore[arg-type]
+        if spec.kind is OutputKind.USER_OUTPUT
+    ]
+    output.args = (tuple(keep),)
+    types = {name: type(module) for name, module in model.named_modules()}
+    for node in graph.nodes:
+        origin = _origin(node.meta.get("nn_module_stack"), types)
+        node.meta["relprop"] = replace(origin, operator=operator_name(node))
+    assert exported.call_spec.in_spec is not None
+    assert exported.call_spec.out_spec is not None
+    return Graph(graph, tensors, exported.call_spec.in_spec, exported.call_spec.out_spec, types)
+
+
+def _find(exported: torch.export.ExportedProgram, target: str) -> Tensor:
+    tensor = exported.state_dict.get(target, exported.constants.get(target))
+    assert isinstance(tensor, Tensor), f"torch.export names {target}, but does not hold it"
+    return tensor
+
+
+def _origin(stack: Mapping[str, tuple[str, Any]] | None, types: Mapping[str, type[nn.Module]]) -> NodeInfo:
+    """Innermost module of a node. A second call of a module has `@1` behind its key."""
+    known = [(key, path) for key, (path, _) in (stack or {}).items() if path in types]
+    if not known:
+        return NodeInfo(module_type=types.get(""))
+    key, path = known[-1]
+    call = key.rpartition("@")[2] if "@" in key else "0"
+    return NodeInfo(path=path, call=int(call) if call.isdigit() else 0, module_type=types[path])

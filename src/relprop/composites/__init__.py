@@ -1,0 +1,65 @@
+"""Composites: which rule goes to which layer."""
+
+from relprop.composites.composite import Composite
+from relprop.composites.presets import (
+    EpsilonAlpha2Beta1,
+    EpsilonAlpha2Beta1Flat,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+)
+from relprop.composites.primitives import (
+    FirstLayerMap,
+    FirstLayerTypeMap,
+    FirstNTypeMap,
+    GlobalMap,
+    GlobalTypeMap,
+    LastLayerMap,
+    LastLayerTypeMap,
+    LayerMap,
+    NameMap,
+    Primitive,
+    RangeMap,
+    RangeTypeMap,
+)
+from relprop.layer_types import (
+    ActivationLayer,
+    BatchNormLayer,
+    ConvLayer,
+    DropoutLayer,
+    LinearLayer,
+    NormalizationLayer,
+    PoolingLayer,
+    ReshapingLayer,
+    TypeGroup,
+)
+
+__all__ = [
+    "ActivationLayer",
+    "BatchNormLayer",
+    "Composite",
+    "ConvLayer",
+    "DropoutLayer",
+    "EpsilonAlpha2Beta1",
+    "EpsilonAlpha2Beta1Flat",
+    "EpsilonGammaBox",
+    "EpsilonPlus",
+    "EpsilonPlusFlat",
+    "FirstLayerMap",
+    "FirstLayerTypeMap",
+    "FirstNTypeMap",
+    "GlobalMap",
+    "GlobalTypeMap",
+    "LastLayerMap",
+    "LastLayerTypeMap",
+    "LayerMap",
+    "LinearLayer",
+    "NameMap",
+    "NormalizationLayer",
+    "PoolingLayer",
+    "Primitive",
+    "RangeMap",
+    "RangeTypeMap",
+    "ReshapingLayer",
+    "TypeGroup",
+]

@@ -1,0 +1,91 @@
+"""A composite: ordered statements about which rule goes to which layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relprop.composites.primitives import Primitive
+from relprop.errors import CompositeError
+from relprop.layers import Layer
+from relprop.rules import Rule, ZeroRule
+from relprop.show import entries, printed
+
+
+class Composite:
+    """`Composite(*primitives)` or `Composite(default_rule, *primitives)`.
+
+    Every layer gets the default rule (the 0-rule if none is given); then the primitives are applied in order, and
+    later ones overrule earlier ones.
+
+    Examples:
+        >>> from torch import nn
+        >>> from relprop.composites import Composite, GlobalTypeMap, LastLayerMap
+        >>> from relprop.rules import EpsilonRule, ZeroRule, ZPlusRule
+        >>> composite = Composite(GlobalTypeMap({nn.Conv2d: ZPlusRule(), nn.Linear: EpsilonRule()}), LastLayerMap(ZeroRule()))
+        >>> print(composite)
+        Composite(
+          GlobalTypeMap(  # all layers
+            nn.Conv2d => ZPlusRule(),
+            nn.Linear => EpsilonRule(epsilon=1e-06),
+          ),
+          LastLayerMap(  # last layer
+            ZeroRule(),
+          ),
+        )
+    """
+
+    def __init__(self, *parts: Rule | Primitive) -> None:
+        default: Rule = ZeroRule()
+        if parts and isinstance(parts[0], Rule):
+            default, parts = parts[0], parts[1:]
+        primitives = []
+        for part in parts:
+            if not isinstance(part, Primitive):
+                hint = " The default rule comes first." if isinstance(part, Rule) else ""
+                raise CompositeError(
+                    f"Composite: {part!r} is no composite primitive such as GlobalTypeMap.{hint}"
+                )
+            primitives.append(part)
+        self.default_rule = default
+        self.primitives: tuple[Primitive, ...] = tuple(primitives)
+
+    def assign(self, layers: Sequence[Layer]) -> list[Rule]:
+        """The rule of each layer.
+
+        Raises:
+            CompositeError: a primitive speaks of a layer that the model does not have.
+        """
+        rules: dict[str, Rule] = {layer.name: self.default_rule for layer in layers}
+        for primitive in self.primitives:
+            for layer, rule in primitive.assign(layers):
+                rules[layer.name] = rule
+        return [rules[layer.name] for layer in layers]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Composite):
+            return NotImplemented
+        return self.default_rule == other.default_rule and self.primitives == other.primitives
+
+    def __hash__(self) -> int:
+        return hash((self.default_rule, self.primitives))
+
+    def __repr__(self) -> str:
+        return "\n".join(line for line, _ in self._lines())
+
+    def __str__(self) -> str:
+        return printed(self._lines())
+
+    def _lines(self) -> list[tuple[str, str]]:
+        lines = [("Composite(", "plain")]
+        if self.default_rule != ZeroRule():
+            lines.append((f"  {self.default_rule!r},  # default", "rule"))
+        for primitive in self.primitives:
+            arguments, comment, rows = primitive.describe()
+            lead = f"{arguments}, " if arguments else ""
+            lines.append(
+                (f"  {type(primitive).__name__}({lead}  # {comment}".replace(",   #", ",  #"), "plain")
+            )
+            lines.extend(entries(rows, indent=4))
+            lines.append(("  ),", "plain"))
+        lines.append((")", "plain"))
+        return lines

@@ -1,0 +1,102 @@
+"""Preset composites, with the assignments of Zennit, iNNvestigate and RelevancePropagation.jl.
+
+Convolutions and linear layers get different rules, relevance passes through dropout, reshaping, activations and batch
+norms that could not be fused, and everything else, pooling and sums among it, gets the 0-rule.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from relprop.composites.composite import Composite
+from relprop.composites.primitives import FirstLayerTypeMap, GlobalTypeMap
+from relprop.layer_types import (
+    ActivationLayer,
+    BatchNormLayer,
+    ConvLayer,
+    DropoutLayer,
+    LayerType,
+    LinearLayer,
+    ReshapingLayer,
+)
+from relprop.rules import (
+    AlphaBetaRule,
+    Bias,
+    EpsilonRule,
+    FlatRule,
+    GammaRule,
+    PassRule,
+    Rule,
+    Stabilizer,
+    ZBoxRule,
+    ZeroRule,
+    ZPlusRule,
+)
+
+
+def _preset(
+    conv: Rule, epsilon: Stabilizer, stabilizer: Stabilizer, bias: Bias, first: Rule | None = None
+) -> Composite:
+    rules: dict[LayerType, Rule] = {
+        ConvLayer: conv,
+        LinearLayer: EpsilonRule(epsilon, bias=bias),
+        DropoutLayer: PassRule(),
+        BatchNormLayer: PassRule(),
+        ReshapingLayer: PassRule(),
+        ActivationLayer: PassRule(),
+    }
+    primitives = [GlobalTypeMap(rules), *([FirstLayerTypeMap({ConvLayer: first})] if first else [])]
+    return Composite(ZeroRule(stabilizer=stabilizer, bias=bias), *primitives)
+
+
+def EpsilonPlus(
+    epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
+) -> Composite:
+    """z⁺-rule for convolutions, ε-rule for linear layers.
+
+    Args:
+        epsilon: ε of the ε-rule. stabilizer: of all other rules. bias: policy of all rules.
+    """
+    return _preset(ZPlusRule(stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias)
+
+
+def EpsilonPlusFlat(
+    epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
+) -> Composite:
+    """`EpsilonPlus`, with the flat rule for the first layer if it is a convolution."""
+    flat = FlatRule(stabilizer=stabilizer, bias=bias)
+    return _preset(ZPlusRule(stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)
+
+
+def EpsilonAlpha2Beta1(
+    epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
+) -> Composite:
+    """αβ-rule with α = 2, β = 1 for convolutions, ε-rule for linear layers."""
+    return _preset(AlphaBetaRule(2.0, 1.0, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias)
+
+
+def EpsilonAlpha2Beta1Flat(
+    epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
+) -> Composite:
+    """`EpsilonAlpha2Beta1`, with the flat rule for the first layer if it is a convolution."""
+    flat = FlatRule(stabilizer=stabilizer, bias=bias)
+    return _preset(AlphaBetaRule(2.0, 1.0, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)
+
+
+def EpsilonGammaBox(
+    low: float | Tensor,
+    high: float | Tensor,
+    epsilon: Stabilizer = 1e-6,
+    gamma: float = 0.25,
+    *,
+    stabilizer: Stabilizer = 1e-9,
+    bias: Bias = "absorb",
+) -> Composite:
+    """γ-rule for convolutions, ε-rule for linear layers, z^B-rule for the first layer if it is a convolution.
+
+    Args:
+        low, high: smallest and largest values of the input: numbers or tensors that broadcast to it, such as (C, 1, 1).
+            For pictures normalized with `mean` and `std` they are `(0 - mean) / std` and `(1 - mean) / std`.
+    """
+    box = ZBoxRule(low, high, stabilizer=stabilizer, bias=bias)
+    return _preset(GammaRule(gamma, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, box)

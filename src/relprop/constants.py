@@ -1,0 +1,57 @@
+"""Parameters, and everything computed from parameters alone: evaluated once, again when a parameter changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.node import map_arg
+
+from relprop.graph import Graph, Node, info
+
+
+class Constants:
+    """Values of a graph's static nodes, and the weights that rules have modified.
+
+    The tensors are those of the user's model, so training on, `load_state_dict` and `.to(device)` are followed.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._static = [
+            n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")
+        ]
+        self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes}
+        self._key: Any = None
+        self._values: dict[Node, Any] = {}
+        self.modified: dict[Any, Tensor] = {}
+
+    def values(self) -> dict[Node, Any]:
+        """Node -> value, up to date."""
+        key = tuple(
+            (id(t), t._version, t.data_ptr(), t.device, t.dtype) for t in self._graph.tensors.values()
+        )
+        if key != self._key:
+            self.modified.clear()
+            self._values = self._evaluate()
+            self._key = key
+        return self._values
+
+    def _evaluate(self) -> dict[Node, Any]:
+        values: dict[Node, Any] = {}
+        with torch.no_grad():
+            for node in self._static:
+                if node.op == "placeholder":
+                    values[node] = _plain(self._graph.tensors[node.name])
+                else:
+                    assert callable(node.target)
+                    values[node] = node.target(
+                        *map_arg(node.args, values.__getitem__), **map_arg(node.kwargs, values.__getitem__)
+                    )
+        return {n: v for n, v in values.items() if n in self._read}
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Detached from autograd, and out of inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -1,0 +1,55 @@
+"""What an analyzer returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from relprop.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Relevance of a model's inputs for one target.
+
+    Attributes:
+        relevance: shaped like the input, (B, ...); a tuple if there are several floating point inputs.
+        output: what the model returned.
+        target: index of the explained output per sample, (B,), flat over one sample's output; None for a target function.
+        layers: relevance at the output of modules, by name, if `layers=` was given.
+        ledger: who kept relevance, if `audit=True` was given.
+    """
+
+    relevance: Tensor | tuple[Tensor, ...]
+    output: Any
+    target: Tensor | None
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    ledger: Ledger | None = None
+
+    def heatmap(self, **options: Any) -> Any:
+        """The relevance as pictures: a PIL image for each sample of the batch, in a list.
+
+        Args:
+            options: those of `relprop.heatmaps.heatmap`, such as `reduce`, `cmap`, `size`.
+        """
+        from relprop.heatmaps import heatmap
+
+        relevance = self.relevance if isinstance(self.relevance, Tensor) else self.relevance[0]
+        return heatmap(relevance, **options)
+
+    def __repr__(self) -> str:
+        shapes = (
+            self.relevance.shape
+            if isinstance(self.relevance, Tensor)
+            else [tuple(r.shape) for r in self.relevance]
+        )
+        known = [
+            f"relevance={tuple(shapes)}",
+            f"target={self.target.tolist() if self.target is not None else None}",
+        ]
+        known += [f"layers={len(self.layers)}"] if self.layers else []
+        known += [f"ledger: imbalance {self.ledger.imbalance:.1e}"] if self.ledger is not None else []
+        return f"Explanation({', '.join(known)})"

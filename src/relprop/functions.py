@@ -1,0 +1,102 @@
+"""relprop's own operators: what captured ones are rewritten to, so that each rule sees the part it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def scale(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x * weight + bias`, both broadcast: batch norm with fixed statistics, learned scales, products with constants."""
+    z = x * weight
+    return z if bias is None else z + bias
+
+
+def add(*summands: Tensor | float, coefficients: Sequence[float]) -> Tensor:
+    """`Σ_k coefficients[k] * summands[k]`, broadcast."""
+    total: Any = None
+    for x, k in zip(summands, coefficients, strict=True):
+        share = x if k == 1 else x * k
+        total = share if total is None else total + share
+    assert isinstance(total, Tensor)
+    return total
+
+
+def normalize(x: Tensor, dims: Sequence[int], groups: int, eps: float, centre: bool = True) -> Tensor:
+    """`(x − mean) / sqrt(var + eps)` over `dims`, or over each of `groups` channel groups where `groups > 0`."""
+    grouped = group(x, groups)
+    mean, rstd = statistics(grouped, dims, eps, centre)
+    centred = grouped - mean if centre else grouped
+    return (centred * rstd).reshape(x.shape).to(x.dtype)
+
+
+def group(x: Tensor, groups: int) -> Tensor:
+    """(B, C, ...) -> (B, G, C/G * ...) for group and instance norms; half precision is widened."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return wide.reshape(x.shape[0], groups, -1) if groups else wide
+
+
+def statistics(x: Tensor, dims: Sequence[int], eps: float, centre: bool = True) -> tuple[Tensor, Tensor]:
+    """Mean and `1 / sqrt(var + eps)` over `dims` (without centring: 0 and the root of the mean square)."""
+    dims = tuple(dims)
+    mean = x.mean(dims, keepdim=True) if centre else x.new_zeros(())
+    variance = (x - mean).square().mean(dims, keepdim=True)
+    return mean, torch.rsqrt(variance + eps)
+
+
+def part(function: Callable[..., Any], index: int, *args: Any, **kwargs: Any) -> Tensor:
+    """One result of an operator that returns several: `function(*args)[index]`."""
+    result: Tensor = function(*args, **kwargs)[index]
+    return result
+
+
+# Constants, computed once from parameters.
+
+
+def scalar(value: float) -> Tensor:
+    """A Python number as a 0-dimensional tensor, which never widens what it is multiplied with."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def reciprocal(t: Tensor) -> Tensor:
+    return 1 / t
+
+
+def batch_norm_weight(weight: Tensor | None, variance: Tensor, eps: float) -> Tensor:
+    """`γ / sqrt(σ² + ε)`, shape (C,)."""
+    rstd = torch.rsqrt(variance + eps)
+    return rstd if weight is None else weight * rstd
+
+
+def batch_norm_bias(bias: Tensor | None, mean: Tensor, scaling: Tensor) -> Tensor:
+    """`β − μ γ / sqrt(σ² + ε)`, shape (C,)."""
+    shift = -mean * scaling
+    return shift if bias is None else bias + shift
+
+
+def as_channels(t: Tensor, trailing: int) -> Tensor:
+    """(C,) -> (C, 1, ..., 1), to broadcast along the channels of (B, C, ...)."""
+    return t.reshape(-1, *[1] * trailing)
+
+
+def as_tensor_of_shape(t: Tensor, shape: Sequence[int]) -> Tensor:
+    return t.reshape(tuple(shape))
+
+
+def fused_weight(weight: Tensor, scaling: Tensor, channel_dim: int, groups: int = 1) -> Tensor:
+    """A layer's weight with its outputs scaled, per output channel.
+
+    Transposed convolutions keep their outputs in dimension 1, one group after another: `channel_dim=1`.
+    """
+    if channel_dim == 0:
+        return weight * scaling.reshape(-1, *[1] * (weight.dim() - 1))
+    per_group = scaling.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
+    split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    return (split * per_group).reshape(weight.shape)
+
+
+def fused_bias(bias: Tensor | None, scaling: Tensor, shift: Tensor) -> Tensor:
+    return shift if bias is None else bias * scaling + shift

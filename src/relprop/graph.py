@@ -1,0 +1,165 @@
+"""The captured model as data: an ATen operator graph, the live tensors it reads, and what each node is.
+
+Nodes are `torch.fx` nodes. What relprop knows about one of them sits in `node.meta["relprop"]` as a `NodeInfo`,
+and is read through the small functions of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph as FxGraph
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from relprop.functions import part
+
+__all__ = ["Graph", "Node", "NodeInfo", "info", "operator_name", "shape_of", "where_is"]
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """Where a node comes from and what flows through it.
+
+    Attributes:
+        path: dotted path of the innermost module that the node belongs to, `""` for the root.
+        call: how many times that module had been called before (a module may be used twice).
+        module_type: class of that module.
+        aliases: paths of modules whose output this node also is (a batch norm fused into it).
+        operator: name of the captured operator that it is, or is a part of.
+        data: relevance may flow through it: a floating point tensor that depends on an input's values.
+        static: depends on parameters and constants only, so its value is computed once.
+        nonneg: the graph proves that the value is never negative.
+    """
+
+    path: str = ""
+    call: int = 0
+    module_type: type[nn.Module] | None = None
+    aliases: tuple[str, ...] = ()
+    operator: str = ""
+    data: bool = False
+    static: bool = False
+    nonneg: bool = False
+
+
+@dataclass
+class Graph:
+    """A model, captured for one input signature.
+
+    Attributes:
+        fx: the operators in order of execution.
+        tensors: the live tensor behind each parameter, buffer or constant placeholder, by node name.
+        in_spec: how positional and keyword inputs flatten; one placeholder per leaf, in this order.
+        out_spec: how the model's output unflattens.
+    """
+
+    fx: FxGraph
+    tensors: dict[str, Tensor]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    module_types: Mapping[str, type[nn.Module]] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        return list(self.fx.nodes)
+
+    @property
+    def inputs(self) -> list[Node]:
+        """Placeholders of the user's inputs, in the order of `in_spec`."""
+        return [n for n in self.fx.nodes if n.op == "placeholder" and n.name not in self.tensors]
+
+    @property
+    def output(self) -> Node:
+        return next(n for n in reversed(self.fx.nodes) if n.op == "output")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The flat outputs: nodes, or constants."""
+        return list(self.output.args[0])  # type: ignore[arg-type]
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether the captured program takes any number of samples."""
+        shapes = [shape_of(n) for n in self.inputs]
+        return all(shape[0] is None for shape in shapes if shape)
+
+    def operators(self) -> Iterator[Node]:
+        return (n for n in self.fx.nodes if n.op == "call_function")
+
+    def __str__(self) -> str:
+        lines = []
+        for node in self.fx.nodes:
+            if node.op == "call_function":
+                args = ", ".join(str(a) for a in node.args)
+                lines.append(
+                    f"{node.name} = {operator_name(node)}({args})  # {where_is(node)} {shape_of(node)}"
+                )
+        return "\n".join(lines)
+
+
+def info(node: Node) -> NodeInfo:
+    """What relprop knows about `node`."""
+    known: NodeInfo | None = node.meta.get("relprop")
+    return known if known is not None else NodeInfo()
+
+
+def annotate(node: Node, **changes: Any) -> None:
+    """Update some fields of a node's `NodeInfo`."""
+    node.meta["relprop"] = replace(info(node), **changes)
+
+
+def operator_name(node: Node) -> str:
+    """`conv2d` for `aten.conv2d.default`, `mylib.myop` for a custom operator, the name of a plain function otherwise."""
+    if node.op != "call_function":
+        return node.op
+    return target_name(node.args[0] if node.target is part else node.target)
+
+
+def target_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        target = target.overloadpacket
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        namespace, _, name = target._qualified_op_name.partition("::")
+        return name if namespace in {"aten", "prims"} else f"{namespace}.{name}"
+    return str(getattr(target, "__name__", target))
+
+
+def where_is(node: Node) -> str:
+    """A node's module path for messages: `features.0 (Conv2d)`, or `the model itself (Net)` at the root."""
+    known = info(node)
+    kind = known.module_type.__name__ if known.module_type else "?"
+    return f"{known.path} ({kind})" if known.path else f"the model itself ({kind})"
+
+
+def fake_value(node: Node) -> Any:
+    """The symbolic value that the export recorded: dtype, device and (partly symbolic) shape."""
+    return node.meta.get("val")
+
+
+def shape_of(node: Node) -> tuple[int | None, ...] | None:
+    """Shape with None for dynamic dimensions; None where the node's value is no tensor."""
+    value = fake_value(node)
+    if not isinstance(value, Tensor):
+        return None
+    return tuple(int(s) if isinstance(s, int) else None for s in value.shape)
+
+
+def is_floating(node: Node) -> bool:
+    """The value is a floating point tensor, or several values of which one is."""
+    value = fake_value(node)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(v, Tensor) and v.dtype.is_floating_point for v in values)
+
+
+def data_inputs(node: Node) -> tuple[Node, ...]:
+    """The inputs of a node that relevance may flow to, each once, in order."""
+    return tuple(n for n in node.all_input_nodes if info(n).data)
+
+
+def other_inputs(node: Node) -> frozenset[Node]:
+    """The inputs of a node that are neither data nor constants: shapes, masks, indices made on the way."""
+    return frozenset(n for n in node.all_input_nodes if not info(n).data and not info(n).static)

@@ -1,0 +1,116 @@
+"""Kinds of layers that rules can be assigned to: module classes, operator names, or the groups defined here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from relprop.errors import CompositeError
+
+ModuleType = type[nn.Module] | None
+
+
+@dataclass(frozen=True)
+class TypeGroup:
+    """Module classes and operators that belong together, so that `nn.ReLU` and `F.relu` are one kind."""
+
+    name: str
+    modules: tuple[type[nn.Module], ...]
+    operators: frozenset[str]
+
+    def matches(self, module_type: ModuleType, operators: frozenset[str]) -> bool:
+        """Whether a module of this class (None: a functional operator) that runs these operators belongs here."""
+        if module_type is not None:
+            return issubclass(module_type, self.modules)
+        return bool(operators & self.operators)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __or__(self, other: TypeGroup) -> TypeGroup:
+        return TypeGroup(
+            f"{self.name} | {other.name}", self.modules + other.modules, self.operators | other.operators
+        )
+
+
+def _group(name: str, modules: tuple[type[nn.Module], ...], operators: str) -> TypeGroup:
+    return TypeGroup(name, modules, frozenset(operators.split()))
+
+
+ConvLayer = _group(
+    "ConvLayer",
+    (nn.modules.conv._ConvNd,),
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution",
+)
+LinearLayer = _group("LinearLayer", (nn.Linear,), "linear addmm mm matmul")
+PoolingLayer = _group(
+    "PoolingLayer",
+    (
+        nn.modules.pooling._MaxPoolNd,
+        nn.modules.pooling._AvgPoolNd,
+        nn.modules.pooling._AdaptiveAvgPoolNd,
+        nn.modules.pooling._AdaptiveMaxPoolNd,
+    ),
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d mean amax",
+)
+DropoutLayer = _group(
+    "DropoutLayer", (nn.modules.dropout._DropoutNd,), "dropout alpha_dropout feature_dropout native_dropout"
+)
+ReshapingLayer = _group(
+    "ReshapingLayer",
+    (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),
+    "flatten unflatten view reshape permute transpose squeeze unsqueeze contiguous clone pixel_shuffle",
+)
+NormalizationLayer = _group(
+    "NormalizationLayer",
+    (
+        nn.modules.batchnorm._NormBase,
+        nn.LayerNorm,
+        nn.GroupNorm,
+        *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
+    ),
+    "batch_norm layer_norm group_norm instance_norm rms_norm",
+)
+BatchNormLayer = _group("BatchNormLayer", (nn.modules.batchnorm._BatchNorm,), "batch_norm")
+ActivationLayer = _group(
+    "ActivationLayer",
+    tuple(
+        getattr(nn, name)
+        for name in ["ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Hardswish", "Hardsigmoid", "Hardtanh", "Tanh", "Sigmoid", "LogSigmoid", "Softplus", "Softsign", "Softshrink", "Hardshrink", "Tanhshrink", "Threshold"]
+    ),
+    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh tanh sigmoid "
+    "log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clamp_min",
+)
+
+PASSING = DropoutLayer | ReshapingLayer | ActivationLayer
+
+LayerType = type[nn.Module] | str | TypeGroup
+
+
+def type_matches(kind: LayerType, module_type: ModuleType, operators: frozenset[str]) -> bool:
+    """Whether a layer is of a module class (or a subclass), consists of an operator, or belongs to a group."""
+    if isinstance(kind, TypeGroup):
+        return kind.matches(module_type, operators)
+    if isinstance(kind, str):
+        return kind in operators or (module_type is not None and kind == module_type.__name__)
+    return module_type is not None and issubclass(module_type, kind)
+
+
+def check_type(kind: object) -> None:
+    known = isinstance(kind, (str, TypeGroup)) or (isinstance(kind, type) and issubclass(kind, nn.Module))
+    if not known:
+        raise CompositeError(
+            f"{kind!r} is no layer type. Give a module class such as nn.Linear, the name of an operator such as "
+            "'conv2d', or a group such as relprop.composites.ConvLayer."
+        )
+
+
+def show_type(kind: LayerType) -> str:
+    if isinstance(kind, str):
+        return repr(kind)
+    if isinstance(kind, TypeGroup):
+        return kind.name
+    module = kind.__module__
+    return f"nn.{kind.__name__}" if module.startswith("torch.nn.") else kind.__name__

@@ -1,0 +1,181 @@
+"""Layers: what the rows of a table are, and what composites assign rules to.
+
+A layer is one call of a leaf module (a convolution, a ReLU, a batch norm), or one functional operator outside of any
+leaf module (a residual addition, `F.relu`). Functional reshaping is no layer: relevance just moves through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from relprop.graph import Graph, Node, info
+from relprop.layer_types import PASSING, LayerType, type_matches
+from relprop.ops import lookup
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row.
+
+    Attributes:
+        name: module path; for a functional operator the path of the module it is called in, a colon, and the operator.
+        index: position among the layers in order of execution: (i,), or one number per level of nesting.
+        label: how the row shows the layer.
+        module_type: class of the module; None for a functional operator.
+        operators: names of the captured operators that it consists of. Empty before a capture.
+        nodes: its data operators. Empty before a capture, and for modules that leave none (`nn.Identity`).
+        fused_into: name of the layer that it became a part of.
+    """
+
+    name: str
+    index: tuple[int, ...]
+    label: str
+    module_type: type[nn.Module] | None
+    operators: frozenset[str] = frozenset()
+    nodes: tuple[Node, ...] = field(default=(), repr=False)
+    fused_into: str | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Relevance goes through unchanged, whatever the rule."""
+        return PASSING.matches(self.module_type, self.operators)
+
+    def is_a(self, kind: LayerType) -> bool:
+        """Of a module class, consisting of an operator, or in a group of both."""
+        return type_matches(kind, self.module_type, self.operators)
+
+
+def layers_of_modules(model: nn.Module, *, flatten: bool = True, fuse: bool = True) -> list[Layer]:
+    """The leaf modules in order of registration, which for nested `nn.Sequential` is that of execution.
+
+    Args:
+        flatten: number the layers through, instead of per container.
+        fuse: mark batch norms that canonization fuses into the layer before them.
+    """
+    leaves = [
+        (name, module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if not list(module.children())
+    ]
+    rows = [Layer(name, (), describe(module), type(module)) for name, module in leaves]
+    if fuse and is_sequential(model):
+        rows = _mark_fused(rows, [m for _, m in leaves])
+    return number(rows, flatten)
+
+
+def layers_of_graph(
+    graph: Graph, reached: Iterable[Node], model: nn.Module, *, flatten: bool = True
+) -> list[Layer]:
+    """The layers of a captured model, in order of execution."""
+    rows = _rows(graph, set(reached), dict(model.named_modules()))
+    if is_sequential(model):
+        rows = _by_module(model, rows)
+    return number(rows, flatten)
+
+
+def is_sequential(model: nn.Module) -> bool:
+    """A chain of nested `nn.Sequential`, whose order of execution needs no capture."""
+    if type(model) is not nn.Sequential:
+        return not list(model.children()) and type(model).__module__.startswith("torch.nn.")
+    return all(not list(m.children()) or is_sequential(m) for m in model.children())
+
+
+def number(rows: Sequence[Layer], flatten: bool) -> list[Layer]:
+    """Give each row its index: its position, or its position at every level of the module tree."""
+    if flatten:
+        return [replace(row, index=(i,)) for i, row in enumerate(rows)]
+    positions: dict[tuple[str, ...], dict[str, int]] = {}
+    numbered = []
+    for row in rows:
+        path, _, operator = row.name.partition(":")
+        parts = [*(path.split(".") if path else []), *([":" + operator] if operator else [])] or [""]
+        index = []
+        for depth, name in enumerate(parts):
+            siblings = positions.setdefault(tuple(parts[:depth]), {})
+            index.append(siblings.setdefault(name, len(siblings)))
+        numbered.append(replace(row, index=tuple(index)))
+    return numbered
+
+
+def describe(module: nn.Module) -> str:
+    """`Conv2d(3, 8, kernel_size=(3, 3))`: the module's own repr, where it has one line."""
+    shown = repr(module)
+    return shown if "\n" not in shown else type(module).__name__
+
+
+def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) -> list[Layer]:
+    groups: dict[tuple[str, int, str], list[Node]] = {}
+    for node in graph.operators():
+        if node in reached:
+            key = _row_key(node, modules)
+            if key is not None:
+                groups.setdefault(key, []).append(node)
+    rows = []
+    for (path, call, operator), nodes in groups.items():
+        module = modules.get(path) if not operator else None
+        name = f"{path}:{operator}" if operator else path + (f"@{call}" if call else "")
+        operators = frozenset(info(n).operator for n in nodes)
+        label = describe(module) if module is not None else operator
+        rows.append(
+            Layer(name, (), label, type(module) if module is not None else None, operators, tuple(nodes))
+        )
+    return _with_fused(graph, rows, modules)
+
+
+def _row_key(node: Node, modules: Mapping[str, nn.Module]) -> tuple[str, int, str] | None:
+    """Which row a node belongs to: (module path, call, "") or (path, call, operator); None for mere reshaping."""
+    known, op = info(node), lookup(node)
+    module = modules.get(known.path)
+    leaf = module is not None and not list(module.children())
+    if leaf and type(module).__module__.startswith("torch.nn."):
+        return known.path, known.call, ""
+    if op is not None and op.family == "movement":
+        return None
+    return known.path, known.call, node.name
+
+
+def _with_fused(graph: Graph, rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Layer]:
+    """Put a row for each fused batch norm behind the layer that it is now a part of."""
+    result = []
+    for row in rows:
+        result.append(row)
+        for node in row.nodes:
+            for alias in info(node).aliases:
+                module = modules.get(alias)
+                if module is not None and not list(module.children()):
+                    result.append(
+                        Layer(
+                            alias, (), describe(module), type(module), frozenset({"batch_norm"}), (), row.name
+                        )
+                    )
+    return result
+
+
+def _mark_fused(rows: list[Layer], modules: Sequence[nn.Module]) -> list[Layer]:
+    marked = list(rows)
+    for i in range(1, len(rows)):
+        if fusable(modules[i - 1], modules[i]) and marked[i - 1].fused_into is None:
+            marked[i] = replace(rows[i], fused_into=rows[i - 1].name)
+    return marked
+
+
+def _by_module(model: nn.Module, rows: list[Layer]) -> list[Layer]:
+    """All leaf modules of a chain, also those that leave no operator behind."""
+    captured = {row.name: row for row in rows}
+    plain = layers_of_modules(model, fuse=False)
+    known = [captured.get(row.name, row) for row in plain]
+    extra = [row for row in rows if row.name not in {p.name for p in plain}]
+    return known + extra
+
+
+def fusable(layer: nn.Module, norm: nn.Module) -> bool:
+    """A batch norm with fixed statistics behind a layer whose outputs it normalizes one by one."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+        return False
+    if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+        return False
+    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return outputs == norm.num_features

@@ -1,0 +1,369 @@
+"""`LRP`, the analyzer: a model, a composite, and the programs that explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from relprop import checks as _checks
+from relprop import ops
+from relprop.analysis import reached_by_relevance, unexplained
+from relprop.canonize import canonical
+from relprop.capture import capture
+from relprop.composites import Composite
+from relprop.errors import CompositeError, InputError
+from relprop.explanation import Explanation
+from relprop.graph import Graph, Node, info
+from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
+from relprop.ledger import ledger_of
+from relprop.modules import collapse_registered, module_outputs
+from relprop.ops import lookup
+from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
+from relprop.program import Program, compile_program
+from relprop.propagate import run
+from relprop.rules import LayerNormRule, PassRule, Rule, ZeroRule
+from relprop.show import entries, printed
+from relprop.signature import batch_size, signature_of
+from relprop.targets import Target, seed_relevance
+
+Layers = bool | str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """All that one input signature needs."""
+
+    program: Program
+    layers: list[Layer]
+    rules: Mapping[Node, Rule]
+    row_rules: list[Rule]
+
+
+class LRP:
+    """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
+
+    The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
+    for the batch), and is never changed. Its parameters are not copied: training on is followed.
+
+    Args:
+        model: any module that `torch.export` can capture.
+        composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for each
+            row of the printed table. None: the 0-rule everywhere.
+        example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
+        canonize: fuse batch norms into the layers before them.
+        flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean the
+            outermost containers.
+        normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
+        checks: refuse inputs that are not finite and models that end in a softmax.
+
+    Raises:
+        SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError: with the next step.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from relprop import LRP
+        >>> from relprop.composites import EpsilonPlus
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3, bias=False))
+        >>> lrp = LRP(model, EpsilonPlus())
+        >>> print(lrp)
+        LRP(
+          0: Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), bias=False) => ZPlusRule(),
+          1: ReLU()                                                      => PassRule(),
+          2: Flatten(start_dim=1, end_dim=-1)                            => PassRule(),
+          3: Linear(in_features=8, out_features=3, bias=False)           => EpsilonRule(epsilon=1e-06),
+        )
+        >>> expl = lrp(torch.rand(5, 1, 4, 4), target=2)
+        >>> expl.relevance.shape
+        torch.Size([5, 1, 4, 4])
+        >>> bool(torch.allclose(expl.relevance.sum((1, 2, 3)), torch.ones(5), atol=1e-3))
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: Composite | Rule | Sequence[Rule] | None = None,
+        *,
+        example_inputs: Sequence[Any] | None = None,
+        canonize: bool = True,
+        flatten: bool = True,
+        normalize_output: bool = True,
+        checks: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"LRP takes a torch.nn.Module, got {type(model).__name__}.")
+        self._strip = isinstance(model, WithoutSoftmax)
+        self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
+        self._canonize, self._flatten = canonize, flatten
+        self._normalize_output, self._checks = normalize_output, checks
+        self.composite = _as_composite(composite)
+        self._prepared: dict[Any, _Prepared] = {}
+        self._latest: _Prepared | None = None
+        self._warned = False
+        if checks:
+            _checks.check_last_module(self._source)
+        if is_sequential(self._source):
+            self._assign(self.layers)
+        if example_inputs is not None:
+            self._prepare(tuple(example_inputs), {})
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as its layers are numbered: flattened, unless `flatten=False`."""
+        return flatten_model(self._source) if self._flatten else self._source
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The table's rows: in order of execution once the model was captured, else in that of registration."""
+        if self._latest is not None:
+            return self._latest.layers
+        return layers_of_modules(self._source, flatten=self._flatten, fuse=self._canonize)
+
+    def __call__(
+        self, *args: Any, target: Target = None, layers: Layers = None, audit: bool = False, **kwargs: Any
+    ) -> Explanation:
+        """Explain a batch.
+
+        Args:
+            args, kwargs: the model's inputs; their first dimension is the batch.
+            target: None for the largest output of each sample, an int, integers of shape (B,), a tuple that indexes one
+                sample's output, or a function from the output (B, ...) to its relevance.
+            layers: also return relevance at the output of these modules: True for every layer, or names and globs.
+            audit: also return the books.
+
+        Raises:
+            InputError, TargetError: before any work on the model.
+        """
+        if self._checks or not args:
+            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+        self._warn_once()
+        prepared = self._prepare(args, kwargs)
+        wanted = self._wanted(prepared, layers)
+        leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), kwargs))]
+        chosen: list[Tensor | None] = []
+
+        def seed(output: Tensor) -> Tensor:
+            relevance, index = seed_relevance(output, target, self._normalize_output)
+            chosen.append(index)
+            return relevance
+
+        result = run(prepared.program, leaves, seed, wanted.values(), audit)
+        return Explanation(
+            relevance=_relevance(prepared.program, leaves, result.relevance),
+            output=pytree.tree_unflatten(result.outputs, prepared.program.graph.out_spec),
+            target=chosen[0],
+            layers={name: result.recorded[node] for name, node in wanted.items() if node in result.recorded},
+            ledger=ledger_of(result, prepared.rules) if audit else None,
+        )
+
+    def attribute(self, inputs: Any, target: Target = None, **kwargs: Any) -> Any:
+        """Captum's signature: relevance of `inputs`, a tensor for a tensor and a tuple for a tuple."""
+        several = isinstance(inputs, tuple)
+        relevance = self(*inputs if several else (inputs,), target=target, **kwargs).relevance
+        return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
+
+    def __repr__(self) -> str:
+        return "\n".join(line for line, _ in self._lines())
+
+    def __str__(self) -> str:
+        return printed(self._lines())
+
+    def _lines(self) -> list[tuple[str, str]]:
+        layers = self.layers
+        rules = self._latest.row_rules if self._latest is not None else self._assign(layers)
+        known = self._latest is not None or is_sequential(self._source)
+        note = (
+            ""
+            if known
+            else "  # modules as registered; order and functional operators show after the first call"
+        )
+        rows: list[tuple[str, Rule | str]] = [
+            (_row(layer), f"fused into {layer.fused_into}" if layer.fused_into is not None else rule)
+            for layer, rule in zip(layers, rules, strict=True)
+        ]
+        return [("LRP(" + note, "plain"), *entries(rows, indent=2), (")", "plain")]
+
+    def _warn_once(self) -> None:
+        if not self._warned and self._source.training:
+            self._warned = True
+            _checks.warn_if_training(self._source)
+
+    def _assign(self, layers: list[Layer]) -> list[Rule]:
+        """The rule of each row; a row that was fused away has none of its own."""
+        if isinstance(self.composite, Composite):
+            return self.composite.assign(layers)
+        own = [layer for layer in layers if layer.fused_into is None]
+        if len(self.composite) != len(own):
+            table = "\n".join(f"  {_row(layer)}" for layer in own)
+            raise CompositeError(
+                f"There are {len(self.composite)} rules, but the model has {len(own)} layers that take one:\n{table}"
+            )
+        given = iter(self.composite)
+        return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
+
+    def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Prepared:
+        key = signature_of(args, kwargs)
+        for known in (key, (key, batch_size(args, kwargs))):
+            if known in self._prepared:
+                self._latest = self._prepared[known]
+                return self._latest
+        graph, dynamic = self._capture(args, kwargs)
+        prepared = self._build(graph)
+        self._prepared[key if dynamic else (key, batch_size(args, kwargs))] = prepared
+        self._latest = prepared
+        return prepared
+
+    def _capture(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Graph, bool]:
+        graph = capture(self._source, args, kwargs)
+        if self._strip:
+            graph = strip_graph(graph)
+        graph = canonical(collapse_registered(graph), canonize=self._canonize)
+        return graph, graph.dynamic_batch
+
+    def _build(self, graph: Graph) -> _Prepared:
+        explained = _explained_output(graph)
+        if self._checks:
+            _checks.check_output(explained)
+        reached = reached_by_relevance(explained)
+        _checks.check_explained(unexplained(graph, reached))
+        layers = layers_of_graph(graph, reached, self._source, flatten=self._flatten)
+        row_rules = self._assign(layers)
+        rules: dict[Node, Rule] = {n: PassRule() for n in graph.operators() if n in reached}
+        for layer, rule in zip(layers, row_rules, strict=True):
+            rules.update({node: _node_rule(node, rule) for node in layer.nodes})
+        for node, rule in rules.items():
+            ops.check(node, rule)
+        return _Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
+
+    def _wanted(self, prepared: _Prepared, layers: Layers) -> dict[str, Node]:
+        """Name -> node whose relevance is asked for."""
+        if layers is None or layers is False:
+            return {}
+        available = module_outputs(prepared.program.graph, prepared.layers, prepared.program.forms)
+        if layers is True:
+            if not self._flatten:
+                return {
+                    name: node
+                    for name, node in available.items()
+                    if "." not in name and ":" not in name[1:] and name
+                }
+            rows = [layer.name for layer in prepared.layers]
+            return {name: available[name] for name in rows if name in available}
+        patterns = [layers] if isinstance(layers, str) else list(layers)
+        return _by_pattern(available, patterns)
+
+
+def _by_pattern(available: Mapping[str, Node], patterns: Sequence[str]) -> dict[str, Node]:
+    import fnmatch
+
+    wanted: dict[str, Node] = {}
+    for pattern in patterns:
+        found = [name for name in available if name and fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            names = ", ".join(n for n in list(available)[:8] if n)
+            raise InputError(
+                f"layers={pattern!r} matches no module that relevance passes. There are {names}, ..."
+            )
+        wanted.update({name: available[name] for name in found})
+    return wanted
+
+
+def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Composite | tuple[Rule, ...]:
+    if composite is None:
+        return Composite()
+    if isinstance(composite, Composite):
+        return composite
+    if isinstance(composite, Rule):
+        return Composite(composite)
+    rules = tuple(composite) if isinstance(composite, Sequence) else None
+    if rules is None or not all(isinstance(r, Rule) for r in rules):
+        raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {composite!r}.")
+    return rules
+
+
+def _node_rule(node: Node, rule: Rule) -> Rule:
+    """A layer's rule, for one of its operators: padding only moves values, and an LN-rule's affine part gets the 0-rule."""
+    op = lookup(node)
+    family = op.family if op is not None else ""
+    if family == "movement":
+        return PassRule()
+    if isinstance(rule, LayerNormRule) and family in {"affine", "sum"}:
+        return ZeroRule(stabilizer=rule.stabilizer)
+    return rule
+
+
+def _explained_output(graph: Graph) -> Node:
+    """The output that is explained: the one called `logits` or `out` if there is one, else the first."""
+    carrying = [o for o in graph.outputs if isinstance(o, Node) and info(o).data]
+    if not carrying:
+        raise InputError(
+            "No output of the model depends on a floating point input, so there is no relevance to propagate."
+        )
+    names = _output_names(graph)
+    for wanted in ("logits", "out"):
+        for name, output in zip(names, graph.outputs, strict=True):
+            if name == wanted and output in carrying:
+                return carrying[carrying.index(output)]
+    return carrying[0]
+
+
+def _output_names(graph: Graph) -> list[str]:
+    spec = graph.out_spec
+    context = getattr(spec, "context", None)
+    keys = context if isinstance(context, (list, tuple)) else []
+    names = [str(k) for k in keys if isinstance(k, str)]
+    return names if len(names) == len(graph.outputs) else [""] * len(graph.outputs)
+
+
+def _usable(leaf: Any) -> Any:
+    """An input outside of inference mode and without an autograd history."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if leaf.is_inference():
+        with torch.inference_mode(False):
+            return leaf.clone()
+    return leaf.detach()
+
+
+def _relevance(
+    program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]
+) -> Tensor | tuple[Tensor, ...]:
+    """Relevance of every floating point input, in its dtype; zeros for one that the target does not depend on."""
+    results = []
+    for node, leaf in zip(program.graph.inputs, leaves, strict=True):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            relevance = found.get(node)
+            results.append(torch.zeros_like(leaf) if relevance is None else relevance.to(leaf.dtype))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _row(layer: Layer) -> str:
+    return (
+        f"{layer.name}: {layer.label}"
+        if layer.name and not layer.name.endswith(":" + layer.label)
+        else layer.name or layer.label
+    )
+
+
+def layer_indices(
+    model: nn.Module, example_inputs: Sequence[Any] | None = None, *, flatten: bool = True
+) -> None:
+    """Print the index of each layer, as `LayerMap` takes it.
+
+    Args:
+        example_inputs: positional inputs. Without them layers are listed as modules are registered, which is the order of
+            execution for nested `nn.Sequential` only.
+        flatten: as in `LRP`.
+    """
+    lrp = LRP(model, flatten=flatten, example_inputs=example_inputs, checks=False)
+    if example_inputs is None and not is_sequential(model):
+        print("# modules as registered; give example_inputs for the order of execution")
+    for layer in lrp.layers:
+        index = layer.index[0] if len(layer.index) == 1 else layer.index
+        print(f"{index}: {_row(layer).partition(': ')[2] or layer.name}")

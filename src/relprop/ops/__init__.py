@@ -1,0 +1,55 @@
+"""What each ATen operator is, a file per family, and how relevance goes back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from relprop.graph import Node, data_inputs
+from relprop.ops import source  # noqa: F401  (fills the table)
+from relprop.ops.activation import ActivationStep, PassStep
+from relprop.ops.affine import AffineStep
+from relprop.ops.maximum import MaxStep
+from relprop.ops.movement import MovementStep
+from relprop.ops.normalization import NormalizationStep
+from relprop.ops.registry import Op, lookup, register_op
+from relprop.ops.step import Step
+from relprop.rules import PassRule, Rule
+from relprop.tape import Form, Forms
+
+FAMILIES: dict[str, type[Step]] = {
+    "activation": ActivationStep,
+    "affine": AffineStep,
+    "max": MaxStep,
+    "movement": MovementStep,
+    "normalization": NormalizationStep,
+    "sum": AffineStep,
+}
+
+__all__ = ["Op", "bind", "check", "lookup", "preferred_form", "register_op"]
+
+
+def step_type(node: Node, rule: Rule) -> type[Step]:
+    """The kind of step that serves a node under a rule."""
+    op = lookup(node)
+    assert op is not None
+    if isinstance(rule, PassRule) and op.family not in {"activation", "movement"}:
+        return PassStep
+    return FAMILIES[op.family]
+
+
+def check(node: Node, rule: Rule) -> None:
+    """Raise `RuleError` where a rule cannot serve a node."""
+    step_type(node, rule).check(node, rule)
+
+
+def bind(node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> Step:
+    return step_type(node, rule)(node, rule, forms, prefers)
+
+
+def preferred_form(node: Node, rule: Rule, prefers: Mapping[Node, Form]) -> Form:
+    """In which form a node likes its relevance; nodes that only pass it on ask their inputs."""
+    preference = step_type(node, rule).preference(node, rule)
+    if preference != "source":
+        return preference
+    asked = {prefers[s] for s in data_inputs(node)}
+    return "c" if "c" in asked else "R"

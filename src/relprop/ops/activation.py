@@ -1,0 +1,111 @@
+"""Activations and other elementwise functions of one data input: relevance passes, `R_in = R_out`.
+
+In the factored form `R = x·c` the same statement reads `c_in = c_out · f(x) / x`: for ReLU-like functions a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relprop.graph import Node, data_inputs, shape_of
+from relprop.ops.registry import always, inherits, lookup, never, register
+from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.rules import AffineRule, PassRule, Rule
+from relprop.tape import C, Form, Forms, Message, R, Tape
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How the factored form goes through.
+
+    Attributes:
+        ratio: `"mask"`: `f(x)/x` is 1 where `f(x) ≠ 0`, else 0; `"identity"`: it is 1; `"divide"`: compute it;
+            `"none"`: `f(0) ≠ 0`, so there is no factored form.
+    """
+
+    ratio: str = "divide"
+
+
+def _clamped_from_below(node: Node, args: Sequence[bool]) -> bool:
+    """`hardtanh(x, min, max)` and `clamp(x, min, max)` with `min >= 0`."""
+    low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
+    return isinstance(low, (int, float)) and low >= 0
+
+
+register("relu", "activation", nonneg=always, options=Activation("mask"))
+register("dropout alpha_dropout feature_dropout native_dropout", "activation", nonneg=inherits,
+         options=Activation("identity"))  # fmt: skip
+register("relu6", "activation", nonneg=always, options=Activation())
+register("hardtanh clamp clamp_min", "activation", nonneg=_clamped_from_below, options=Activation("none"))
+register("leaky_relu prelu elu selu celu silu gelu mish hardswish tanh softsign hardshrink softshrink tanhshrink rrelu "
+         "threshold sin asinh atan erf sign", "activation", nonneg=inherits, options=Activation())  # fmt: skip
+register("sigmoid hardsigmoid softplus exp cosh", "activation", nonneg=always, options=Activation("none"))
+register("log_sigmoid log log1p", "activation", nonneg=never, options=Activation("none"))
+register("abs sqrt square", "activation", nonneg=always, options=Activation())
+
+
+class ActivationStep(Step):
+    """`R_in = R_out`, in the form that the input likes best."""
+
+    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
+        super().__init__(node, rule, forms, prefers)
+        op = lookup(node)
+        known = op.options if op is not None and op.family == "activation" else None
+        self.ratio = (known or Activation("none")).ratio
+        (self.source,) = self.sources
+        same_shape = shape_of(node) == shape_of(self.source)
+        self.factored = "c" in forms and self.ratio != "none" and prefers[self.source] == "c" and same_shape
+        if self.factored:
+            self.read(*{"mask": (node,), "identity": (), "divide": (node, self.source)}[self.ratio])
+        else:
+            self.emits = R
+            self.read(*((node,) if "c" in forms else ()))
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if not isinstance(rule, (AffineRule, PassRule)):
+            raise cannot_serve(node, rule, "relevance passes through activations; use PassRule().")
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        if not self.factored or message.c is None:
+            return [(self.source, Message(R=tape.total(self.node, message)))]
+        return [(self.source, Message(message.c * self._slope(tape), message.R))]
+
+    def _slope(self, tape: Tape) -> Tensor | int:
+        """`f(x) / x`, 0 at `x = 0`, where no relevance sits."""
+        if self.ratio == "identity":
+            return 1
+        y = tape.value(self.node)
+        if self.ratio == "mask":
+            return (y != 0).to(y.dtype)
+        x = tape.value(self.source)
+        return torch.where(x == 0, 0, y / x)
+
+
+class PassStep(Step):
+    """The PassRule on a layer that keeps its shape: `R_in = R_out`, whatever the layer computes."""
+
+    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
+        super().__init__(node, rule, forms, prefers)
+        self.emits = R
+        self.read(*((node,) if forms & C else ()))
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        return "R"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        sources = data_inputs(node)
+        if len(sources) != 1 or shape_of(sources[0]) != shape_of(node):
+            shapes = " and ".join(str(shape_of(s)) for s in sources)
+            raise cannot_serve(
+                node, rule, f"it needs one input shaped like the output {shape_of(node)}, got {shapes}."
+            )
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        return [(self.sources[0], Message(R=tape.total(self.node, message)))]

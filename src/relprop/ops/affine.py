@@ -1,0 +1,271 @@
+"""Affine layers and sums: one step evaluates every affine rule on every affine operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from relprop.errors import RuleError
+from relprop.graph import Node, info, operator_name
+from relprop.ops.linear_maps import Affine, AffineMap, SumMap
+from relprop.ops.registry import lookup
+from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.rules import AffineRule, Group, Rule, Term, stabilize
+from relprop.rules.modifiers import Boost, Constant, Modifier, keep, negative, ones, positive, square
+from relprop.tape import C, Form, Forms, Message, R, Tape
+
+BATCHED_DIMS = {f"conv{kind}{d}d": d + 2 for kind in ("", "_transpose") for d in (1, 2, 3)}
+"""Dimensions of a convolution's input that has a batch."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """`s = coef · mask · R_out / stab(z)` of one group, with what the books need."""
+
+    s: Tensor
+    z: Tensor
+    denominator: Tensor
+    bias: Tensor | None
+
+
+class AffineStep(Step):
+    """`R_in = Σ_g coef_g Σ_k a_k · A_kᵀ (mask_g · R_out / stab(Σ_k A_k a_k + b_k))`."""
+
+    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
+        super().__init__(node, rule, forms, prefers)
+        assert isinstance(rule, AffineRule)
+        self.affine_rule = rule
+        self.map = affine_map(node)
+        self.direct = is_direct(self.map, rule)
+        self.nonneg = all(info(x).nonneg for x in self.map.xs)
+        self.groups = tuple(self._simplify(g) for g in rule.groups())
+        self.emits = self._emitted()
+        parameters = {p for p in (self.map.w, self.map.b) if p is not None and not info(p).static}
+        self.read(*parameters)
+        if self.direct:
+            self.multiplies_out = rule.stabilizes_itself or callable(rule.stabilizer)
+            self.read(*((node,) if self.multiplies_out or "R" in forms else ()))
+            return
+        self.read(*self.map.xs)
+        if "c" in forms or any(g.mask != "all" for g in self.groups):
+            self.read(node)
+
+    def _emitted(self) -> Forms:
+        modifiers = [t.input for g in self.groups for t in g.terms]
+        spreads = self.affine_rule.bias == "distribute"
+        factored = C if keep in modifiers else frozenset()
+        return factored | R if spreads or any(m is not keep for m in modifiers) else factored
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        assert isinstance(rule, AffineRule)
+        return "c" if is_direct(affine_map(node), rule) else "R"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if not isinstance(rule, AffineRule):
+            raise cannot_serve(
+                node,
+                rule,
+                "it is an affine layer, which takes a rule for affine layers such as EpsilonRule().",
+            )
+        affine = affine_map(node)
+        modified = {m for g in rule.groups() for t in g.terms for m in (t.weight,)} - {keep}
+        if affine.kind == "mixed" and modified:
+            raise cannot_serve(
+                node, rule, "it has no weight tensor that the rule could modify; use ZeroRule or EpsilonRule."
+            )
+        changes = {
+            m for m in modified if m is not positive and m is not negative and not isinstance(m, Boost)
+        }
+        if affine.kind == "positive" and changes:
+            raise cannot_serve(
+                node, rule, "its connections weigh differently, but are no tensor that the rule could modify."
+            )
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        if self.direct:
+            s = self._direct_share(message, tape)
+            return [(x, Message(c)) for x, c in zip(self.map.xs, self.map.pull(tape, None, s), strict=True)]
+        return self._general(tape.total(self.node, message), tape)
+
+    # The 0-rule and ε-rule on the layer as it is: s = R / stab(z), with z the value that the forward pass computed.
+
+    def _direct_share(self, message: Message, tape: Tape) -> Tensor:
+        if not self.multiplies_out and message.R is None:
+            assert message.c is not None
+            self._book_bias(message.c, tape)
+            return message.c
+        z = tape.value(self.node)
+        relevance = tape.total(self.node, message) if self.multiplies_out else message.R
+        assert relevance is not None
+        denominator = self.affine_rule.modify_denominator(z)
+        s = relevance / denominator
+        tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+        if not self.multiplies_out and message.c is not None:
+            s = s + message.c
+        self._book_bias(s, tape)
+        return s
+
+    def _book_bias(self, s: Tensor, tape: Tape) -> None:
+        b = self.map.bias(tape) if tape.sinks is not None else None
+        if b is not None:
+            tape.sink(self.node, self._bias_name, lambda: self.map.spread_bias(b, s) * s)
+
+    @property
+    def _bias_name(self) -> str:
+        return "constant" if isinstance(self.map, SumMap) else "bias"
+
+    # Every other rule: the terms of its groups.
+
+    def _general(self, relevance: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
+        xs = [tape.value(x) for x in self.map.xs]
+        self._book_masked(relevance, tape)
+        for group in self.groups:
+            share = self._share(group, relevance, xs, tape)
+            self._book(share, tape)
+            for term in group.terms:
+                s = share.s if term.coefficient == 1 else share.s * term.coefficient
+                for x, a, c in zip(
+                    self.map.xs, xs, self.map.pull(tape, self._weight(term.weight, tape), s), strict=True
+                ):
+                    yield x, Message(c) if term.input is keep else Message(R=_times(term.input, a, c))
+            if self.affine_rule.bias == "distribute" and share.bias is not None:
+                yield from self._distribute(share.bias * share.s, tape)
+
+    def _share(self, group: Group, relevance: Tensor, xs: list[Tensor], tape: Tape) -> Share:
+        z, bias = self._denominator(group, xs, tape)
+        if self.affine_rule.stabilizes_itself or callable(self.affine_rule.stabilizer):
+            denominator = self.affine_rule.modify_denominator(z)
+        else:
+            denominator = stabilize(z, self.affine_rule.stabilizer, nonneg=_is_nonneg(group, self.nonneg))
+        s = relevance / denominator
+        if group.mask != "all":
+            own = tape.value(self.node)
+            s = s * (own > 0 if group.mask == "positive" else own < 0)
+        return Share(s if group.coefficient == 1 else s * group.coefficient, z, denominator, bias)
+
+    def _denominator(self, group: Group, xs: list[Tensor], tape: Tape) -> tuple[Tensor, Tensor | None]:
+        """`Σ_k A_k a_k + b_k`, and the bias in it."""
+        z: Tensor | None = None
+        bias: Tensor | None = None
+        for term in group.terms:
+            b = self._bias(term.bias, tape)
+            inputs = [term.input(self._fewest(term.input, x)) for x in xs]
+            part = self.map.apply(tape, inputs, self._weight(term.weight, tape), b)
+            part = part if term.coefficient == 1 else part * term.coefficient
+            z = part if z is None else z + part
+            if b is not None:
+                b = self.map.spread_bias(b, part)
+                bias = b if bias is None else bias + b
+        assert z is not None
+        return z, bias
+
+    def _weight(self, modifier: Modifier, tape: Tape) -> Tensor | None:
+        """The modified weight, made once; None for the weight as it is."""
+        if modifier is keep:
+            return None
+        if self.map.w is not None and not info(self.map.w).static:
+            return modifier(self.map.weight(tape))
+        key = (self.map.w or self.node, modifier, tape.dtype)
+        if key not in tape.modified:
+            tape.modified[key] = modifier(self.map.weight(tape))
+        return tape.modified[key]
+
+    def _bias(self, modifier: Modifier | None, tape: Tape) -> Tensor | None:
+        if modifier is None or self.affine_rule.bias == "ignore":
+            return None
+        b = self.map.bias(tape)
+        return b if b is None or modifier is keep else modifier(b)
+
+    def _distribute(self, kept: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
+        """Spread what the bias would keep evenly over the inputs connected to each output."""
+        w = ones(self.map.weight(tape))
+        count = self.map.apply(tape, [torch.ones_like(tape.value(x)) for x in self.map.xs], w, None)
+        shares = self.map.pull(tape, w, kept / count.clamp(min=1e-30))
+        for x, share in zip(self.map.xs, shares, strict=True):
+            yield x, Message(R=share)
+
+    def _fewest(self, modifier: Modifier, x: Tensor) -> Tensor:
+        """The samples that a modified input has to be computed for: one where it is the same for all of them."""
+        name, same = (
+            operator_name(self.node),
+            modifier is ones or (isinstance(modifier, Constant) and modifier.same_for_all),
+        )
+        batched = name == "linear" or (name in BATCHED_DIMS and x.dim() == BATCHED_DIMS[name])
+        return x[:1] if same and batched and x.dim() > 1 else x
+
+    # What the graph and the operator make superfluous.
+
+    def _simplify(self, group: Group) -> Group:
+        """Drop terms that are zero on this layer: `a⁻` where `a >= 0`, `W⁻` where the weights are positive."""
+        terms = [t for t in group.terms if not self._vanishes(t)]
+        bias_only = [
+            t for t in group.terms if t not in terms and t.bias is not None and self.map.b is not None
+        ]
+        if not terms or bias_only:
+            return group
+        if self.nonneg:
+            terms = [replace(t, input=keep) if t.input is positive else t for t in terms]
+        return replace(group, terms=tuple(terms))
+
+    def _vanishes(self, term: Term) -> bool:
+        weightless = self.map.w is None and not isinstance(self.map, SumMap)
+        return (self.nonneg and term.input is negative) or (weightless and term.weight is negative)
+
+    # The books.
+
+    def _book(self, share: Share, tape: Tape) -> None:
+        tape.sink(self.node, "epsilon", lambda: (share.denominator - share.z) * share.s)
+        bias = share.bias
+        if bias is not None and self.affine_rule.bias == "absorb":
+            tape.sink(self.node, self._bias_name, lambda: bias * share.s)
+
+    def _book_masked(self, relevance: Tensor, tape: Tape) -> None:
+        """Relevance of outputs that no group takes on: those with `z = 0` under a rule that goes by the sign of `z`."""
+        if all(g.mask != "all" for g in self.groups):
+            tape.sink(self.node, "masked", lambda: relevance * (tape.value(self.node) == 0))
+
+
+def affine_map(node: Node) -> AffineMap:
+    """The map of an affine operator or a sum."""
+    op = lookup(node)
+    if op is not None and op.family == "sum":
+        return SumMap(node)
+    options = op.options if op is not None and isinstance(op.options, Affine) else Affine(kind="mixed")
+    affine = AffineMap(node, options)
+    if len(affine.xs) != 1:
+        raise RuleError(
+            f"{operator_name(node)} at {node} has {len(affine.xs)} data inputs, so it is not affine in one."
+        )
+    return affine
+
+
+def is_direct(affine: AffineMap, rule: AffineRule) -> bool:
+    """The rule's only denominator is the layer's own output, so nothing need be computed anew."""
+    groups = rule.groups()
+    one_plain_term = len(groups) == 1 and len(groups[0].terms) == 1 and groups[0].terms[0].plain
+    no_bias = affine.b is None and not (isinstance(affine, SumMap) and affine.constants)
+    return one_plain_term and groups[0].mask == "all" and (rule.bias == "absorb" or no_bias)
+
+
+def _times(modifier: Modifier, a: Tensor, c: Tensor) -> Tensor:
+    return c if modifier is ones else modifier(a) * c
+
+
+def _is_nonneg(group: Group, inputs_nonneg: bool) -> bool:
+    """Every term is a product of two non-negative or two non-positive factors, and has a non-negative bias."""
+
+    def term_is(t: Term) -> bool:
+        a_positive = t.input in (positive, ones) or (t.input is keep and inputs_nonneg)
+        product = (
+            t.weight in (positive, ones, square)
+            if a_positive
+            else (t.input is negative and t.weight is negative)
+        )
+        return product and (t.bias is None or t.bias is positive) and t.coefficient > 0
+
+    return all(term_is(t) for t in group.terms)

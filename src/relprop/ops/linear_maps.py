@@ -1,0 +1,218 @@
+"""Affine operators as maps `z = W a + b` whose input, weight and bias can be put in anew.
+
+Also their adjoint `c = Wᵀ s` for any weight: explicit for the frequent ones, else by differentiating the map itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from relprop.graph import Node, data_inputs, info, operator_name
+from relprop.ops.registry import inherits, register
+from relprop.tape import Tape, pull_back
+
+WeightKind = Literal["tensor", "equal", "positive", "mixed"]
+"""A weight tensor that rules may modify; or none, and connections that all weigh the same, or are non-negative, or neither."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """How to read an affine operator's arguments.
+
+    Attributes:
+        weight, bias: positions of its weight and bias among the arguments. None for the weight of products: there it is
+            whichever operand is no data.
+        kind: what rules can know about the weights.
+    """
+
+    weight: int | None = None
+    bias: int | None = None
+    kind: WeightKind = "tensor"
+
+
+_CONVOLUTIONS = "conv1d conv2d conv3d"
+_TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
+
+register(
+    f"linear {_CONVOLUTIONS} {_TRANSPOSED} convolution scale", "affine", options=Affine(weight=1, bias=2)
+)
+register("mm bmm matmul mv dot einsum", "affine", options=Affine())
+register("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum "
+         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+         "_upsample_nearest_exact3d _adaptive_avg_pool2d _adaptive_avg_pool3d",
+         "affine", nonneg=inherits, options=Affine(kind="equal"))  # fmt: skip
+register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d", "affine", nonneg=inherits,
+         options=Affine(kind="positive"))  # fmt: skip
+register("upsample_bicubic2d grid_sampler", "affine", options=Affine(kind="mixed"))
+
+
+def _sum_sign(node: Node, args: Sequence[bool]) -> bool:
+    coefficients = node.kwargs.get("coefficients")
+    if coefficients is None:  # as captured, not yet rewritten
+        return False
+    constants = [a for a in node.args if not isinstance(a, Node) or not info(a).data]
+    known = all(
+        (isinstance(a, (int, float)) and a >= 0) or (isinstance(a, Node) and info(a).nonneg) for a in constants
+    )
+    return all(args) and known and all(k >= 0 for k in coefficients)  # type: ignore[union-attr]
+
+
+register("add", "sum", nonneg=_sum_sign)
+
+
+class AffineMap:
+    """One affine node, `z = Σ_k W_k a_k + b`, with everything replaceable.
+
+    Attributes:
+        xs: data inputs. w, b: nodes of weight and bias, if there are any.
+    """
+
+    def __init__(self, node: Node, options: Affine) -> None:
+        self.node = node
+        self.kind: WeightKind = options.kind
+        self.xs = data_inputs(node)
+        self.w = self._argument(options.weight) if options.weight is not None else self._operand()
+        self.b = self._argument(options.bias)
+        if self.w is None and options.kind == "tensor":
+            self.kind = "mixed"  # its constant is spread over several arguments, so no rule can take it apart
+
+    def _argument(self, position: int | None) -> Node | None:
+        if position is None or position >= len(self.node.args):
+            return None
+        argument = self.node.args[position]
+        return argument if isinstance(argument, Node) and argument not in self.xs else None
+
+    def _operand(self) -> Node | None:
+        """The one constant operand of a product such as `matmul`."""
+        constants = [n for n in self.node.all_input_nodes if n not in self.xs and _has_shape(n)]
+        return constants[0] if len(constants) == 1 and self.kind == "tensor" else None
+
+    def weight(self, tape: Tape) -> Tensor:
+        """The weight, or the number 1 for an operator without one."""
+        return torch.ones((), dtype=tape.dtype) if self.w is None else tape.value(self.w)
+
+    def bias(self, tape: Tape) -> Tensor | None:
+        return None if self.b is None else tape.value(self.b)
+
+    def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
+        """`Σ_k W_k a_k + b`. `w=None` keeps the operator's own weight."""
+        substitute: dict[Node, Any] = dict(zip(self.xs, xs, strict=True))
+        if self.w is not None:
+            substitute[self.w] = tape.value(self.w) if w is None else w
+        if self.b is not None:
+            substitute[self.b] = b
+        z: Tensor = tape.evaluate(self.node, substitute)
+        return z if w is None or self.w is not None else z * w.to(z.device)
+
+    def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
+        """`Wᵀ s` for each input."""
+        explicit = ADJOINTS.get(operator_name(self.node))
+        if explicit is not None:
+            c = explicit(self.node, tape, self.weight(tape) if w is None else w, s)
+            if c is not None:
+                return [c]
+        leaves = [tape.blank(x).requires_grad_() for x in self.xs]
+        with torch.enable_grad():
+            z = self.apply(tape, leaves, w, None)
+        grads = pull_back(z, leaves, s.expand_as(z))
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+
+    def spread_bias(self, b: Tensor, z: Tensor) -> Tensor:
+        """The bias, shaped to broadcast against the output."""
+        name = operator_name(self.node)
+        if name.startswith("conv"):
+            spatial = int(name.rstrip("d")[-1]) if name[-1] == "d" else z.dim() - 2
+            return b.reshape(-1, *[1] * spatial)
+        return b
+
+
+class SumMap(AffineMap):
+    """A sum of several operands as an affine map: its "weight" holds their coefficients, its constants are the bias."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, Affine(kind="equal"))
+        self.kind = "tensor"
+        coefficients: Sequence[float] = node.kwargs["coefficients"]  # type: ignore[assignment]
+        pairs = list(zip(node.args, coefficients, strict=True))
+        self.coefficients = [[k for a, k in pairs if a is x] for x in self.xs]
+        self.constants = [(a, k) for a, k in pairs if not (isinstance(a, Node) and a in self.xs)]
+
+    def weight(self, tape: Tape) -> Tensor:
+        return torch.tensor([sum(k) for k in self.coefficients], dtype=tape.dtype)
+
+    def bias(self, tape: Tape) -> Tensor | None:
+        if not self.constants:
+            return None
+        device = tape.blank(self.xs[0]).device
+        total = torch.zeros((), dtype=tape.dtype, device=device)
+        for constant, k in self.constants:
+            total = total + k * (tape.value(constant) if isinstance(constant, Node) else float(constant))  # type: ignore[arg-type]
+        return total
+
+    def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
+        weights = self.weight(tape) if w is None else w
+        z: Tensor = sum(
+            (float(k) * x for k, x in zip(weights, xs, strict=True)), torch.zeros((), dtype=tape.dtype)
+        )
+        z = z if b is None else z + b
+        return z.expand(tape.shapes[self.node])
+
+    def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
+        weights = (self.weight(tape) if w is None else w).tolist()
+        return [
+            (s if k == 1 else s * k).sum_to_size(tape.shapes[x])
+            for k, x in zip(weights, self.xs, strict=True)
+        ]
+
+
+def _has_shape(node: Node) -> bool:
+    return info(node).static or isinstance(node.meta.get("val"), Tensor)
+
+
+# Adjoints written out, so that no forward pass is needed to have them. None: not this case, differentiate instead.
+
+
+def _linear(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    return s @ w
+
+
+def _scale(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    c: Tensor = (s * w).sum_to_size(tape.shapes[data_inputs(node)[0]])
+    return c
+
+
+def _convolution(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    spatial = w.dim() - 2
+    transposed = "transpose" in operator_name(node)
+    names = ("stride", "padding", "output_padding", "groups", "dilation") if transposed else (
+        "stride", "padding", "dilation", "groups")  # fmt: skip
+    given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
+    given |= dict(zip(names, node.args[3:], strict=False)) | node.kwargs
+    source = data_inputs(node)[0]
+    if isinstance(given["padding"], str) or len(tape.shapes[source]) != spatial + 2:
+        return None
+    stride, padding, dilation, extra = (
+        _each(given[k], spatial) for k in ("stride", "padding", "dilation", "output_padding")
+    )
+    x = tape.blank(source)
+    c: Tensor = torch.ops.aten.convolution_backward(
+        s, x, w, None, stride, padding, dilation, transposed, extra, given["groups"], [True, False, False]
+    )[0]
+    return c
+
+
+def _each(value: Any, n: int) -> list[int]:
+    values = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
+    return values * n if len(values) == 1 else values
+
+
+ADJOINTS: Mapping[str, Callable[[Node, Tape, Tensor, Tensor], Tensor | None]] = {
+    "linear": _linear,
+    "scale": _scale,
+    **dict.fromkeys(f"{_CONVOLUTIONS} {_TRANSPOSED}".split(), _convolution),
+}

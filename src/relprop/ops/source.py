@@ -1,0 +1,14 @@
+"""Sources: operators whose results carry no relevance, since they depend on shapes, or on values only through decisions."""
+
+from __future__ import annotations
+
+from relprop.ops.registry import always, never, register
+
+register(
+    "sym_size sym_numel sym_stride zeros_like empty_like new_zeros new_empty randn_like rand_like arange full "
+    "gt lt ge le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf isfinite "
+    "argmax argmin argsort nonzero any all embedding",
+    "source",
+    nonneg=never,
+)
+register("ones_like new_ones", "source", nonneg=always)

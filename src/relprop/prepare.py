@@ -1,0 +1,209 @@
+"""Preparing a model: without its output softmax, canonized, flattened. Each returns a new model and leaves the old one alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from relprop import functions as f
+from relprop.canonize import canonical
+from relprop.capture import capture, copy_modules
+from relprop.errors import ModelError
+from relprop.graph import Graph, Node, info, operator_name
+from relprop.layers import fusable, is_sequential
+from relprop.signature import signature_of
+
+SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
+SOFTMAX_OPERATORS = {"softmax", "log_softmax", "_softmax", "_log_softmax"}
+
+
+class Scale(nn.Module):
+    """`x * weight + bias`, broadcast: the learned part of a normalization, on its own."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = x * self.weight
+        return z if self.bias is None else z + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, bias={self.bias is not None}"
+
+
+class WithoutSoftmax(nn.Module):
+    """A model whose output softmax, wherever it is computed, is left out: what `strip_softmax` returns for a model that is
+    no chain of `nn.Sequential`. It runs the captured graph of the model up to the softmax."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._graphs: dict[Any, Graph] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        key = (
+            signature_of(args, kwargs),
+            tuple(t.shape[:1] for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)),
+        )
+        if key not in self._graphs:
+            self._graphs[key] = strip_graph(capture(self.model, args, kwargs))
+        graph = self._graphs[key]
+        return evaluate(graph, pytree.tree_leaves((args, kwargs)))
+
+
+def strip_softmax(model: nn.Module) -> nn.Module:
+    """The model without the softmax (or log-softmax) that its output ends in, so that logits are explained.
+
+    Nested `nn.Sequential` stay what they are, less their last layer. Any other model is wrapped; the wrapper leaves out a
+    softmax at the output, module or functional, and is what `LRP` takes.
+    """
+    if not is_sequential(model):
+        return model if isinstance(model, WithoutSoftmax) else WithoutSoftmax(copy_modules(model))
+    stripped = copy_modules(model)
+    parent: nn.Module = stripped
+    while isinstance(parent, nn.Sequential) and len(parent) and isinstance(parent[-1], nn.Sequential):
+        parent = parent[-1]
+    if isinstance(parent, nn.Sequential) and len(parent) and isinstance(parent[-1], SOFTMAX):
+        del parent[-1]
+    return stripped
+
+
+def flatten_model(model: nn.Module) -> nn.Module:
+    """One `nn.Sequential` in place of nested ones. Other models have no order to flatten and are returned as a copy."""
+    flat = copy_modules(model)
+    if type(model) is not nn.Sequential:
+        return flat
+    return nn.Sequential(*_unnest(flat))
+
+
+def _unnest(model: nn.Module) -> list[nn.Module]:
+    if type(model) is not nn.Sequential:
+        return [model]
+    return [leaf for child in model for leaf in _unnest(child)]
+
+
+def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> nn.Module:
+    """An equivalent model in the form that LRP's papers speak of: batch norms fused, LayerNorms split.
+
+    A batch norm is fused, exactly, into the convolution, transposed convolution or linear layer in front of it. A LayerNorm
+    becomes its normalization followed by a `Scale`. Nested `nn.Sequential` are flattened on the way.
+
+    `LRP` does the same on the captured graph by itself, so this is only for looking at the result or working on with it.
+
+    Args:
+        example_inputs: positional inputs. Needed for a model that is no chain of `nn.Sequential`, since only its graph tells
+            what follows what.
+
+    Raises:
+        ModelError: the model is no chain and there are no `example_inputs`.
+    """
+    if is_sequential(model):
+        return nn.Sequential(*_canonical_chain(_unnest(copy_modules(model))))
+    if example_inputs is None:
+        raise ModelError(
+            f"canonize({type(model).__name__}): only the graph tells which batch norm follows which layer, so give "
+            "example_inputs=(x,). LRP(model) canonizes by itself."
+        )
+    canonical_model = copy_modules(model)
+    for layer, norm in _fused_pairs(model, example_inputs):
+        fused = fuse(model.get_submodule(layer), model.get_submodule(norm))
+        canonical_model.set_submodule(layer, fused)
+        canonical_model.set_submodule(norm, nn.Identity())
+    for name, module in list(canonical_model.named_modules()):
+        if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+            canonical_model.set_submodule(name, nn.Sequential(*split(module)))
+    return canonical_model
+
+
+def _canonical_chain(leaves: list[nn.Module]) -> list[nn.Module]:
+    chain: list[nn.Module] = []
+    for module in leaves:
+        if chain and fusable(chain[-1], module):
+            chain[-1] = fuse(chain[-1], module)
+        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+            chain.extend(split(module))
+        else:
+            chain.append(module)
+    return chain
+
+
+def fuse(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    """`layer` with the batch norm's scale and shift in its weight and bias."""
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scaling = f.batch_norm_weight(norm.weight, norm.running_var, norm.eps).detach()
+    shift = f.batch_norm_bias(norm.bias, norm.running_mean, scaling).detach()
+    fused = copy.copy(layer)
+    fused._parameters = dict(layer._parameters)
+    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+    assert weight is not None
+    groups = layer.groups if isinstance(layer, nn.modules.conv._ConvNd) else 1
+    fused.weight = nn.Parameter(f.fused_weight(weight.detach(), scaling, 1 if transposed else 0, groups))
+    fused.bias = nn.Parameter(f.fused_bias(None if bias is None else bias.detach(), scaling, shift))
+    return fused
+
+
+def split(norm: nn.LayerNorm) -> tuple[nn.LayerNorm, Scale]:
+    """A LayerNorm as its normalization and its learned scale."""
+    plain = nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
+    return plain.train(norm.training), Scale(norm.weight, norm.bias)
+
+
+def _fused_pairs(model: nn.Module, example_inputs: Sequence[Any]) -> list[tuple[str, str]]:
+    """(layer, batch norm) paths that the graph shows to follow each other, each called once."""
+    graph = canonical(capture(model, example_inputs))
+    used: dict[str, int] = {}
+    for node in graph.operators():
+        if info(node).data:
+            used[info(node).path] = used.get(info(node).path, 0) + 1
+    pairs = [(info(n).path, alias) for n in graph.operators() for alias in info(n).aliases]
+    return [(layer, norm) for layer, norm in pairs if used[layer] == 1]
+
+
+def strip_graph(graph: Graph) -> Graph:
+    """Leave out the softmax that each output comes from; a graph without one stays as it is."""
+    for output in graph.outputs:
+        softmax = output_softmax(output)
+        if softmax is not None:
+            softmax.replace_all_uses_with(softmax.args[0])  # type: ignore[arg-type]
+            graph.fx.erase_node(softmax)
+    return graph
+
+
+def output_softmax(output: Any) -> Node | None:
+    """The softmax that an output comes from, with nothing but reshaping in between."""
+    node = output
+    while isinstance(node, Node) and operator_name(node) in {
+        "view",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "flatten",
+    }:
+        node = node.args[0]
+    return node if isinstance(node, Node) and operator_name(node) in SOFTMAX_OPERATORS else None
+
+
+def evaluate(graph: Graph, leaves: Sequence[Any]) -> Any:
+    """Run a graph as it is, with the live parameters, under whatever autograd mode is on."""
+    from torch.fx.node import map_arg
+
+    values: dict[Node, Any] = dict(zip(graph.inputs, leaves, strict=True))
+    for node in graph.fx.nodes:
+        if node.op == "placeholder":
+            values.setdefault(node, graph.tensors.get(node.name))
+        elif node.op == "call_function":
+            assert callable(node.target)
+            values[node] = node.target(
+                *map_arg(node.args, values.__getitem__), **map_arg(node.kwargs, values.__getitem__)
+            )
+    outputs = [values[o] if isinstance(o, Node) else o for o in graph.outputs]
+    return pytree.tree_unflatten(outputs, graph.out_spec)

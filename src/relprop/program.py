@@ -1,0 +1,90 @@
+"""A graph and a rule per node, turned into what runs: the forward loop, and the reverse loop's steps.
+
+Everything that does not depend on an input's values is decided here, once: in which form each message travels, which
+values the reverse pass reads, and after which operator a value can be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from relprop import ops
+from relprop.constants import Constants
+from relprop.graph import Graph, Node, info
+from relprop.ops.step import Step
+from relprop.rules import Rule
+from relprop.tape import C, Form, Forms
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one analyzer runs for one input signature.
+
+    Attributes:
+        graph: the operators.
+        constants: values of its constant part.
+        explained: the output node that relevance starts from.
+        steps: one per data operator, in order of execution; the reverse loop runs them backwards.
+        forms: which parts a node's message may have.
+        reads: nodes whose values the reverse pass reads.
+    """
+
+    graph: Graph
+    constants: Constants
+    explained: Node
+    steps: tuple[Step, ...]
+    forms: Mapping[Node, Forms]
+    reads: frozenset[Node]
+
+    def __str__(self) -> str:
+        """The reverse pass as text, in the order in which it runs."""
+        lines = []
+        for step in reversed(self.steps):
+            sources = ", ".join(f"R[{s}]" for s in step.sources)
+            parts = " + ".join(sorted(self.forms[step.node]))
+            lines.append(f"{sources} += {step.rule!r} of {step.node} [{parts}]")
+        return "\n".join(lines)
+
+
+def compile_program(
+    graph: Graph, explained: Node, rules: Mapping[Node, Rule], seed: Forms = frozenset({"R"})
+) -> Program:
+    """Bind every data operator that relevance reaches to its rule.
+
+    Args:
+        explained: the output node that is explained.
+        rules: the rule of each data operator that is an ancestor of `explained`.
+        seed: the form in which relevance starts.
+    """
+    prefers: dict[Node, Form] = {}
+    for node in graph.fx.nodes:
+        if node.op == "placeholder" and info(node).data:
+            prefers[node] = "c"
+        elif node in rules:
+            prefers[node] = ops.preferred_form(node, rules[node], prefers)
+    forms: dict[Node, Forms] = {explained: seed}
+    steps: list[Step] = []
+    for node in reversed(graph.fx.nodes):
+        if node in rules and node in forms:
+            step = ops.bind(node, rules[node], forms[node], prefers)
+            for source in step.sources:
+                forms[source] = forms.get(source, frozenset()) | step.emits
+            steps.append(step)
+    steps.reverse()
+    inputs = [n for n in graph.inputs if "c" in forms.get(n, C)]
+    reads = frozenset().union(*(s.reads for s in steps), inputs)
+    return Program(graph, Constants(graph), explained, tuple(steps), forms, reads)
+
+
+def last_readers(nodes: Iterable[Node], kept: frozenset[Node]) -> dict[Node, list[Node]]:
+    """Operator -> values that nothing reads after it and that are not `kept`."""
+    released: dict[Node, list[Node]] = {}
+    seen: set[Node] = set(kept)
+    for node in reversed(list(nodes)):
+        done = [a for a in node.all_input_nodes if a not in seen]
+        if node not in seen and node.op == "call_function":
+            done.append(node)
+        seen.update(done)
+        released[node] = [n for n in done if not info(n).static]
+    return released

@@ -1,0 +1,150 @@
+"""The two loops: values forward, relevance back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.graph import Node, info
+from relprop.program import Program, last_readers
+from relprop.tape import Message, Tape
+
+Seed = Callable[[Tensor], Tensor]
+"""Explained output -> the relevance that it starts with, in the same shape."""
+
+
+@dataclass
+class Result:
+    """What one run gives.
+
+    Attributes:
+        outputs: the model's flat outputs.
+        relevance: relevance of each data input.
+        recorded: relevance of the nodes that were asked for.
+        received, magnitude: per node, what came in: its sum and the sum of its magnitudes (audited runs only).
+        sent: per node, what went on to its inputs (audited runs only).
+        sinks: per node, what it kept, by name (audited runs only).
+    """
+
+    outputs: list[Any]
+    relevance: dict[Node, Tensor]
+    recorded: dict[Node, Tensor]
+    received: dict[Node, float] = field(default_factory=dict)
+    magnitude: dict[Node, float] = field(default_factory=dict)
+    sent: dict[Node, float] = field(default_factory=dict)
+    sinks: dict[Node, dict[str, float]] = field(default_factory=dict)
+
+
+def run(
+    program: Program, inputs: Sequence[Any], seed: Seed, record: Iterable[Node] = (), audit: bool = False
+) -> Result:
+    """Forward, then back.
+
+    Args:
+        inputs: the flat inputs, one for each of `program.graph.inputs`.
+        seed: where relevance starts.
+        record: nodes whose relevance is to be kept.
+        audit: keep the books of every node.
+    """
+    wanted = frozenset(record)
+    with torch.inference_mode(False), torch.no_grad():
+        kept = program.reads | wanted | {program.explained}
+        if audit:
+            kept |= frozenset(n for n in program.graph.fx.nodes if info(n).data)
+        tape, outputs = forward(program, inputs, kept)
+        tape.sinks = {} if audit else None
+        result = Result(outputs, {}, {})
+        start = seed(tape.values[program.explained]).to(tape.dtype)
+        backward(program, tape, start, wanted, result, audit)
+    return result
+
+
+def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> tuple[Tape, list[Any]]:
+    """Run the operators in order; a value is forgotten when its last reader has run."""
+    graph = program.graph
+    tape = Tape({}, relevance_dtype(inputs), program.constants.modified)
+    tape.values.update(program.constants.values())
+    for node, value in zip(graph.inputs, inputs, strict=True):
+        tape.values[node] = value
+        _note_shape(tape, node)
+    recording = {s.node: s.sources for s in program.steps if s.records and tape.dtype == _dtype(inputs)}
+    outputs_read = frozenset(n for n in graph.outputs if isinstance(n, Node))
+    released = last_readers(graph.operators(), kept | outputs_read)
+    for node in graph.operators():
+        if info(node).static:
+            continue
+        tape.values[node] = tape.record(node, recording[node]) if node in recording else tape.evaluate(node)
+        _note_shape(tape, node)
+        for done in released[node]:
+            tape.values.pop(done, None)
+    outputs = [tape.values[n] if isinstance(n, Node) else n for n in graph.outputs]
+    return tape, outputs
+
+
+def backward(
+    program: Program, tape: Tape, start: Tensor, record: frozenset[Node], result: Result, audit: bool
+) -> None:
+    """Walk the steps in reverse: each takes its node's relevance and shares it among the node's inputs."""
+    relevance: dict[Node, Message] = {program.explained: Message(R=start)}
+    released = _released_in_reverse(program)
+    for step in reversed(program.steps):
+        node = step.node
+        message = relevance.pop(node, None)
+        if message is None:
+            continue
+        if node in record:
+            result.recorded[node] = tape.total(node, message)
+        shares = list(step.pull(message, tape))
+        for source, share in shares:
+            relevance[source] = relevance[source] + share if source in relevance else share
+        if audit:
+            _keep_books(result, tape, node, message, shares)
+        for done in released.get(node, ()):
+            if not audit:
+                tape.values.pop(done, None)
+            tape.recorded.pop(node, None)
+    for node in program.graph.inputs:
+        if node in relevance:
+            result.relevance[node] = tape.total(node, relevance[node])
+    result.sinks = tape.sinks or {}
+
+
+def _released_in_reverse(program: Program) -> dict[Node, list[Node]]:
+    """Step's node -> values that no later step of the reverse pass reads."""
+    released: dict[Node, list[Node]] = {}
+    seen = set(program.graph.inputs)
+    for step in program.steps:
+        done = [n for n in (*step.reads, step.node) if n not in seen and not info(n).static]
+        released[step.node] = done
+        seen.update(done)
+    return released
+
+
+def _keep_books(
+    result: Result, tape: Tape, node: Node, message: Message, shares: list[tuple[Node, Message]]
+) -> None:
+    received = tape.total(node, message).double()
+    result.received[node] = float(received.sum())
+    result.magnitude[node] = float(received.abs().sum())
+    result.sent[node] = sum(float(tape.total(source, share).double().sum()) for source, share in shares)
+
+
+def _note_shape(tape: Tape, node: Node) -> None:
+    value = tape.values[node]
+    if isinstance(value, Tensor):
+        tape.shapes[node] = value.shape
+
+
+def relevance_dtype(inputs: Iterable[Any]) -> torch.dtype:
+    """The inputs' floating point dtype, but no less than float32."""
+    dtype = _dtype(inputs)
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _dtype(inputs: Iterable[Any]) -> torch.dtype:
+    dtypes = [t.dtype for t in inputs if isinstance(t, Tensor) and t.is_floating_point()]
+    return dtypes[0] if dtypes else torch.float32

@@ -1,0 +1,65 @@
+"""What the terms of a rule do to inputs, weights and biases, as named functions: `keep`, `positive`, ...
+
+Being named and comparable, they let the engine see that two terms share a modified weight, or that a term vanishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Modifier = Callable[[Tensor], Tensor]
+
+
+def keep(t: Tensor) -> Tensor:
+    return t
+
+
+def positive(t: Tensor) -> Tensor:
+    return t.clamp(min=0)
+
+
+def negative(t: Tensor) -> Tensor:
+    return t.clamp(max=0)
+
+
+def square(t: Tensor) -> Tensor:
+    return t.square()
+
+
+def ones(t: Tensor) -> Tensor:
+    return torch.ones_like(t)
+
+
+def zero(t: Tensor) -> Tensor:
+    return torch.zeros_like(t)
+
+
+@dataclass(frozen=True)
+class Boost:
+    """`t + γ·t⁺` (or `t + γ·t⁻` with `sign=-1`)."""
+
+    gamma: float
+    sign: int = 1
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return t + self.gamma * (positive(t) if self.sign > 0 else negative(t))
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A fixed value, broadcast to the input's shape: the bounds of the z^B-rule."""
+
+    value: float | Tensor
+
+    @property
+    def same_for_all(self) -> bool:
+        """The value does not differ between the samples of a batch."""
+        return not isinstance(self.value, Tensor) or self.value.dim() < 4 or self.value.shape[0] == 1
+
+    def __call__(self, t: Tensor) -> Tensor:
+        value = torch.as_tensor(self.value, dtype=t.dtype, device=t.device)
+        return value.expand_as(t) if value.dim() <= t.dim() else value

@@ -1,0 +1,28 @@
+"""The one stabilizer: keeps denominators away from zero, by sign, at zero, and in every dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Stabilizer = float | Callable[[Tensor], Tensor]
+"""A number ε, or a function that maps a denominator `z` to a stabilized one."""
+
+
+def stabilize(z: Tensor, stabilizer: Stabilizer, *, nonneg: bool = False) -> Tensor:
+    """`z + ε·sign(z)` with `sign(0) = +1`, so that the result is never smaller than ε in magnitude.
+
+    Args:
+        z: denominator, any shape.
+        stabilizer: ε, or a callable that is applied instead. An ε below the smallest normal number of `z.dtype`
+            is raised to it, so that a division by it stays finite.
+        nonneg: `z >= 0` is known, which saves looking at its sign.
+    """
+    if callable(stabilizer):
+        return stabilizer(z)
+    epsilon = max(float(stabilizer), torch.finfo(z.dtype).tiny)
+    if nonneg:
+        return z + epsilon
+    return torch.where(z < 0, z - epsilon, z + epsilon)

@@ -1,0 +1,59 @@
+"""Tables as text: aligned `layer => rule` rows, coloured in a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from relprop.rules import Rule
+
+Line = tuple[str, str]
+"""(text, kind): kind is `"plain"`, `"rule"`, or `"dim"`."""
+
+
+def entries(rows: Sequence[tuple[str, Rule | str]], indent: int) -> list[Line]:
+    """`left => right,` with aligned arrows; a row without a left side is its right side alone."""
+    width = max((len(left) for left, _ in rows), default=0)
+    lines: list[Line] = []
+    for left, right in rows:
+        shown = right if isinstance(right, str) else repr(right)
+        lead = f"{left:<{width}} => " if left else ""
+        kind = "dim" if isinstance(right, str) else "rule"
+        lines.append((f"{' ' * indent}{lead}{shown},", kind))
+    return lines
+
+
+def printed(lines: Sequence[Line]) -> str:
+    """The lines as one text, with colour codes where standard output is a terminal that wants them."""
+    plain = "\n".join(text for text, _ in lines)
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return plain
+    return coloured(lines)
+
+
+def coloured(lines: Sequence[Line]) -> str:
+    console = Console(force_terminal=True, color_system="standard", width=10_000, legacy_windows=False)
+    with console.capture() as capture:
+        for i, (text, kind) in enumerate(lines):
+            console.print(_styled(text, kind), end="" if i == len(lines) - 1 else "\n", soft_wrap=True)
+    return capture.get()
+
+
+def _styled(text: str, kind: str) -> Text:
+    if kind == "dim":
+        return Text(text, style="dim")
+    body, mark, comment = text.partition("  # ")
+    styled = Text(body)
+    if kind == "rule":
+        arrow = body.rfind("=> ")
+        start = arrow + 3 if arrow >= 0 else len(body) - len(body.lstrip())
+        styled.stylize("cyan", start, len(body.rstrip(",")))
+        if arrow >= 0:
+            styled.stylize("dim", arrow, arrow + 2)
+    else:
+        styled.stylize("bold", 0, len(body.rstrip("( ,")))
+    return styled.append(mark + comment, style="dim")

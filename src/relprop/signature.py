@@ -1,0 +1,29 @@
+"""Input signatures: what decides whether a captured graph can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def signature_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Structure of the inputs, and of each tensor dtype, device and shape without the batch; other inputs by value."""
+    leaves, spec = pytree.tree_flatten((list(args), dict(kwargs)))
+    return str(spec), tuple(_describe(leaf) for leaf in leaves)
+
+
+def _describe(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape[1:]), leaf.dim(), leaf.dtype, leaf.device
+    return repr(leaf)
+
+
+def batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """First dimension of the first tensor."""
+    for leaf in pytree.tree_leaves((list(args), dict(kwargs))):
+        if isinstance(leaf, Tensor) and leaf.dim():
+            return leaf.shape[0]
+    return None
