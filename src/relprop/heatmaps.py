@@ -50,9 +50,7 @@ def reduce(relevance: Float[Tensor, "*B C H W"], how: str = "sum") -> Float[Tens
     if how not in REDUCTIONS:
         raise ImageError(f"unknown reduction {how!r}; choose one of {', '.join(REDUCTIONS)}")
     if relevance.ndim < 3:
-        raise ImageError(
-            f"reduce needs relevance of shape (C, H, W) or (B, C, H, W), not {_shape(relevance)}"
-        )
+        raise ImageError(f"reduce needs relevance of shape (C, H, W) or (B, C, H, W), not {_shape(relevance)}")
     if relevance.dtype in (torch.float16, torch.bfloat16):
         relevance = relevance.float()
     return REDUCTIONS[how](relevance)
@@ -163,9 +161,7 @@ def terminal(picture: Tensor | Image, *, width: int = 32, **options: Any) -> Tex
         raise ImageError(f"a picture needs a width of at least 1, not {width}")
     if isinstance(picture, Tensor):
         if picture.ndim == 4:
-            raise ImageError(
-                f"terminal draws one picture, not a batch of shape {_shape(picture)}: index it first"
-            )
+            raise ImageError(f"terminal draws one picture, not a batch of shape {_shape(picture)}: index it first")
         rows = _half_rows(picture.shape[-2], picture.shape[-1], width)
         image = heatmap(picture, size=(rows, width), **{"resample": "bicubic", **options})
         assert not isinstance(image, list)
@@ -191,9 +187,7 @@ def _maps(relevance: Tensor, how: str) -> Tensor:
     if not relevance.is_floating_point():
         raise ImageError(f"relevance must have a floating dtype, not {relevance.dtype}")
     if relevance.ndim not in (2, 3, 4):
-        raise ImageError(
-            f"relevance of shape {_shape(relevance)} is no picture: (H, W), (C, H, W) or (B, C, H, W) is"
-        )
+        raise ImageError(f"relevance of shape {_shape(relevance)} is no picture: (H, W), (C, H, W) or (B, C, H, W) is")
     if relevance.numel() == 0:
         raise ImageError(f"relevance of shape {_shape(relevance)} is empty")
     values = relevance.detach().cpu().double()
@@ -215,25 +209,24 @@ def _levels(maps: Tensor, scale: str, clip: float | None, gamma: float, shared: 
         raise ImageError(f"clip is a percentile in (0, 100], not {clip}")
     if not gamma > 0:
         raise ImageError(f"gamma must be positive, not {gamma}")
+    rows = maps.flatten().unsqueeze(0) if shared else maps.flatten(1)
+    percent = 100.0 if clip is None else float(clip)
     if scale == "centered":
-        bound = _upper_end(maps.abs(), clip, shared)
-        v = _ratio(maps, bound).clamp(-1, 1)
+        v = _ratio(maps, _end(rows.abs(), percent)).clamp(-1, 1)
         return (1 + v.sign() * v.abs().pow(gamma)) / 2
-    low = -_upper_end(-maps, clip, shared)
-    high = _upper_end(maps, clip, shared)
+    low, high = -_end(-rows, percent), _end(rows, percent)
+    low, high = torch.where(low < high, low, -_end(-rows, 100)), torch.where(low < high, high, _end(rows, 100))
     return _ratio(maps - low, high - low).clamp(0, 1).pow(gamma)
 
 
-def _upper_end(maps: Tensor, clip: float | None, shared: bool) -> Tensor:
-    """(N, 1, 1) or, shared, (1, 1, 1): the maximum, or the percentile that takes its place."""
-    rows = maps.flatten().unsqueeze(0) if shared else maps.flatten(1)
-    end = rows.amax(1)
-    if clip is not None:
-        # numpy, because torch.quantile refuses more than 2^24 values.
-        percentile = torch.from_numpy(np.percentile(rows.numpy(), clip, axis=1))
-        # Sparse relevance: if less than 1 - clip is non-zero, the percentile says nothing about it.
-        end = torch.where(percentile > rows.amin(1), percentile, end)
-    return end[:, None, None]
+def _end(rows: Tensor, percent: float) -> Tensor:
+    """(N, 1, 1): that percentile of each row, or its maximum where the percentile is 0.
+
+    In sparse relevance nearly every number is 0, and a scale that ends there would show nothing but its ends.
+    """
+    # numpy, because torch.quantile refuses more than 2^24 values.
+    percentile = torch.from_numpy(np.percentile(rows.numpy(), percent, axis=1))
+    return torch.where(percentile == 0, rows.amax(1), percentile)[:, None, None]
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -320,9 +313,7 @@ def _pillow() -> Any:
 
 
 def _missing_images(error: ImportError) -> MissingExtraError:
-    return MissingExtraError(
-        f"drawing pictures needs Pillow and matplotlib: pip install 'relprop[images]' ({error})"
-    )
+    return MissingExtraError(f"drawing pictures needs Pillow and matplotlib: pip install 'relprop[images]' ({error})")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -79,8 +79,8 @@ def layers_of_graph(
 def is_sequential(model: nn.Module) -> bool:
     """A chain of nested `nn.Sequential`, whose order of execution needs no capture."""
     if type(model) is not nn.Sequential:
-        return not list(model.children()) and type(model).__module__.startswith("torch.nn.")
-    return all(not list(m.children()) or is_sequential(m) for m in model.children())
+        return _is_leaf(model) and _is_torchs(model)
+    return all(is_sequential(m) for m in model.children())
 
 
 def number(rows: Sequence[Layer], flatten: bool) -> list[Layer]:
@@ -107,37 +107,59 @@ def describe(module: nn.Module) -> str:
 
 
 def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) -> list[Layer]:
+    units = _single_operator_modules(graph, reached, modules)
     groups: dict[tuple[str, int, str], list[Node]] = {}
     for node in graph.operators():
-        if node in reached:
-            key = _row_key(node, modules)
-            if key is not None:
-                groups.setdefault(key, []).append(node)
+        key = _row_key(node, modules, units) if node in reached else None
+        if key is not None:
+            groups.setdefault(key, []).append(node)
     rows = []
     for (path, call, operator), nodes in groups.items():
         module = modules.get(path) if not operator else None
         name = f"{path}:{operator}" if operator else path + (f"@{call}" if call else "")
         operators = frozenset(info(n).operator for n in nodes)
         label = describe(module) if module is not None else operator
-        rows.append(
-            Layer(name, (), label, type(module) if module is not None else None, operators, tuple(nodes))
-        )
-    return _with_fused(graph, rows, modules)
+        rows.append(Layer(name, (), label, type(module) if module is not None else None, operators, tuple(nodes)))
+    return _with_fused(rows, modules)
 
 
-def _row_key(node: Node, modules: Mapping[str, nn.Module]) -> tuple[str, int, str] | None:
+def _row_key(
+    node: Node, modules: Mapping[str, nn.Module], units: set[tuple[str, int]]
+) -> tuple[str, int, str] | None:
     """Which row a node belongs to: (module path, call, "") or (path, call, operator); None for mere reshaping."""
-    known, op = info(node), lookup(node)
+    known = info(node)
     module = modules.get(known.path)
-    leaf = module is not None and not list(module.children())
-    if leaf and type(module).__module__.startswith("torch.nn."):
+    if module is not None and _is_leaf(module) and (_is_torchs(module) or (known.path, known.call) in units):
         return known.path, known.call, ""
-    if op is not None and op.family == "movement":
-        return None
-    return known.path, known.call, node.name
+    return None if _moves(node) else (known.path, known.call, node.name)
 
 
-def _with_fused(graph: Graph, rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Layer]:
+def _single_operator_modules(
+    graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]
+) -> set[tuple[str, int]]:
+    """Calls of users' leaf modules that do one thing, reshaping not counted: the module is the layer then."""
+    counts: dict[tuple[str, int], int] = {}
+    for node in graph.operators():
+        if node in reached:
+            key = info(node).path, info(node).call
+            counts[key] = counts.get(key, 0) + (not _moves(node))
+    return {key for key, n in counts.items() if n <= 1 and key[0] in modules and _is_leaf(modules[key[0]])}
+
+
+def _moves(node: Node) -> bool:
+    op = lookup(node)
+    return op is not None and op.family == "movement"
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return not list(module.children())
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def _with_fused(rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Layer]:
     """Put a row for each fused batch norm behind the layer that it is now a part of."""
     result = []
     for row in rows:

@@ -6,16 +6,19 @@ values the reverse pass reads, and after which operator a value can be forgotten
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from relprop import ops
 from relprop.constants import Constants
-from relprop.graph import Graph, Node, info
+from relprop.graph import Graph, Node, info, operator_name
+from relprop.ops.registry import FRESH
 from relprop.ops.step import Step
 from relprop.rules import Rule
 from relprop.tape import C, Form, Forms
-
 
 @dataclass(frozen=True)
 class Program:
@@ -28,6 +31,7 @@ class Program:
         steps: one per data operator, in order of execution; the reverse loop runs them backwards.
         forms: which parts a node's message may have.
         reads: nodes whose values the reverse pass reads.
+        in_place: activations that may overwrite their input, which nobody else reads, and how.
     """
 
     graph: Graph
@@ -36,6 +40,7 @@ class Program:
     steps: tuple[Step, ...]
     forms: Mapping[Node, Forms]
     reads: frozenset[Node]
+    in_place: Mapping[Node, Callable[[Tensor], Tensor]]
 
     def __str__(self) -> str:
         """The reverse pass as text, in the order in which it runs."""
@@ -74,7 +79,19 @@ def compile_program(
     steps.reverse()
     inputs = [n for n in graph.inputs if "c" in forms.get(n, C)]
     reads = frozenset().union(*(s.reads for s in steps), inputs)
-    return Program(graph, Constants(graph), explained, tuple(steps), forms, reads)
+    return Program(graph, Constants(graph), explained, tuple(steps), forms, reads, _in_place(graph))
+
+
+def _in_place(graph: Graph) -> dict[Node, Callable[[Tensor], Tensor]]:
+    """ReLUs whose input is fresh memory that only they read."""
+    found: dict[Node, Callable[[Tensor], Tensor]] = {}
+    for node in graph.operators():
+        if operator_name(node) == "relu" and info(node).data:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            if operator_name(source) in FRESH and len(source.users) == 1:
+                found[node] = torch.relu_
+    return found
 
 
 def last_readers(nodes: Iterable[Node], kept: frozenset[Node]) -> dict[Node, list[Node]]:

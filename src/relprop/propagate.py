@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.graph import Node, info
+from relprop.constants import CONVOLUTIONS_2D, prefers_channels_last
+from relprop.graph import Node, info, operator_name
 from relprop.program import Program, last_readers
 from relprop.tape import Message, Tape
 
@@ -68,8 +69,10 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> t
     graph = program.graph
     tape = Tape({}, relevance_dtype(inputs), program.constants.modified)
     tape.values.update(program.constants.values())
+    protected = {n for n in program.in_place if n.args[0] in kept}
     for node, value in zip(graph.inputs, inputs, strict=True):
-        tape.values[node] = value
+        channels_last = prefers_channels_last(value) and any(operator_name(r) in CONVOLUTIONS_2D for r in node.users)
+        tape.values[node] = value.contiguous(memory_format=torch.channels_last) if channels_last else value
         _note_shape(tape, node)
     recording = {s.node: s.sources for s in program.steps if s.records and tape.dtype == _dtype(inputs)}
     outputs_read = frozenset(n for n in graph.outputs if isinstance(n, Node))
@@ -77,7 +80,10 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> t
     for node in graph.operators():
         if info(node).static:
             continue
-        tape.values[node] = tape.record(node, recording[node]) if node in recording else tape.evaluate(node)
+        if node in program.in_place and node not in protected:
+            tape.values[node] = program.in_place[node](tape.values[node.args[0]])  # type: ignore[index]
+        else:
+            tape.values[node] = tape.record(node, recording[node]) if node in recording else tape.evaluate(node)
         _note_shape(tape, node)
         for done in released[node]:
             tape.values.pop(done, None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.graph import Node, info, operator_name
 from relprop.ops.linear_maps import Affine, AffineMap, SumMap
-from relprop.ops.registry import lookup
+from relprop.ops.registry import FRESH, lookup
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import AffineRule, Group, Rule, Term, stabilize
 from relprop.rules.modifiers import Boost, Constant, Modifier, keep, negative, ones, positive, square
@@ -138,11 +138,13 @@ class AffineStep(Step):
 
     def _share(self, group: Group, relevance: Tensor, xs: list[Tensor], tape: Tape) -> Share:
         z, bias = self._denominator(group, xs, tape)
+        scratch = tape.sinks is None and operator_name(self.node) in FRESH  # z is needed by nobody else
         if self.affine_rule.stabilizes_itself or callable(self.affine_rule.stabilizer):
             denominator = self.affine_rule.modify_denominator(z)
         else:
-            denominator = stabilize(z, self.affine_rule.stabilizer, nonneg=_is_nonneg(group, self.nonneg))
-        s = relevance / denominator
+            nonneg = _is_nonneg(group, self.nonneg)
+            denominator = stabilize(z, self.affine_rule.stabilizer, nonneg=nonneg, overwrite=scratch)
+        s = divide(relevance, denominator, reuse=scratch)
         if group.mask != "all":
             own = tape.value(self.node)
             s = s * (own > 0 if group.mask == "positive" else own < 0)
@@ -250,6 +252,12 @@ def is_direct(affine: AffineMap, rule: AffineRule) -> bool:
     one_plain_term = len(groups) == 1 and len(groups[0].terms) == 1 and groups[0].terms[0].plain
     no_bias = affine.b is None and not (isinstance(affine, SumMap) and affine.constants)
     return one_plain_term and groups[0].mask == "all" and (rule.bias == "absorb" or no_bias)
+
+
+def divide(relevance: Tensor, denominator: Tensor, *, reuse: bool) -> Tensor:
+    """`relevance / denominator`, written over the denominator where that is `reuse`d: large allocations cost time."""
+    fits = reuse and denominator.shape == relevance.shape and denominator.dtype == relevance.dtype
+    return torch.div(relevance, denominator, out=denominator) if fits else relevance / denominator
 
 
 def _times(modifier: Modifier, a: Tensor, c: Tensor) -> Tensor:

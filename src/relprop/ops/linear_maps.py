@@ -199,7 +199,7 @@ def _convolution(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
     stride, padding, dilation, extra = (
         _each(given[k], spatial) for k in ("stride", "padding", "dilation", "output_padding")
     )
-    x = tape.blank(source)
+    x = tape.value(source) if source in tape.values else tape.blank(source)
     c: Tensor = torch.ops.aten.convolution_backward(
         s, x, w, None, stride, padding, dilation, transposed, extra, given["groups"], [True, False, False]
     )[0]

@@ -40,7 +40,9 @@ def inherits(node: Node, args: Sequence[bool]) -> bool:
     return bool(args) and all(args)
 
 
-FAMILIES = ("affine", "sum", "movement", "activation", "max", "normalization", "source", "module")
+FRESH = {"linear", "scale", "add", "normalize", *(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))}
+"""Operators whose result shares memory with nothing else."""
+
 _TABLE: dict[str, Op] = {}
 
 

@@ -11,7 +11,7 @@ Stabilizer = float | Callable[[Tensor], Tensor]
 """A number ε, or a function that maps a denominator `z` to a stabilized one."""
 
 
-def stabilize(z: Tensor, stabilizer: Stabilizer, *, nonneg: bool = False) -> Tensor:
+def stabilize(z: Tensor, stabilizer: Stabilizer, *, nonneg: bool = False, overwrite: bool = False) -> Tensor:
     """`z + ε·sign(z)` with `sign(0) = +1`, so that the result is never smaller than ε in magnitude.
 
     Args:
@@ -19,10 +19,12 @@ def stabilize(z: Tensor, stabilizer: Stabilizer, *, nonneg: bool = False) -> Ten
         stabilizer: ε, or a callable that is applied instead. An ε below the smallest normal number of `z.dtype`
             is raised to it, so that a division by it stays finite.
         nonneg: `z >= 0` is known, which saves looking at its sign.
+        overwrite: `z` may hold the result afterwards, which saves memory.
     """
     if callable(stabilizer):
         return stabilizer(z)
     epsilon = max(float(stabilizer), torch.finfo(z.dtype).tiny)
     if nonneg:
-        return z + epsilon
-    return torch.where(z < 0, z - epsilon, z + epsilon)
+        return z.add_(epsilon) if overwrite else z + epsilon
+    signed = torch.where(z < 0, z.new_tensor(-epsilon), z.new_tensor(epsilon))
+    return z.add_(signed) if overwrite else signed.add_(z)
