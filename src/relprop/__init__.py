@@ -6,6 +6,7 @@ from relprop.explanation import Explanation
 from relprop.lrp import LRP, layer_indices
 from relprop.ops import register_op
 from relprop.prepare import canonize, flatten_model, strip_softmax
+from relprop.units import register_module
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "errors",
     "flatten_model",
     "layer_indices",
+    "register_module",
     "register_op",
     "rules",
     "strip_softmax",

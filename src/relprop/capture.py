@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,13 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from relprop import errors
 from relprop.canonize.functional import in_place_to_functional
-from relprop.errors import CaptureError
+from relprop.errors import CaptureError, InputError
 from relprop.graph import Graph, NodeInfo, operator_name
+
+LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, errors) if module.__file__)
+"""Folders whose lines say nothing about the user's model."""
 
 
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Graph:
@@ -33,10 +38,17 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
     """
     kwargs = dict(kwargs or {})
     shadow = shadow_of(model)
-    args, kwargs = _at_least_two_samples(args, kwargs)
-    exported = _export(shadow, tuple(args), kwargs)
+    if not _is_single_sample(args, kwargs):
+        return _captured(shadow, tuple(args), kwargs)
+    # Export fixes a dimension whose example has size 1, so a single sample is repeated, unless the model minds.
+    graph = _captured(shadow, *_repeated(tuple(args), kwargs))
+    return graph if graph.dynamic_batch else _captured(shadow, tuple(args), kwargs)
+
+
+def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    exported = _export(shadow, args, kwargs)
     if not in_place_to_functional(exported.graph):
-        exported = _export(shadow, tuple(args), kwargs).run_decompositions({})
+        exported = _export(shadow, args, kwargs).run_decompositions({})
         in_place_to_functional(exported.graph)
     return _to_graph(exported, shadow)
 
@@ -58,21 +70,19 @@ def copy_modules(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, {id(t): t for t in tensors})
     except Exception as error:
-        raise CaptureError(
-            f"The model's modules cannot be copied ({type(error).__name__}: {error})."
-        ) from error
+        raise CaptureError(f"The model's modules cannot be copied ({type(error).__name__}: {error}).") from error
 
 
-def _at_least_two_samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Repeat single samples: export fixes a dimension whose example has size 1."""
-    sizes = {t.shape[0] for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()}
-    if sizes != {1}:
-        return list(args), dict(kwargs)
+def _is_single_sample(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    leaves = pytree.tree_leaves((tuple(args), kwargs))
+    return {t.shape[0] for t in leaves if isinstance(t, Tensor) and t.dim()} == {1}
 
+
+def _repeated(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def twice(leaf: Any) -> Any:
         return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
-    doubled: tuple[list[Any], dict[str, Any]] = pytree.tree_map(twice, (list(args), dict(kwargs)))
+    doubled: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(twice, (args, kwargs))
     return doubled
 
 
@@ -87,7 +97,21 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             warnings.simplefilter("ignore")
             return torch.export.export(model, args, kwargs, dynamic_shapes=combined, strict=False)
     except Exception as error:
+        _check_that_it_runs(model, args, kwargs)
         raise CaptureError(explain_failure(model, error)) from error
+
+
+def _check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `InputError` where the model itself does not take these inputs."""
+    shapes = [tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} itself fails on inputs of shape {', '.join(map(str, shapes))} "
+            f"(first dimension: batch): {type(error).__name__}: {error}"
+        ) from error
 
 
 def _by_parameter(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -107,11 +131,7 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
         f"torch.export could not capture {type(model).__name__}: {type(error).__name__}: {said[0] if said else ''}"
     ]
     lines += [f"  {line}" for line in said[1:6]]
-    inside = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "/torch/" not in f.filename and "relprop" not in f.filename
-    ]
+    inside = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*LIBRARIES, "<"))]
     if inside:
         frame = inside[-1]
         lines.append(f"It happened at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}")
@@ -137,7 +157,7 @@ def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph
     output = next(n for n in reversed(graph.nodes) if n.op == "output")
     keep = [
         value
-        for value, spec in zip(output.args[0], signature.output_specs, strict=True)  # type: ignore[arg-type]
+        for value, spec in zip(output.args[0], signature.output_specs, strict=True)
         if spec.kind is OutputKind.USER_OUTPUT
     ]
     output.args = (tuple(keep),)

@@ -46,9 +46,7 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
                 continue
             bad = int((~torch.isfinite(t)).sum())
             if bad:
-                raise InputError(
-                    f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite."
-                )
+                raise InputError(f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite.")
 
 
 def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:
@@ -112,9 +110,7 @@ def check_explained(nodes: Iterable[Node]) -> None:
 def warn_if_training(model: nn.Module) -> None:
     """Say that a model in training mode is explained as in evaluation mode."""
     differs = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    modules = [
-        name or "the model" for name, m in model.named_modules() if m.training and isinstance(m, differs)
-    ]
+    modules = [name or "the model" for name, m in model.named_modules() if m.training and isinstance(m, differs)]
     if modules:
         warnings.warn(
             f"The model is in training mode, and {len(modules)} module(s) such as {modules[0]} behave differently there. "

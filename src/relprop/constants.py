@@ -21,9 +21,7 @@ class Constants:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._static = [
-            n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")
-        ]
+        self._static = [n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")]
         self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes}
         self._convolved = {n.args[1] for n in graph.operators() if operator_name(n) in CONVOLUTIONS_2D}
         self._key: Any = None
@@ -32,9 +30,7 @@ class Constants:
 
     def values(self) -> dict[Node, Any]:
         """Node -> value, up to date."""
-        key = tuple(
-            (id(t), t._version, t.data_ptr(), t.device, t.dtype) for t in self._graph.tensors.values()
-        )
+        key = tuple((id(t), t._version, t.data_ptr(), t.device, t.dtype) for t in self._graph.tensors.values())
         if key != self._key:
             self.modified.clear()
             self._values = self._evaluate()

@@ -42,9 +42,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         shapes = (
-            self.relevance.shape
-            if isinstance(self.relevance, Tensor)
-            else [tuple(r.shape) for r in self.relevance]
+            self.relevance.shape if isinstance(self.relevance, Tensor) else [tuple(r.shape) for r in self.relevance]
         )
         known = [
             f"relevance={tuple(shapes)}",

@@ -74,7 +74,7 @@ class Graph:
 
     @property
     def output(self) -> Node:
-        return next(n for n in reversed(self.fx.nodes) if n.op == "output")
+        return self.fx.output_node()
 
     @property
     def outputs(self) -> list[Any]:
@@ -95,9 +95,7 @@ class Graph:
         for node in self.fx.nodes:
             if node.op == "call_function":
                 args = ", ".join(str(a) for a in node.args)
-                lines.append(
-                    f"{node.name} = {operator_name(node)}({args})  # {where_is(node)} {shape_of(node)}"
-                )
+                lines.append(f"{node.name} = {operator_name(node)}({args})  # {where_is(node)} {shape_of(node)}")
         return "\n".join(lines)
 
 

@@ -29,9 +29,7 @@ class TypeGroup:
         return self.name
 
     def __or__(self, other: TypeGroup) -> TypeGroup:
-        return TypeGroup(
-            f"{self.name} | {other.name}", self.modules + other.modules, self.operators | other.operators
-        )
+        return TypeGroup(f"{self.name} | {other.name}", self.modules + other.modules, self.operators | other.operators)
 
 
 def _group(name: str, modules: tuple[type[nn.Module], ...], operators: str) -> TypeGroup:
@@ -78,7 +76,31 @@ ActivationLayer = _group(
     "ActivationLayer",
     tuple(
         getattr(nn, name)
-        for name in ["ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Hardswish", "Hardsigmoid", "Hardtanh", "Tanh", "Sigmoid", "LogSigmoid", "Softplus", "Softsign", "Softshrink", "Hardshrink", "Tanhshrink", "Threshold"]
+        for name in [
+            "ReLU",
+            "ReLU6",
+            "LeakyReLU",
+            "PReLU",
+            "RReLU",
+            "ELU",
+            "SELU",
+            "CELU",
+            "GELU",
+            "SiLU",
+            "Mish",
+            "Hardswish",
+            "Hardsigmoid",
+            "Hardtanh",
+            "Tanh",
+            "Sigmoid",
+            "LogSigmoid",
+            "Softplus",
+            "Softsign",
+            "Softshrink",
+            "Hardshrink",
+            "Tanhshrink",
+            "Threshold",
+        ]
     ),
     "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh tanh sigmoid "
     "log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clamp_min",

@@ -14,6 +14,7 @@ from torch import nn
 from relprop.graph import Graph, Node, info
 from relprop.layer_types import PASSING, LayerType, type_matches
 from relprop.ops import lookup
+from relprop.units import unit_of
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,7 @@ def layers_of_modules(model: nn.Module, *, flatten: bool = True, fuse: bool = Tr
         fuse: mark batch norms that canonization fuses into the layer before them.
     """
     leaves = [
-        (name, module)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if not list(module.children())
+        (name, module) for name, module in model.named_modules(remove_duplicate=False) if not list(module.children())
     ]
     rows = [Layer(name, (), describe(module), type(module)) for name, module in leaves]
     if fuse and is_sequential(model):
@@ -66,9 +65,7 @@ def layers_of_modules(model: nn.Module, *, flatten: bool = True, fuse: bool = Tr
     return number(rows, flatten)
 
 
-def layers_of_graph(
-    graph: Graph, reached: Iterable[Node], model: nn.Module, *, flatten: bool = True
-) -> list[Layer]:
+def layers_of_graph(graph: Graph, reached: Iterable[Node], model: nn.Module, *, flatten: bool = True) -> list[Layer]:
     """The layers of a captured model, in order of execution."""
     rows = _rows(graph, set(reached), dict(model.named_modules()))
     if is_sequential(model):
@@ -123,12 +120,12 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
     return _with_fused(rows, modules)
 
 
-def _row_key(
-    node: Node, modules: Mapping[str, nn.Module], units: set[tuple[str, int]]
-) -> tuple[str, int, str] | None:
+def _row_key(node: Node, modules: Mapping[str, nn.Module], units: set[tuple[str, int]]) -> tuple[str, int, str] | None:
     """Which row a node belongs to: (module path, call, "") or (path, call, operator); None for mere reshaping."""
     known = info(node)
     module = modules.get(known.path)
+    if unit_of(node) is not None:
+        return known.path, known.call, ""
     if module is not None and _is_leaf(module) and (_is_torchs(module) or (known.path, known.call) in units):
         return known.path, known.call, ""
     return None if _moves(node) else (known.path, known.call, node.name)
@@ -169,9 +166,7 @@ def _with_fused(rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Lay
                 module = modules.get(alias)
                 if module is not None and not list(module.children()):
                     result.append(
-                        Layer(
-                            alias, (), describe(module), type(module), frozenset({"batch_norm"}), (), row.name
-                        )
+                        Layer(alias, (), describe(module), type(module), frozenset({"batch_norm"}), (), row.name)
                     )
     return result
 

@@ -85,9 +85,7 @@ class Ledger(Sequence[Entry]):
         with console.capture() as capture:
             console.print(table)
         totals = ", ".join(f"{name} {amount:.4g}" for name, amount in self.sinks.items())
-        return (
-            f"{capture.get()}output {self.output:.6g} = input {self.input:.6g} + sinks ({totals or 'none'})"
-        )
+        return f"{capture.get()}output {self.output:.6g} = input {self.input:.6g} + sinks ({totals or 'none'})"
 
 
 def ledger_of(result: Result, rules: Mapping[Node, Rule]) -> Ledger:

@@ -18,10 +18,10 @@ from relprop.capture import capture
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
 from relprop.explanation import Explanation
-from relprop.graph import Graph, Node, info
+from relprop.graph import Graph, Node, info, shape_of
 from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
 from relprop.ledger import ledger_of
-from relprop.modules import collapse_registered, module_outputs
+from relprop.modules import module_outputs
 from relprop.ops import lookup
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
@@ -29,7 +29,8 @@ from relprop.propagate import run
 from relprop.rules import LayerNormRule, PassRule, Rule, ZeroRule
 from relprop.show import entries, printed
 from relprop.signature import batch_size, signature_of
-from relprop.targets import Target, seed_relevance
+from relprop.targets import Target, check_target, seed_relevance
+from relprop.units import collapse_registered, unit_of
 
 Layers = bool | str | Sequence[str] | None
 
@@ -144,6 +145,8 @@ class LRP:
             _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
         self._warn_once()
         prepared = self._prepare(args, kwargs)
+        shape = shape_of(prepared.program.explained)
+        check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
         wanted = self._wanted(prepared, layers)
         leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), kwargs))]
         chosen: list[Tensor | None] = []
@@ -178,11 +181,7 @@ class LRP:
         layers = self.layers
         rules = self._latest.row_rules if self._latest is not None else self._assign(layers)
         known = self._latest is not None or is_sequential(self._source)
-        note = (
-            ""
-            if known
-            else "  # modules as registered; order and functional operators show after the first call"
-        )
+        note = "" if known else "  # modules as registered; order and functional operators show after the first call"
         rows: list[tuple[str, Rule | str]] = [
             (_row(layer), f"fused into {layer.fused_into}" if layer.fused_into is not None else rule)
             for layer, rule in zip(layers, rules, strict=True)
@@ -233,7 +232,7 @@ class LRP:
         reached = reached_by_relevance(explained)
         _checks.check_explained(unexplained(graph, reached))
         layers = layers_of_graph(graph, reached, self._source, flatten=self._flatten)
-        row_rules = self._assign(layers)
+        row_rules = [_unit_rule(layer) or rule for layer, rule in zip(layers, self._assign(layers), strict=True)]
         rules: dict[Node, Rule] = {n: PassRule() for n in graph.operators() if n in reached}
         for layer, rule in zip(layers, row_rules, strict=True):
             rules.update({node: _node_rule(node, rule) for node in layer.nodes})
@@ -249,9 +248,7 @@ class LRP:
         if layers is True:
             if not self._flatten:
                 return {
-                    name: node
-                    for name, node in available.items()
-                    if "." not in name and ":" not in name[1:] and name
+                    name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name
                 }
             rows = [layer.name for layer in prepared.layers]
             return {name: available[name] for name in rows if name in available}
@@ -267,9 +264,7 @@ def _by_pattern(available: Mapping[str, Node], patterns: Sequence[str]) -> dict[
         found = [name for name in available if name and fnmatch.fnmatchcase(name, pattern)]
         if not found:
             names = ", ".join(n for n in list(available)[:8] if n)
-            raise InputError(
-                f"layers={pattern!r} matches no module that relevance passes. There are {names}, ..."
-            )
+            raise InputError(f"layers={pattern!r} matches no module that relevance passes. There are {names}, ...")
         wanted.update({name: available[name] for name in found})
     return wanted
 
@@ -285,6 +280,12 @@ def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Compos
     if rules is None or not all(isinstance(r, Rule) for r in rules):
         raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {composite!r}.")
     return rules
+
+
+def _unit_rule(layer: Layer) -> Rule | None:
+    """The rule that the layer's module was registered with."""
+    units = [unit for node in layer.nodes if (unit := unit_of(node)) is not None]
+    return units[0].rule if units else None
 
 
 def _node_rule(node: Node, rule: Rule) -> Rule:
@@ -331,9 +332,7 @@ def _usable(leaf: Any) -> Any:
     return leaf.detach()
 
 
-def _relevance(
-    program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]
-) -> Tensor | tuple[Tensor, ...]:
+def _relevance(program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]) -> Tensor | tuple[Tensor, ...]:
     """Relevance of every floating point input, in its dtype; zeros for one that the target does not depend on."""
     results = []
     for node, leaf in zip(program.graph.inputs, leaves, strict=True):
@@ -344,16 +343,13 @@ def _relevance(
 
 
 def _row(layer: Layer) -> str:
-    return (
-        f"{layer.name}: {layer.label}"
-        if layer.name and not layer.name.endswith(":" + layer.label)
-        else layer.name or layer.label
-    )
+    """`name: label`; a functional operator's name says it all."""
+    if ":" in layer.name:
+        return layer.name.lstrip(":")
+    return f"{layer.name}: {layer.label}" if layer.name else layer.label
 
 
-def layer_indices(
-    model: nn.Module, example_inputs: Sequence[Any] | None = None, *, flatten: bool = True
-) -> None:
+def layer_indices(model: nn.Module, example_inputs: Sequence[Any] | None = None, *, flatten: bool = True) -> None:
     """Print the index of each layer, as `LayerMap` takes it.
 
     Args:

@@ -29,7 +29,3 @@ def _last_read_outside(nodes: list[Node]) -> Node:
     inside = set(nodes)
     leaving = [n for n in nodes if any(user not in inside for user in n.users)]
     return (leaving or nodes)[-1]
-
-
-def collapse_registered(graph: Graph) -> Graph:
-    return graph

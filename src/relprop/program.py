@@ -20,6 +20,7 @@ from relprop.ops.step import Step
 from relprop.rules import Rule
 from relprop.tape import C, Form, Forms
 
+
 @dataclass(frozen=True)
 class Program:
     """What one analyzer runs for one input signature.

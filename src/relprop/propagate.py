@@ -91,9 +91,7 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> t
     return tape, outputs
 
 
-def backward(
-    program: Program, tape: Tape, start: Tensor, record: frozenset[Node], result: Result, audit: bool
-) -> None:
+def backward(program: Program, tape: Tape, start: Tensor, record: frozenset[Node], result: Result, audit: bool) -> None:
     """Walk the steps in reverse: each takes its node's relevance and shares it among the node's inputs."""
     relevance: dict[Node, Message] = {program.explained: Message(R=start)}
     released = _released_in_reverse(program)
@@ -130,9 +128,7 @@ def _released_in_reverse(program: Program) -> dict[Node, list[Node]]:
     return released
 
 
-def _keep_books(
-    result: Result, tape: Tape, node: Node, message: Message, shares: list[tuple[Node, Message]]
-) -> None:
+def _keep_books(result: Result, tape: Tape, node: Node, message: Message, shares: list[tuple[Node, Message]]) -> None:
     received = tape.total(node, message).double()
     result.received[node] = float(received.sum())
     result.magnitude[node] = float(received.abs().sum())

@@ -98,9 +98,7 @@ class Tape:
         self.recorded[node] = (leaves, result)
         return result.detach()
 
-    def adjoint(
-        self, node: Node, sources: Sequence[Node], message: Message, *, linear: bool
-    ) -> list[Message]:
+    def adjoint(self, node: Node, sources: Sequence[Node], message: Message, *, linear: bool) -> list[Message]:
         """Pull a message back through the operator's own derivative.
 
         Args:

@@ -36,6 +36,12 @@ def seed_relevance(output: Tensor, target: Target, normalize_output: bool) -> tu
     return seed.reshape(output.shape), index
 
 
+def check_target(target: Target, batch: int, shape: tuple[int | None, ...]) -> None:
+    """Raise `TargetError` before any work, where the target can be seen not to fit outputs of a shape (B, *shape)."""
+    if target is not None and not callable(target) and all(s is not None for s in shape):
+        flat_index(torch.empty(batch, *[int(s) for s in shape if s is not None], device="meta"), target)
+
+
 def flat_index(output: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
     """Index of the target in each sample's flattened output, shape (B,)."""
     batch, shape = output.shape[0], tuple(output.shape[1:])
@@ -57,16 +63,12 @@ def flat_index(output: Tensor, target: int | Sequence[int] | Tensor | None) -> T
             f"target={target!r} has {len(position)} entries, but one sample's output has shape {shape}. "
             "Give one index per dimension, as a tuple."
         )
-    return torch.full(
-        (batch,), _ravel(position, shape or (1,), target), dtype=torch.long, device=output.device
-    )
+    return torch.full((batch,), _ravel(position, shape or (1,), target), dtype=torch.long, device=output.device)
 
 
 def _per_sample(target: Tensor, batch: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
     if target.is_floating_point() or target.dtype == torch.bool:
-        raise TargetError(
-            f"target has dtype {target.dtype}; a target tensor holds class indices, so integers."
-        )
+        raise TargetError(f"target has dtype {target.dtype}; a target tensor holds class indices, so integers.")
     if tuple(target.shape) != (batch,):
         raise TargetError(
             f"target has shape {tuple(target.shape)}, but there are {batch} samples: it must be ({batch},)."
@@ -75,14 +77,11 @@ def _per_sample(target: Tensor, batch: int, shape: tuple[int, ...], device: torc
         raise TargetError(
             f"a target tensor needs an output of shape (B, classes), got (B, {', '.join(map(str, shape))})."
         )
-    target = target.to(device=device, dtype=torch.long)
     low, high = int(target.min()), int(target.max())
     if low < -shape[0] or high >= shape[0]:
         wrong = low if low < -shape[0] else high
-        raise TargetError(
-            f"target {wrong} is out of range: the model has {shape[0]} outputs, so 0 to {shape[0] - 1}."
-        )
-    return target % shape[0]
+        raise TargetError(f"target {wrong} is out of range: the model has {shape[0]} outputs, so 0 to {shape[0] - 1}.")
+    return target.to(device=device, dtype=torch.long) % shape[0]
 
 
 def _ravel(position: Sequence[int], shape: tuple[int, ...], target: object) -> int:

@@ -26,9 +26,7 @@ def _fusable_into(node: Node) -> Node | None:
     weight = layer.args[1]
     if not isinstance(weight, Node) or not info(weight).static:
         return None
-    two_dimensional = (
-        len(shape_of(layer) or ()) == 2
-    )  # else the channels of BN are not the features of linear
+    two_dimensional = len(shape_of(layer) or ()) == 2  # else the channels of BN are not the features of linear
     return layer if operator_name(layer) != "linear" or two_dimensional else None
 
 
@@ -40,9 +38,7 @@ def _fuse(graph: Graph, layer: Node, norm: Node) -> Node:
     weight = insert(graph, norm, f.fused_weight, layer.args[1], scaling, 1 if transposed else 0, groups)
     bias = insert(graph, norm, f.fused_bias, old_bias, scaling, shift)
     kwargs = {k: v for k, v in layer.kwargs.items() if k != "bias"}
-    fused = insert(
-        graph, norm, layer.target, layer.args[0], weight, bias, *layer.args[3:], like=norm, **kwargs
-    )  # type: ignore[arg-type]
+    fused = insert(graph, norm, layer.target, layer.args[0], weight, bias, *layer.args[3:], like=norm, **kwargs)  # type: ignore[arg-type]
     origin, absorbed = info(layer), info(norm)
     annotate(fused, path=origin.path, call=origin.call, module_type=origin.module_type,
              aliases=(*origin.aliases, absorbed.path))  # fmt: skip

@@ -99,9 +99,7 @@ def _affine(graph: Graph, node: Node, x: Node, weight: Node | None, bias: Node |
         return x
     if weight is None:
         assert bias is not None
-        return insert(
-            graph, node, f.add, x, _channels(graph, node, bias, trailing), like=node, coefficients=(1, 1)
-        )
+        return insert(graph, node, f.add, x, _channels(graph, node, bias, trailing), like=node, coefficients=(1, 1))
     shift = None if bias is None else _channels(graph, node, bias, trailing)
     return insert(graph, node, f.scale, x, _channels(graph, node, weight, trailing), shift, like=node)
 
@@ -141,9 +139,7 @@ def _instance_norm(graph: Graph, node: Node) -> Node | None:
     shape = shape_of(node) or ()
     channels = shape[1]
     assert channels is not None
-    normalized = insert(
-        graph, node, f.normalize, given["input"], [-1], channels, float(given["eps"]), like=node
-    )
+    normalized = insert(graph, node, f.normalize, given["input"], [-1], channels, float(given["eps"]), like=node)
     return _affine(graph, node, normalized, given["weight"], given["bias"], len(shape) - 2)
 
 
@@ -214,9 +210,7 @@ def _sum_of(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Seq
     return merged or insert(graph, node, f.add, *summands, like=node, coefficients=tuple(coefficients))
 
 
-def _into_bias(
-    graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]
-) -> Node | None:
+def _into_bias(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]) -> Node | None:
     """`scale(x, w) + b` and `linear(x, W) + b` as one layer with a bias, where nobody else reads the product."""
     products = [s for s in summands if isinstance(s, Node) and info(s).data]
     if len(products) != 1 or tuple(coefficients) != (1, 1) or shape_of(products[0]) != shape_of(node):
@@ -236,19 +230,12 @@ def _is_shift_of(product: Node, constant: Node) -> bool:
     shape, whole = shape_of(constant), shape_of(product) or ()
     if shape is None:
         return False
-    return (
-        len(shape) == 1 and shape[0] == whole[-1]
-        if operator_name(product) == "linear"
-        else len(shape) < len(whole)
-    )
+    return len(shape) == 1 and shape[0] == whole[-1] if operator_name(product) == "linear" else len(shape) < len(whole)
 
 
 def _addmm(graph: Graph, node: Node) -> Node | None:
     bias, x, weight = node.args[:3]
-    if (
-        not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static)
-        or node.kwargs
-    ):
+    if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static) or node.kwargs:
         return None
     transposed = insert(graph, node, torch.ops.aten.t.default, weight)
     return insert(graph, node, torch.ops.aten.linear.default, x, transposed, bias, like=node)
@@ -268,11 +255,7 @@ def _matmul(graph: Graph, node: Node) -> Node | None:
 def _one_of_several(graph: Graph, node: Node) -> Node | None:
     """`operator(...)[i]` as an operator with one result."""
     source, index = node.args
-    if (
-        not isinstance(source, Node)
-        or not isinstance(source.target, torch._ops.OpOverload)
-        or not is_floating(node)
-    ):
+    if not isinstance(source, Node) or not isinstance(source.target, torch._ops.OpOverload) or not is_floating(node):
         return None
     return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
 

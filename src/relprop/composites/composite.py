@@ -42,9 +42,7 @@ class Composite:
         for part in parts:
             if not isinstance(part, Primitive):
                 hint = " The default rule comes first." if isinstance(part, Rule) else ""
-                raise CompositeError(
-                    f"Composite: {part!r} is no composite primitive such as GlobalTypeMap.{hint}"
-                )
+                raise CompositeError(f"Composite: {part!r} is no composite primitive such as GlobalTypeMap.{hint}")
             primitives.append(part)
         self.default_rule = default
         self.primitives: tuple[Primitive, ...] = tuple(primitives)
@@ -82,9 +80,7 @@ class Composite:
         for primitive in self.primitives:
             arguments, comment, rows = primitive.describe()
             lead = f"{arguments}, " if arguments else ""
-            lines.append(
-                (f"  {type(primitive).__name__}({lead}  # {comment}".replace(",   #", ",  #"), "plain")
-            )
+            lines.append((f"  {type(primitive).__name__}({lead}  # {comment}".replace(",   #", ",  #"), "plain"))
             lines.extend(entries(rows, indent=4))
             lines.append(("  ),", "plain"))
         lines.append((")", "plain"))

@@ -49,9 +49,7 @@ def _preset(
     return Composite(ZeroRule(stabilizer=stabilizer, bias=bias), *primitives)
 
 
-def EpsilonPlus(
-    epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
-) -> Composite:
+def EpsilonPlus(epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb") -> Composite:
     """z⁺-rule for convolutions, ε-rule for linear layers.
 
     Args:
@@ -60,9 +58,7 @@ def EpsilonPlus(
     return _preset(ZPlusRule(stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias)
 
 
-def EpsilonPlusFlat(
-    epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
-) -> Composite:
+def EpsilonPlusFlat(epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb") -> Composite:
     """`EpsilonPlus`, with the flat rule for the first layer if it is a convolution."""
     flat = FlatRule(stabilizer=stabilizer, bias=bias)
     return _preset(ZPlusRule(stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)

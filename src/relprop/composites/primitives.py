@@ -236,18 +236,14 @@ class NameMap(Primitive):
             yield from ((layer, rule) for layer in found)
 
     def describe(self) -> tuple[str, str, list[tuple[str, Rule]]]:
-        entries = [
-            (repr(p) if isinstance(p, str) else f"/{p.pattern}/", rule) for p, rule in self.rules.items()
-        ]
+        entries = [(repr(p) if isinstance(p, str) else f"/{p.pattern}/", rule) for p, rule in self.rules.items()]
         return "", "by name", entries
 
 
 def name_matches(name: str, pattern: str | re.Pattern[str]) -> bool:
     if isinstance(pattern, re.Pattern):
         return pattern.search(name) is not None
-    return fnmatch.fnmatchcase(name, pattern) or name.startswith(
-        (pattern + ".", pattern + ":", pattern + "@")
-    )
+    return fnmatch.fnmatchcase(name, pattern) or name.startswith((pattern + ".", pattern + ":", pattern + "@"))
 
 
 def first_layers(layers: Sequence[Layer], n: int) -> list[Layer]:
@@ -257,9 +253,7 @@ def first_layers(layers: Sequence[Layer], n: int) -> list[Layer]:
 
 def _check_rule(rule: object, where: str) -> None:
     if not isinstance(rule, Rule):
-        hint = (
-            f" Did you mean {rule.__name__}()?" if isinstance(rule, type) and issubclass(rule, Rule) else ""
-        )
+        hint = f" Did you mean {rule.__name__}()?" if isinstance(rule, type) and issubclass(rule, Rule) else ""
         raise CompositeError(f"{where}: {rule!r} is no rule.{hint}")
 
 

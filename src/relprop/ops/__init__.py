@@ -8,12 +8,13 @@ from relprop.graph import Node, data_inputs
 from relprop.ops import source  # noqa: F401  (fills the table)
 from relprop.ops.activation import ActivationStep, PassStep
 from relprop.ops.affine import AffineStep
-from relprop.ops.maximum import MaxStep
+from relprop.ops.maximum import MaxStep, ShareOfWindowStep
 from relprop.ops.movement import MovementStep
 from relprop.ops.normalization import NormalizationStep
 from relprop.ops.registry import Op, lookup, register_op
 from relprop.ops.step import Step
-from relprop.rules import PassRule, Rule
+from relprop.ops.unit import UnitStep
+from relprop.rules import NormRule, PassRule, Rule
 from relprop.tape import Form, Forms
 
 FAMILIES: dict[str, type[Step]] = {
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[Step]] = {
     "movement": MovementStep,
     "normalization": NormalizationStep,
     "sum": AffineStep,
+    "unit": UnitStep,
 }
 
 __all__ = ["Op", "bind", "check", "lookup", "preferred_form", "register_op"]
@@ -34,6 +36,8 @@ def step_type(node: Node, rule: Rule) -> type[Step]:
     assert op is not None
     if isinstance(rule, PassRule) and op.family not in {"activation", "movement"}:
         return PassStep
+    if isinstance(rule, NormRule) and op.family == "max":
+        return ShareOfWindowStep
     return FAMILIES[op.family]
 
 

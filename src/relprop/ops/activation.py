@@ -103,9 +103,7 @@ class PassStep(Step):
         sources = data_inputs(node)
         if len(sources) != 1 or shape_of(sources[0]) != shape_of(node):
             shapes = " and ".join(str(shape_of(s)) for s in sources)
-            raise cannot_serve(
-                node, rule, f"it needs one input shaped like the output {shape_of(node)}, got {shapes}."
-            )
+            raise cannot_serve(node, rule, f"it needs one input shaped like the output {shape_of(node)}, got {shapes}.")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         return [(self.sources[0], Message(R=tape.total(self.node, message)))]

@@ -78,9 +78,7 @@ class AffineStep(Step):
             raise cannot_serve(
                 node, rule, "it has no weight tensor that the rule could modify; use ZeroRule or EpsilonRule."
             )
-        changes = {
-            m for m in modified if m is not positive and m is not negative and not isinstance(m, Boost)
-        }
+        changes = {m for m in modified if m is not positive and m is not negative and not isinstance(m, Boost)}
         if affine.kind == "positive" and changes:
             raise cannot_serve(
                 node, rule, "its connections weigh differently, but are no tensor that the rule could modify."
@@ -205,9 +203,7 @@ class AffineStep(Step):
     def _simplify(self, group: Group) -> Group:
         """Drop terms that are zero on this layer: `a⁻` where `a >= 0`, `W⁻` where the weights are positive."""
         terms = [t for t in group.terms if not self._vanishes(t)]
-        bias_only = [
-            t for t in group.terms if t not in terms and t.bias is not None and self.map.b is not None
-        ]
+        bias_only = [t for t in group.terms if t not in terms and t.bias is not None and self.map.b is not None]
         if not terms or bias_only:
             return group
         if self.nonneg:
@@ -269,11 +265,7 @@ def _is_nonneg(group: Group, inputs_nonneg: bool) -> bool:
 
     def term_is(t: Term) -> bool:
         a_positive = t.input in (positive, ones) or (t.input is keep and inputs_nonneg)
-        product = (
-            t.weight in (positive, ones, square)
-            if a_positive
-            else (t.input is negative and t.weight is negative)
-        )
+        product = t.weight in (positive, ones, square) if a_positive else (t.input is negative and t.weight is negative)
         return product and (t.bias is None or t.bias is positive) and t.coefficient > 0
 
     return all(term_is(t) for t in group.terms)

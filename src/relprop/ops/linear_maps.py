@@ -38,9 +38,7 @@ class Affine:
 _CONVOLUTIONS = "conv1d conv2d conv3d"
 _TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
 
-register(
-    f"linear {_CONVOLUTIONS} {_TRANSPOSED} convolution scale", "affine", options=Affine(weight=1, bias=2)
-)
+register(f"linear {_CONVOLUTIONS} {_TRANSPOSED} convolution scale", "affine", options=Affine(weight=1, bias=2))
 register("mm bmm matmul mv dot einsum", "affine", options=Affine())
 register("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum "
          "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
@@ -52,14 +50,14 @@ register("upsample_bicubic2d grid_sampler", "affine", options=Affine(kind="mixed
 
 
 def _sum_sign(node: Node, args: Sequence[bool]) -> bool:
-    coefficients = node.kwargs.get("coefficients")
-    if coefficients is None:  # as captured, not yet rewritten
+    coefficients: Any = node.kwargs.get("coefficients")
+    if coefficients is None or min(coefficients) < 0:  # None: as captured, not yet rewritten
         return False
-    constants = [a for a in node.args if not isinstance(a, Node) or not info(a).data]
-    known = all(
-        (isinstance(a, (int, float)) and a >= 0) or (isinstance(a, Node) and info(a).nonneg) for a in constants
-    )
-    return all(args) and known and all(k >= 0 for k in coefficients)  # type: ignore[union-attr]
+    return all(args) and all(_is_nonneg_constant(a) for a in node.args if not (isinstance(a, Node) and info(a).data))
+
+
+def _is_nonneg_constant(value: Any) -> bool:
+    return info(value).nonneg if isinstance(value, Node) else value >= 0
 
 
 register("add", "sum", nonneg=_sum_sign)
@@ -156,18 +154,13 @@ class SumMap(AffineMap):
 
     def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
         weights = self.weight(tape) if w is None else w
-        z: Tensor = sum(
-            (float(k) * x for k, x in zip(weights, xs, strict=True)), torch.zeros((), dtype=tape.dtype)
-        )
+        z: Tensor = sum((float(k) * x for k, x in zip(weights, xs, strict=True)), torch.zeros((), dtype=tape.dtype))
         z = z if b is None else z + b
         return z.expand(tape.shapes[self.node])
 
     def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
         weights = (self.weight(tape) if w is None else w).tolist()
-        return [
-            (s if k == 1 else s * k).sum_to_size(tape.shapes[x])
-            for k, x in zip(weights, self.xs, strict=True)
-        ]
+        return [(s if k == 1 else s * k).sum_to_size(tape.shapes[x]) for k, x in zip(weights, self.xs, strict=True)]
 
 
 def _has_shape(node: Node) -> bool:

@@ -18,16 +18,103 @@ from relprop.rules import AffineRule, PassRule, Rule
 from relprop.tape import Message, Tape
 
 RESHAPES = frozenset(
-    ["view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone", "alias", "detach", "detach_", "to", "_to_copy", "type_as", "lift_fresh_copy", "lift_fresh", "view_as", "reshape_as", "positive", "resolve_conj"]
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "clone",
+        "alias",
+        "detach",
+        "detach_",
+        "to",
+        "_to_copy",
+        "type_as",
+        "lift_fresh_copy",
+        "lift_fresh",
+        "view_as",
+        "reshape_as",
+        "positive",
+        "resolve_conj",
+    ]
 )
 """Operators that keep the order of the entries."""
 
 FILLS = frozenset(
-    ["pad", "constant_pad_nd", "masked_fill", "where", "slice_scatter", "select_scatter", "index_put", "copy", "scatter"]
+    [
+        "pad",
+        "constant_pad_nd",
+        "masked_fill",
+        "where",
+        "slice_scatter",
+        "select_scatter",
+        "index_put",
+        "copy",
+        "scatter",
+    ]
 )
 """Operators whose result may hold entries that come from no data input."""
 
-_OTHERS = ["permute", "transpose", "t", "numpy_T", "mT", "swapaxes", "swapdims", "movedim", "moveaxis", "slice", "select", "narrow", "diagonal", "split", "split_with_sizes", "chunk", "unbind", "tensor_split", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "expand", "expand_as", "repeat", "repeat_interleave", "tile", "index", "index_select", "gather", "take_along_dim", "roll", "unfold", "im2col", "flip", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "tril", "triu", "topk", "sort", "masked_select", "broadcast_to", "atleast_1d"]
+_OTHERS = [
+    "permute",
+    "transpose",
+    "t",
+    "numpy_T",
+    "mT",
+    "swapaxes",
+    "swapdims",
+    "movedim",
+    "moveaxis",
+    "slice",
+    "select",
+    "narrow",
+    "diagonal",
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "unbind",
+    "tensor_split",
+    "cat",
+    "concat",
+    "concatenate",
+    "stack",
+    "hstack",
+    "vstack",
+    "expand",
+    "expand_as",
+    "repeat",
+    "repeat_interleave",
+    "tile",
+    "index",
+    "index_select",
+    "gather",
+    "take_along_dim",
+    "roll",
+    "unfold",
+    "im2col",
+    "flip",
+    "rot90",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+    "tril",
+    "triu",
+    "topk",
+    "sort",
+    "masked_select",
+    "broadcast_to",
+    "atleast_1d",
+]
 
 register([*RESHAPES, *_OTHERS], "movement", nonneg=inherits)
 register(FILLS, "movement")
@@ -55,13 +142,11 @@ class MovementStep(Step):
 
     def _on_constants(self, message: Message, tape: Tape) -> Tensor:
         """Relevance of the entries that were moved here from no data input."""
-        constants = [
-            n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values[n])
-        ]
+        constants = [n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values[n])]
         emptied = {n: torch.zeros_like(tape.values[n], dtype=tape.dtype) for n in constants}
         zeros = {s: tape.blank(s) for s in self.sources}
         ones = {s: torch.ones_like(zero) for s, zero in zeros.items()}
-        moved = tape.evaluate(self.node, ones | emptied) - tape.evaluate(self.node, zeros | emptied)
+        moved: Tensor = tape.evaluate(self.node, ones | emptied) - tape.evaluate(self.node, zeros | emptied)
         return tape.total(self.node, message) * (1 - moved)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from relprop.errors import RelpropError
 from relprop.graph import Node, operator_name, target_name
+from relprop.units import Unit
 
 Sign = Callable[[Node, Sequence[bool]], bool]
 """(node, non-negativity of each data argument) -> is the result provably non-negative."""
@@ -54,6 +55,8 @@ def register(names: str | Iterable[str], family: str, *, nonneg: Sign = never, o
 
 def lookup(node: Node) -> Op | None:
     """The table's row for a node, None if no family explains the operator."""
+    if isinstance(node.target, Unit):
+        return Op(operator_name(node), "unit", never)
     return _TABLE.get(operator_name(node)) if node.op == "call_function" else None
 
 

@@ -13,7 +13,7 @@ from relprop.rules.affine import (
     ZPlusRule,
 )
 from relprop.rules.base import AffineRule, Bias, Group, Rule, Term
-from relprop.rules.special import LayerNormRule, PassRule
+from relprop.rules.special import FunctionRule, LayerNormRule, PassRule
 from relprop.rules.stabilizer import Stabilizer, stabilize
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Bias",
     "EpsilonRule",
     "FlatRule",
+    "FunctionRule",
     "GammaRule",
     "GeneralizedGammaRule",
     "Group",

@@ -99,9 +99,7 @@ class AffineRule(Rule):
 
     def __post_init__(self) -> None:
         if self.bias not in BIAS_POLICIES:
-            raise RuleError(
-                f"{type(self).__name__}: bias={self.bias!r} is none of {', '.join(BIAS_POLICIES)}."
-            )
+            raise RuleError(f"{type(self).__name__}: bias={self.bias!r} is none of {', '.join(BIAS_POLICIES)}.")
         if not callable(self.stabilizer) and not float(self.stabilizer) >= 0:
             raise RuleError(
                 f"{type(self).__name__}: the stabilizer must be >= 0 or a callable, got {self.stabilizer!r}."
@@ -124,9 +122,7 @@ class AffineRule(Rule):
 
     def groups(self) -> tuple[Group, ...]:
         """The terms of the formula, by denominator."""
-        return (
-            Group((Term(self._input(), self._parameter("modify_weight"), self._parameter("modify_bias")),)),
-        )
+        return (Group((Term(self._input(), self._parameter("modify_weight"), self._parameter("modify_bias")),)),)
 
     @property
     def stabilizes_itself(self) -> bool:
@@ -161,8 +157,6 @@ def same_fields(first: Rule, second: object) -> bool:
     for f in fields(first):
         a, b = getattr(first, f.name), getattr(second, f.name)
         both = isinstance(a, Tensor) and isinstance(b, Tensor)
-        if not (
-            torch.equal(a, b) if both else not (isinstance(a, Tensor) or isinstance(b, Tensor)) and a == b
-        ):
+        if not (torch.equal(a, b) if both else not (isinstance(a, Tensor) or isinstance(b, Tensor)) and a == b):
             return False
     return True

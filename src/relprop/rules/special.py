@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from relprop.rules.base import Rule
 from relprop.rules.stabilizer import Stabilizer
@@ -22,3 +24,14 @@ class LayerNormRule(Rule):
     """
 
     stabilizer: Stabilizer = field(default=1e-9, kw_only=True)
+
+
+@dataclass(frozen=True, repr=False)
+class FunctionRule(Rule):
+    """A function of the user's, for a module registered as one layer (see `relprop.register_module`).
+
+    Args:
+        function: `function(forward, inputs, output, relevance) -> relevance of the inputs`.
+    """
+
+    function: Callable[..., Any]

@@ -1,0 +1,146 @@
+"""Modules that a user registered: their inside is captured as one operator, a `Unit`, with a rule of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph as FxGraph
+
+from relprop.errors import CaptureError, RuleError
+from relprop.graph import Graph, Node, annotate, fake_value, info, where_is
+from relprop.rules import FunctionRule, PassRule, Rule, ZeroRule
+
+_REGISTERED: dict[type[nn.Module], Rule] = {}
+
+
+class Unit:
+    """The operators of one module call, run as one."""
+
+    def __init__(self, name: str, graph: FxGraph, rule: Rule) -> None:
+        self.__name__ = name
+        self.rule = rule
+        self._graph = torch.fx.GraphModule(nn.Module(), graph)
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        result: Tensor = self._graph(*inputs)
+        return result
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+
+def register_module(
+    module_type: type[nn.Module], *, rule: Rule | Callable[..., Tensor | Sequence[Tensor]] | None = None
+) -> None:
+    """Treat every module of a class as one layer, whatever is inside.
+
+    Args:
+        module_type: the class; subclasses count too.
+        rule: `ZeroRule()` (or `EpsilonRule`), the default: the 0-rule by automatic differentiation,
+            `R_i = a_i Σ_j ∂z_j/∂a_i · R_j / z_j`; `PassRule()`; or a function
+            `rule(forward, inputs, output, relevance) -> relevance of the inputs` (a tensor, or one for each input).
+
+    What a module keeps, because it is not linear or because the function says so, shows in the ledger as `module`.
+
+    Raises:
+        RuleError: the rule can serve no module as a whole.
+
+    Examples:
+        >>> import torch, relprop as rp
+        >>> class Gate(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x * torch.special.i0(x)
+        >>> rp.register_module(Gate, rule=rp.rules.PassRule())
+        >>> rp.LRP(torch.nn.Sequential(Gate()))(torch.tensor([[1.0, 2.0]]), target=1).relevance
+        tensor([[0., 1.]])
+    """
+    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+        raise RuleError(f"register_module takes a class of modules, got {module_type!r}.")
+    chosen = ZeroRule() if rule is None else rule if isinstance(rule, Rule) else FunctionRule(rule)
+    if not isinstance(chosen, (PassRule, FunctionRule)) and not _is_plain(chosen):
+        raise RuleError(
+            f"register_module({module_type.__name__}): {chosen!r} modifies weights, which a module as a whole does not have. "
+            "Use ZeroRule(), EpsilonRule(), PassRule(), or a function."
+        )
+    _REGISTERED[module_type] = chosen
+
+
+def _is_plain(rule: Rule) -> bool:
+    from relprop.rules import AffineRule
+
+    if not isinstance(rule, AffineRule):
+        return False
+    groups = rule.groups()
+    return len(groups) == 1 and len(groups[0].terms) == 1 and groups[0].terms[0].plain
+
+
+def collapse_registered(graph: Graph) -> Graph:
+    """Replace the operators of each call of a registered module by one `Unit`."""
+    for path, kind in graph.module_types.items():
+        rule = next((r for t, r in _REGISTERED.items() if issubclass(kind, t)), None)
+        if rule is not None:
+            for call, nodes in enumerate(_calls(graph, path)):
+                _collapse(graph, path, kind, call, nodes, rule)
+    return graph
+
+
+def _calls(graph: Graph, path: str) -> Iterable[list[Node]]:
+    """The operators of each call of the module at `path`."""
+    calls: dict[str, list[Node]] = {}
+    for node in graph.operators():
+        for key, (where, _) in node.meta.get("nn_module_stack", {}).items():
+            if where == path:
+                calls.setdefault(key, []).append(node)
+    return list(calls.values())
+
+
+def _collapse(graph: Graph, path: str, kind: type[nn.Module], call: int, nodes: list[Node], rule: Rule) -> None:
+    inside = set(nodes)
+    outputs = [n for n in nodes if any(user not in inside for user in n.users)]
+    if len(outputs) != 1 or not isinstance(fake_value(outputs[0]), Tensor):
+        raise CaptureError(
+            f"{kind.__name__} at {path or 'the root'} was registered as one layer, but has {len(outputs)} outputs; "
+            "relprop can treat modules with one tensor output as a unit."
+        )
+    (output,) = outputs
+    inputs = list(dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside))
+    unit = Unit(kind.__name__, _extract(nodes, inputs, output), rule)
+    with graph.fx.inserting_after(output):
+        node = graph.fx.call_function(unit, tuple(inputs))
+    node.meta |= {"val": fake_value(output), "nn_module_stack": output.meta.get("nn_module_stack")}
+    node.meta["relprop"] = info(output)
+    annotate(node, path=path, call=call, module_type=kind, operator=kind.__name__)
+    output.replace_all_uses_with(node)
+    for dead in reversed(nodes):
+        graph.fx.erase_node(dead)
+
+
+def _extract(nodes: Sequence[Node], inputs: Sequence[Node], output: Node) -> FxGraph:
+    graph = FxGraph()
+    copies: dict[Node, Node] = {node: graph.placeholder(node.name) for node in inputs}
+    for node in nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[output])
+    return graph
+
+
+def unit_of(node: Node) -> Unit | None:
+    return node.target if isinstance(node.target, Unit) else None
+
+
+def check_function_result(node: Node, result: object, shapes: Mapping[Node, torch.Size]) -> list[Tensor]:
+    """What a user's rule function returned, one tensor for each input."""
+    found = list(result) if isinstance(result, (list, tuple)) else [result]
+    expected = list(shapes.values())
+    if len(found) != len(expected) or any(
+        not isinstance(r, Tensor) or r.shape != s for r, s in zip(found, expected, strict=False)
+    ):
+        got = [tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__ for r in found]
+        raise RuleError(
+            f"The rule function of {where_is(node)} must return relevance shaped like its inputs "
+            f"{[tuple(s) for s in expected]}, got {got}."
+        )
+    return found  # type: ignore[return-value]
