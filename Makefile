@@ -1,0 +1,44 @@
+# Each target does its own set-up: `make demo` and `make test` work as the first command in a fresh clone.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+OUT    ?= explanations
+
+.PHONY: demo test test-slow lint docs bench venv clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt requirements-test.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision timm zennit
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable ".[cli]"
+	touch $(STAMP)
+
+demo: venv
+	$(BIN)/relprop explain --model demo --out $(OUT) --overwrite
+
+test: venv
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: venv
+	$(BIN)/python scripts/docs_operators.py
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_golden_prints.py
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "The pages are in site/index.html"
+
+bench: venv
+	$(BIN)/python benchmarks/bench.py --write docs/benchmarks.md
+
+clean:
+	rm -rf $(VENV) site dist build explanations
