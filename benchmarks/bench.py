@@ -1,4 +1,4 @@
-"""The benchmark behind docs/benchmarks.md: how long an explanation takes, and how much memory, next to a plain gradient.
+"""The benchmark behind docs/benchmarks.md: time and memory of an explanation, next to a plain gradient.
 
 All methods of a case are timed in turn, round by round, in one process; medians and ratios of medians are reported.
 Memory is measured apart, each method in a process of its own: the peak above what model and input take.
@@ -21,9 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from methods import METHODS, Case
-
 from memory import peak_above
+from methods import METHODS, Case
 
 FULL = (Case("vgg16", 1), Case("vgg16", 4), Case("resnet50", 8))
 TINY = (Case("vgg11", 1, 32), Case("resnet18", 2, 32))
@@ -107,14 +106,14 @@ def render(rows: list[dict[str, object]], rounds: int) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Time and memory of one explanation of the largest logits, next to one plain gradient of the same model. Written by",
-        "`make bench`: do not edit.",
+        "Time and memory of one explanation of the largest logits, next to one plain gradient of the same model.",
+        "Written by `make bench`: do not edit.",
         "",
-        f"CPU, float32, {torch.get_num_threads()} threads ({platform.machine()}), {rounds} interleaved rounds, medians; torch "
-        f"{torch.__version__}, torchvision {version('torchvision')}, Zennit {version('zennit')}, relprop {version('relprop')}. "
-        "Random weights.",
-        "*Ratio* is to the plain gradient. *Peak* is what a call takes above model, input and kept weights; *kept* is what stays "
-        "after the first call, which for relprop are the weights that rules have modified.",
+        f"CPU, float32, {torch.get_num_threads()} threads ({platform.machine()}), {rounds} interleaved rounds, medians; "
+        f"torch {torch.__version__}, torchvision {version('torchvision')}, Zennit {version('zennit')}, "
+        f"relprop {version('relprop')}. Random weights.",
+        "*Ratio* is to the plain gradient. *Peak* is what a call takes above model, input and kept weights; "
+        "*kept* is what stays after the first call: for relprop, the weights that rules have modified.",
         "",
         "| case | method | seconds | ratio | times as fast as Zennit | peak, MiB | kept, MiB |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -122,7 +121,8 @@ def render(rows: list[dict[str, object]], rounds: int) -> str:
     for r in rows:
         faster = f"{r['zennit']:.1f}" if r["zennit"] else ""
         lines.append(
-            f"| {r['case']} | {r['method']} | {r['seconds']:.3f} | {r['ratio']:.2f} | {faster} | {r['peak']:.0f} | {r['kept']:.0f} |"
+            f"| {r['case']} | {r['method']} | {r['seconds']:.3f} | {r['ratio']:.2f} | {faster} "
+            f"| {r['peak']:.0f} | {r['kept']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""What is timed: relprop, Zennit and a plain gradient, each as a function of no arguments on the same model and input."""
+"""What is timed: relprop, Zennit and a plain gradient, each as a function without arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from support import torchvision_shim  # noqa: E402
+from support import torchvision_shim
 
 torchvision_shim.install()
 import torchvision  # noqa: E402

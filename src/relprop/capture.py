@@ -164,7 +164,7 @@ def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph
     types = {name: type(module) for name, module in model.named_modules()}
     for node in graph.nodes:
         origin = _origin(node.meta.get("nn_module_stack"), types)
-        node.meta["relprop"] = replace(origin, operator=operator_name(node))
+        node.meta["relprop"] = replace(origin, operator=operator_name(node), origin=node.name)
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
     return Graph(graph, tensors, exported.call_spec.in_spec, exported.call_spec.out_spec, types)

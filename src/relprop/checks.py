@@ -53,7 +53,8 @@ def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:
     for t in floats:
         if t.device != parameter.device:
             raise InputError(
-                f"The input is on {t.device}, the model on {parameter.device}. Move one: x.to({str(parameter.device)!r})."
+                f"The input is on {t.device}, the model on {parameter.device}. "
+                f"Move one: x.to({str(parameter.device)!r})."
             )
         if parameter.is_floating_point() and t.dtype != parameter.dtype:
             raise InputError(
@@ -113,7 +114,7 @@ def warn_if_training(model: nn.Module) -> None:
     modules = [name or "the model" for name, m in model.named_modules() if m.training and isinstance(m, differs)]
     if modules:
         warnings.warn(
-            f"The model is in training mode, and {len(modules)} module(s) such as {modules[0]} behave differently there. "
+            f"The model is in training mode, where {len(modules)} module(s) such as {modules[0]} behave differently. "
             "It is explained as in evaluation mode; model.eval() says so explicitly.",
             UserWarning,
             stacklevel=4,

@@ -18,7 +18,7 @@ class Explanation:
     Attributes:
         relevance: shaped like the input, (B, ...); a tuple if there are several floating point inputs.
         output: what the model returned.
-        target: index of the explained output per sample, (B,), flat over one sample's output; None for a target function.
+        target: index of the explained output per sample, (B,), flat over one sample's output; None for a function.
         layers: relevance at the output of modules, by name, if `layers=` was given.
         ledger: who kept relevance, if `audit=True` was given.
     """

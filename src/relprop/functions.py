@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def scale(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x * weight + bias`, both broadcast: batch norm with fixed statistics, learned scales, products with constants."""
+    """`x * weight + bias`, broadcast: batch norm with fixed statistics, learned scales, products with constants."""
     z = x * weight
     return z if bias is None else z + bias
 

@@ -31,6 +31,7 @@ class NodeInfo:
         module_type: class of that module.
         aliases: paths of modules whose output this node also is (a batch norm fused into it).
         operator: name of the captured operator that it is, or is a part of.
+        origin: name of that operator's node.
         data: relevance may flow through it: a floating point tensor that depends on an input's values.
         static: depends on parameters and constants only, so its value is computed once.
         nonneg: the graph proves that the value is never negative.
@@ -41,6 +42,7 @@ class NodeInfo:
     module_type: type[nn.Module] | None = None
     aliases: tuple[str, ...] = ()
     operator: str = ""
+    origin: str = ""
     data: bool = False
     static: bool = False
     nonneg: bool = False
@@ -111,7 +113,7 @@ def annotate(node: Node, **changes: Any) -> None:
 
 
 def operator_name(node: Node) -> str:
-    """`conv2d` for `aten.conv2d.default`, `mylib.myop` for a custom operator, the name of a plain function otherwise."""
+    """`conv2d` for `aten.conv2d.default`, `mylib.myop` for a custom operator, a plain function's name otherwise."""
     if node.op != "call_function":
         return node.op
     return target_name(node.args[0] if node.target is part else node.target)

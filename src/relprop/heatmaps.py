@@ -231,7 +231,7 @@ def _end(rows: Tensor, percent: float) -> Tensor:
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Quotient that is 0 where the denominator is 0: a map without any relevance is neutral, not an error."""
-    return torch.where(denominator == 0, 0.0, numerator / torch.where(denominator == 0, 1.0, denominator))
+    return torch.where(denominator == 0, 0.0, numerator / denominator)
 
 
 def _resized(maps: Tensor, size: tuple[int, int], resample: str) -> Tensor:

@@ -6,6 +6,7 @@ leaf module (a residual addition, `F.relu`). Functional reshaping is no layer: r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -110,25 +111,30 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
         key = _row_key(node, modules, units) if node in reached else None
         if key is not None:
             groups.setdefault(key, []).append(node)
-    rows = []
-    for (path, call, operator), nodes in groups.items():
-        module = modules.get(path) if not operator else None
-        name = f"{path}:{operator}" if operator else path + (f"@{call}" if call else "")
+    rows, repeated = [], Counter[tuple[str, str]]()
+    for (path, call, origin), nodes in groups.items():
+        operator = info(nodes[0]).operator
+        module = modules[path] if not origin else None
+        if origin:  # a name of its own for each: add, add_1, add_2
+            label = f"{operator}_{repeated[path, operator]}" if repeated[path, operator] else operator
+            repeated[path, operator] += 1
+            name = f"{path}:{label}"
+        else:
+            label, name = describe(modules[path]), path + (f"@{call}" if call else "")
         operators = frozenset(info(n).operator for n in nodes)
-        label = describe(module) if module is not None else operator
         rows.append(Layer(name, (), label, type(module) if module is not None else None, operators, tuple(nodes)))
     return _with_fused(rows, modules)
 
 
 def _row_key(node: Node, modules: Mapping[str, nn.Module], units: set[tuple[str, int]]) -> tuple[str, int, str] | None:
-    """Which row a node belongs to: (module path, call, "") or (path, call, operator); None for mere reshaping."""
+    """Which row a node belongs to: (module path, call, "") or (path, call, origin); None for mere reshaping."""
     known = info(node)
     module = modules.get(known.path)
     if unit_of(node) is not None:
         return known.path, known.call, ""
     if module is not None and _is_leaf(module) and (_is_torchs(module) or (known.path, known.call) in units):
         return known.path, known.call, ""
-    return None if _moves(node) else (known.path, known.call, node.name)
+    return None if _moves(node) else (known.path, known.call, known.origin)
 
 
 def _single_operator_modules(

@@ -53,12 +53,12 @@ class LRP:
 
     Args:
         model: any module that `torch.export` can capture.
-        composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for each
-            row of the printed table. None: the 0-rule everywhere.
+        composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
+            each row of the printed table. None: the 0-rule everywhere.
         example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
         canonize: fuse batch norms into the layers before them.
-        flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean the
-            outermost containers.
+        flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
+            the outermost containers.
         normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
         checks: refuse inputs that are not finite and models that end in a softmax.
 
@@ -289,7 +289,7 @@ def _unit_rule(layer: Layer) -> Rule | None:
 
 
 def _node_rule(node: Node, rule: Rule) -> Rule:
-    """A layer's rule, for one of its operators: padding only moves values, and an LN-rule's affine part gets the 0-rule."""
+    """A layer's rule for one of its operators: padding only moves values, an LN-rule's affine part gets the 0-rule."""
     op = lookup(node)
     family = op.family if op is not None else ""
     if family == "movement":
@@ -353,8 +353,8 @@ def layer_indices(model: nn.Module, example_inputs: Sequence[Any] | None = None,
     """Print the index of each layer, as `LayerMap` takes it.
 
     Args:
-        example_inputs: positional inputs. Without them layers are listed as modules are registered, which is the order of
-            execution for nested `nn.Sequential` only.
+        example_inputs: positional inputs. Without them layers are listed as modules are registered, which is the order
+            of execution for nested `nn.Sequential` only.
         flatten: as in `LRP`.
     """
     lrp = LRP(model, flatten=flatten, example_inputs=example_inputs, checks=False)

@@ -1,4 +1,4 @@
-"""Preparing a model: without its output softmax, canonized, flattened. Each returns a new model and leaves the old one alone."""
+"""Preparing a model: without its output softmax, canonized, flattened. Each returns a new model."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ class Scale(nn.Module):
 
 
 class WithoutSoftmax(nn.Module):
-    """A model whose output softmax, wherever it is computed, is left out: what `strip_softmax` returns for a model that is
-    no chain of `nn.Sequential`. It runs the captured graph of the model up to the softmax."""
+    """A model whose output softmax, wherever it is computed, is left out.
+
+    What `strip_softmax` returns for a model that is no chain of `nn.Sequential`. It runs the model's captured graph up
+    to the softmax.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -60,8 +63,8 @@ class WithoutSoftmax(nn.Module):
 def strip_softmax(model: nn.Module) -> nn.Module:
     """The model without the softmax (or log-softmax) that its output ends in, so that logits are explained.
 
-    Nested `nn.Sequential` stay what they are, less their last layer. Any other model is wrapped; the wrapper leaves out a
-    softmax at the output, module or functional, and is what `LRP` takes.
+    Nested `nn.Sequential` stay what they are, less their last layer. Any other model is wrapped; the wrapper leaves out
+    a softmax at the output, module or functional, and `LRP` takes it like any model.
     """
     if not is_sequential(model):
         return model if isinstance(model, WithoutSoftmax) else WithoutSoftmax(copy_modules(model))
@@ -91,14 +94,14 @@ def _unnest(model: nn.Module) -> list[nn.Module]:
 def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> nn.Module:
     """An equivalent model in the form that LRP's papers speak of: batch norms fused, LayerNorms split.
 
-    A batch norm is fused, exactly, into the convolution, transposed convolution or linear layer in front of it. A LayerNorm
-    becomes its normalization followed by a `Scale`. Nested `nn.Sequential` are flattened on the way.
+    A batch norm is fused, exactly, into the convolution, transposed convolution or linear layer in front of it. A
+    LayerNorm becomes its normalization followed by a `Scale`. Nested `nn.Sequential` are flattened on the way.
 
-    `LRP` does the same on the captured graph by itself, so this is only for looking at the result or working on with it.
+    `LRP` does the same on the captured graph by itself; this is for looking at the result, or working on with it.
 
     Args:
-        example_inputs: positional inputs. Needed for a model that is no chain of `nn.Sequential`, since only its graph tells
-            what follows what.
+        example_inputs: positional inputs. Needed for a model that is no chain of `nn.Sequential`, since only its graph
+            tells what follows what.
 
     Raises:
         ModelError: the model is no chain and there are no `example_inputs`.

@@ -53,8 +53,8 @@ def flat_index(output: Tensor, target: int | Sequence[int] | Tensor | None) -> T
         position = tuple(int(t) for t in target)
     elif isinstance(target, bool) or not isinstance(target, (int, Tensor)):
         raise TargetError(
-            f"target={target!r}: give None, a class index, a LongTensor of shape (B,), a tuple that indexes one sample's "
-            "output, or a function from the output to its relevance."
+            f"target={target!r}: give None, a class index, a LongTensor of shape (B,), a tuple that indexes one "
+            "sample's output, or a function from the output to its relevance."
         )
     else:
         position = (int(target),)

@@ -62,8 +62,8 @@ def register_module(
     chosen = ZeroRule() if rule is None else rule if isinstance(rule, Rule) else FunctionRule(rule)
     if not isinstance(chosen, (PassRule, FunctionRule)) and not _is_plain(chosen):
         raise RuleError(
-            f"register_module({module_type.__name__}): {chosen!r} modifies weights, which a module as a whole does not have. "
-            "Use ZeroRule(), EpsilonRule(), PassRule(), or a function."
+            f"register_module({module_type.__name__}): {chosen!r} modifies weights, which a module as a whole does not "
+            "have. Use ZeroRule(), EpsilonRule(), PassRule(), or a function."
         )
     _REGISTERED[module_type] = chosen
 

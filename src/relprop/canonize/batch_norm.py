@@ -1,4 +1,4 @@
-"""Batch norm fused, exactly, into the convolution, transposed convolution or linear layer whose output it alone reads."""
+"""Batch norm fused, exactly, into the convolution, transposed convolution or linear layer in front of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def _fuse(graph: Graph, layer: Node, norm: Node) -> Node:
     bias = insert(graph, norm, f.fused_bias, old_bias, scaling, shift)
     kwargs = {k: v for k, v in layer.kwargs.items() if k != "bias"}
     fused = insert(graph, norm, layer.target, layer.args[0], weight, bias, *layer.args[3:], like=norm, **kwargs)  # type: ignore[arg-type]
-    origin, absorbed = info(layer), info(norm)
-    annotate(fused, path=origin.path, call=origin.call, module_type=origin.module_type,
-             aliases=(*origin.aliases, absorbed.path))  # fmt: skip
+    kept = {name: getattr(info(layer), name) for name in ("path", "call", "module_type", "operator", "origin")}
+    annotate(fused, **kept, aliases=(*info(layer).aliases, info(norm).path))
     return fused

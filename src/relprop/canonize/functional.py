@@ -87,7 +87,7 @@ def _writes(node: Node) -> bool:
 
 
 def _functional(node: Node) -> torch._ops.OpOverload | None:
-    """`aten.relu.default` for `aten.relu_.default`; None if there is no such operator or several arguments are written."""
+    """`aten.relu.default` for `aten.relu_.default`; None if there is none, or if several arguments are written."""
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
     namespace, _, name = target.overloadpacket._qualified_op_name.partition("::")

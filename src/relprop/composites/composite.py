@@ -21,7 +21,8 @@ class Composite:
         >>> from torch import nn
         >>> from relprop.composites import Composite, GlobalTypeMap, LastLayerMap
         >>> from relprop.rules import EpsilonRule, ZeroRule, ZPlusRule
-        >>> composite = Composite(GlobalTypeMap({nn.Conv2d: ZPlusRule(), nn.Linear: EpsilonRule()}), LastLayerMap(ZeroRule()))
+        >>> by_type = GlobalTypeMap({nn.Conv2d: ZPlusRule(), nn.Linear: EpsilonRule()})
+        >>> composite = Composite(by_type, LastLayerMap(ZeroRule()))
         >>> print(composite)
         Composite(
           GlobalTypeMap(  # all layers

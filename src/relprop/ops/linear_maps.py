@@ -17,7 +17,7 @@ from relprop.ops.registry import inherits, register
 from relprop.tape import Tape, pull_back
 
 WeightKind = Literal["tensor", "equal", "positive", "mixed"]
-"""A weight tensor that rules may modify; or none, and connections that all weigh the same, or are non-negative, or neither."""
+"""A weight tensor that rules may modify; or none, and connections that weigh the same, or are positive, or neither."""
 
 
 @dataclass(frozen=True)

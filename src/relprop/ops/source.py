@@ -1,4 +1,4 @@
-"""Sources: operators whose results carry no relevance, since they depend on shapes, or on values only through decisions."""
+"""Sources: operators whose results carry no relevance: shapes, constants, and decisions such as comparisons."""
 
 from __future__ import annotations
 

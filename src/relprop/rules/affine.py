@@ -1,7 +1,7 @@
 """The published rules for affine layers, each as the terms of one formula (see `relprop.rules.base`).
 
-Letters: `a` input, `w, b` weight and bias, `z = Σ a w + b`, `t⁺ = max(t, 0)`, `t⁻ = min(t, 0)`. Where a formula shows no
-stabilizer, its denominator is stabilized. Papers are listed in `docs/bibliography.md`.
+Letters: `a` input, `w, b` weight and bias, `z = Σ a w + b`, `t⁺ = max(t, 0)`, `t⁻ = min(t, 0)`. Every denominator is
+stabilized, also where a formula does not show it. Papers are listed in `docs/bibliography.md`.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ class GammaRule(AffineRule):
 class GeneralizedGammaRule(AffineRule):
     """Generalized LRP-γ, for inputs and outputs of either sign (Andéol et al. 2021).
 
-    With `w⊕ = w + γw⁺` and `w⊖ = w + γw⁻`: where `z_j > 0` the share of input `i` is `a_i⁺ w_ij⊕ + a_i⁻ w_ij⊖`, over its
-    sum plus `b_j⊕`; where `z_j < 0` it is `a_i⁺ w_ij⊖ + a_i⁻ w_ij⊕`, over its sum plus `b_j⊖`; where `z_j = 0` nothing flows.
+    With `w⊕ = w + γw⁺` and `w⊖ = w + γw⁻`: where `z_j > 0` the share of input `i` is `a_i⁺ w_ij⊕ + a_i⁻ w_ij⊖`, over
+    its sum plus `b_j⊕`; where `z_j < 0` it is `a_i⁺ w_ij⊖ + a_i⁻ w_ij⊕`, over its sum plus `b_j⊖`; where `z_j = 0`
+    nothing flows.
     """
 
     gamma: float = 0.25
@@ -88,7 +89,9 @@ class GeneralizedGammaRule(AffineRule):
 
 @dataclass(frozen=True, repr=False)
 class ZPlusRule(AffineRule):
-    """z⁺-rule: `R_i = Σ_j (a_i⁺ w_ij⁺ + a_i⁻ w_ij⁻) / (Σ_i (a_i⁺ w_ij⁺ + a_i⁻ w_ij⁻) + b_j⁺) · R_j` (Montavon et al. 2017).
+    """z⁺-rule (Montavon et al. 2017).
+
+    `R_i = Σ_j (a_i⁺ w_ij⁺ + a_i⁻ w_ij⁻) / (Σ_i (a_i⁺ w_ij⁺ + a_i⁻ w_ij⁻) + b_j⁺) · R_j`
 
     Equal to `AlphaBetaRule(1, 0)`.
     """
@@ -99,7 +102,7 @@ class ZPlusRule(AffineRule):
 
 @dataclass(frozen=True, repr=False)
 class AlphaBetaRule(AffineRule):
-    """LRP-αβ: α times the share of the positive contributions minus β times that of the negative ones (Bach et al. 2015).
+    """LRP-αβ: α times the share of positive contributions minus β times that of negative ones (Bach et al. 2015).
 
     `R_i = Σ_j (α (a_i w_ij)⁺ / (Σ_i (a_i w_ij)⁺ + b_j⁺) − β (a_i w_ij)⁻ / (Σ_i (a_i w_ij)⁻ + b_j⁻)) · R_j`
 
@@ -125,7 +128,7 @@ class AlphaBetaRule(AffineRule):
 
 @dataclass(frozen=True, repr=False)
 class WSquareRule(AffineRule):
-    """w²-rule: `R_i = Σ_j w_ij² / Σ_i w_ij² · R_j`, for inputs without bounds (Montavon et al. 2017). The bias has no part in it."""
+    """w²-rule: `R_i = Σ_j w_ij² / Σ_i w_ij² · R_j`, for unbounded inputs (Montavon et al. 2017). No bias in it."""
 
     def groups(self) -> tuple[Group, ...]:
         return (Group((Term(ones, square, None),)),)

@@ -4,7 +4,7 @@ Every affine rule is an instance of
 
     R_i = Σ_g coef_g Σ_{k∈g} a_k,i · [A_kᵀ (mask_g · R_out / stab(Σ_{k∈g} A_k a_k + b_k))]_i
 
-where term `k = (f_x, f_w, f_b)` stands for `a_k = f_x(a)` and for the layer `A_k` with weight `f_w(W)` and bias `f_b(b)`.
+where term `k = (f_x, f_w, f_b)` stands for `a_k = f_x(a)` and for the layer `A_k` of weight `f_w(W)`, bias `f_b(b)`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class PassRule(Rule):
 class LayerNormRule(Rule):
     """LN-rule for normalizations: mean and standard deviation count as constants (Ali et al. 2022).
 
-    For `y = (a − mean(a)) / σ`: `R_i = a_i (s_i − mean(s))` with `s = R / (a − mean(a))`. The learned scale and shift that
-    follow are treated by the 0-rule.
+    For `y = (a − mean(a)) / σ`: `R_i = a_i (s_i − mean(s))` with `s = R / (a − mean(a))`. The learned scale and shift
+    that follow are treated by the 0-rule.
     """
 
     stabilizer: Stabilizer = field(default=1e-9, kw_only=True)

@@ -1,0 +1,143 @@
+"""The commands and their options. What they do is in `explain`, what they print in `report`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from relprop.cli.version import version as relprop_version
+from relprop.errors import RelpropError
+
+HELP = "Explain what a classifier sees in pictures, by layer-wise relevance propagation."
+
+# One paragraph each in the help of every command; `composites.COMPOSITES` holds what the second one lists.
+SPECS = (
+    "Models: demo, torchvision:NAME[@WEIGHTS], timm:NAME[@WEIGHTS], hf:ID_OR_FOLDER, "
+    "path/to/file.py:function[@WEIGHTS]. WEIGHTS is a .safetensors, .pt or .pth file, or a name that "
+    "the source knows, such as DEFAULT for torchvision and pretrained for timm."
+)
+COMPOSITES = (
+    "Composites: epsilon-plus-flat, epsilon-plus, epsilon-alpha2-beta1-flat, epsilon-alpha2-beta1, "
+    "epsilon-gamma-box, zero, epsilon, gamma."
+)
+EPILOG = f"{SPECS}\n\n{COMPOSITES}"
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Model = Annotated[str, typer.Option(metavar="SPEC", help="The model, see below.")]
+CompositeName = Annotated[str, typer.Option(metavar="NAME", help="Which rules go to which layers, see below.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Side of the model's square input, in pixels.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"relprop {relprop_version()}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+]
+
+
+@app.callback()
+def root(version: Version = False) -> None: ...
+
+
+@app.command(epilog=EPILOG)
+def explain(
+    model: Model,
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures, and folders of pictures.", show_default=False)
+    ] = None,
+    composite: CompositeName = "epsilon-plus-flat",
+    target: Annotated[
+        str | None, typer.Option(help="Class to explain, by index or name; by default the predicted one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("relprop-out"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are explained at once.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")] = "cpu",
+    size: Size = None,
+    mean: Annotated[str | None, typer.Option(help="Mean for each channel, as 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation for each channel.")] = None,
+    cmap: Annotated[str, typer.Option(help="matplotlib colormap; a diverging one.")] = "seismic",
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Percentile of |relevance| that gets the full colour; by default the maximum."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist; otherwise they stop the job.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")] = False,
+) -> None:
+    """Explain pictures: write a heatmap, an overlay and the relevance of each, and say what was predicted.
+
+    Without pictures, the demo model explains its own samples.
+    """
+    with _reporting():
+        from relprop.cli.plan import Options
+        from relprop.cli.report import run
+
+        options = Options(
+            images=tuple(images or ()),
+            model=model,
+            composite=composite,
+            target=target,
+            out=out,
+            batch_size=batch_size,
+            device=device,
+            size=size,
+            mean=_numbers(mean, "--mean"),
+            std=_numbers(std, "--std"),
+            cmap=cmap,
+            clip=clip,
+            overwrite=overwrite,
+        )
+        run(options, quiet)
+
+
+@app.command(epilog=EPILOG)
+def layers(
+    model: Model,
+    composite: CompositeName = "epsilon-plus-flat",
+    size: Size = None,
+) -> None:
+    """Print which rule each layer of a model gets."""
+    with _reporting():
+        from relprop.cli.layers import layer_table
+
+        typer.echo(layer_table(model, composite, size))
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise RelpropError(f"{option} takes numbers with commas between them, not {text!r}") from error
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Errors of ours as one paragraph in red and exit code 2; warnings as one in yellow; both on stderr."""
+    console = Console(stderr=True)
+
+    def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        console.print(Text(f"warning: {message}", style="yellow"))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        try:
+            yield
+        except RelpropError as error:
+            console.print(Text(f"error: {error}", style="red"))
+            raise typer.Exit(2) from error

@@ -1,0 +1,122 @@
+"""What the command line prints while it works and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from relprop.cli.explain import Result, explain, finish
+from relprop.cli.files import OVERVIEW, SUMMARY
+from relprop.cli.plan import Options, Plan, make_plan
+from relprop.heatmaps import terminal
+
+DRAWN = 4  # pictures that are drawn in the terminal
+WIDTH = 24  # of each of them and of its heatmap, in columns
+GAP = 2
+
+
+def run(options: Options, quiet: bool) -> None:
+    """Do the whole job with a progress bar, and print what came out.
+
+    Raises:
+        RelpropError: what is wrong, before anything was written where it can be known before.
+    """
+    plan = make_plan(options)
+    results = list(tracked(explain(plan), plan, Console(stderr=True, quiet=quiet)))
+    finish(plan, results)
+    show(plan, results, Console(quiet=quiet))
+
+
+def tracked(results: Iterable[Result], plan: Plan, console: Console) -> Iterator[Result]:
+    """The same results, with a progress bar where there are many pictures to wait for."""
+    total = len(plan.pictures)
+    if total <= plan.options.batch_size:
+        return iter(results)
+    return iter(track(results, "explaining", total=total, console=console, transient=True))
+
+
+def show(plan: Plan, results: Sequence[Result], console: Console) -> None:
+    """Predictions, conservation, the Clever Hans numbers, and where the files are."""
+    if console.color_system in ("256", "truecolor"):
+        console.print(_drawings(results, console.width))
+    console.print(_table(results))
+    console.print(
+        Text(
+            "Σ R: relevance that reached the picture, of 1 at the target; biases and ε keep the rest.",
+            style="dim",
+        )
+    )
+    sentence = clever_hans(results)
+    if sentence:
+        console.print(Text(sentence, style="bold"))
+    kinds = "heatmap.png, .overlay.png and .relevance.safetensors"
+    console.print(
+        Text(f"Files: in {plan.options.out}: NAME.{kinds} for each picture, {OVERVIEW} and {SUMMARY}"),
+        soft_wrap=True,
+    )
+
+
+def clever_hans(results: Sequence[Result]) -> str | None:
+    """One sentence about the pictures that have an artefact, or None where there is none."""
+    shares = [(each.share.relevance, each.share.area) for each in results if each.share and each.share.relevance]
+    if not shares:
+        return None
+    inside = sum(relevance for relevance, _ in shares) / len(shares)
+    area = sum(area for _, area in shares) / len(shares)
+    pictures = "1 picture" if len(shares) == 1 else f"{len(shares)} pictures"
+    return (
+        f"Clever Hans: in {pictures} with a watermark, it covers {area:.1%} of the area and holds "
+        f"{inside:.0%} of the positive relevance."
+    )
+
+
+def _table(results: Sequence[Result]) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False)
+    for column in ("name", "predictions", "explained"):
+        table.add_column(column, overflow="fold")
+    marked = any(result.share is not None for result in results)
+    for column in ("Σ R", "in mark", "its area")[: 3 if marked else 1]:
+        table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(*_row(result, marked))
+    return table
+
+
+def _row(result: Result, marked: bool) -> list[Text]:
+    predictions = [Text(f"{name} {value:.2f}", style="dim" if i else "") for i, (name, value) in enumerate(result.top)]
+    row = [
+        Text(result.picture.name),
+        Text("\n").join(predictions),
+        Text(f"{result.target_name} {result.output:.2f}"),
+        Text(f"{result.total:.3f}"),
+    ]
+    share = result.share
+    if share is not None:
+        row += [Text(_percent(share.relevance)), Text(_percent(share.area))]
+    elif marked:
+        row += [Text(), Text()]
+    return row
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
+
+
+def _drawings(results: Sequence[Result], width: int) -> Columns:
+    """The first pictures, each next to its heatmap, as many beside each other as fit."""
+    width = max(1, min(WIDTH, (width - GAP) // 2))
+    pairs = []
+    for result in results[:DRAWN]:
+        assert result.images is not None  # the first results keep them
+        seen, heat, _ = result.images
+        pair = Table.grid(padding=(0, GAP, 0, 0))
+        pair.add_row(terminal(seen, width=width), terminal(heat, width=width))
+        pair.add_row(Text(result.picture.name, style="dim"), Text(f"{result.target_name} {result.output:.2f}\n"))
+        pairs.append(pair)
+    return Columns(pairs, padding=(0, GAP))

@@ -1,0 +1,35 @@
+"""`load`: one line of text to a classifier that is ready to be fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from relprop.models.loaded import LoadedModel
+from relprop.models.sources import SOURCES
+from relprop.models.spec import parse
+
+
+def load(
+    spec: str,
+    *,
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> LoadedModel:
+    """Build the classifier that a specification such as `"torchvision:vgg16@IMAGENET1K_V1"` names.
+
+    Args:
+        spec: see `relprop.models`. `@WEIGHTS` is a .safetensors, .pt or .pth file, a torchvision weights
+            name such as `DEFAULT`, a timm pretrained tag, or `pretrained`. Without it, torchvision and timm
+            models have random weights (the same ones every time), which a warning says.
+        size, mean, std: take the place of the model's own preprocessing, see `Preprocess.override`.
+
+    Raises:
+        ModelError: the specification, the weights or the preprocessing does not fit.
+        MissingExtraError: the source's library is not installed.
+    """
+    parsed = parse(spec)
+    loaded = SOURCES[parsed.source](parsed)
+    loaded.model.eval()
+    return replace(loaded, preprocess=loaded.preprocess.override(size=size, mean=mean, std=std))

@@ -1,0 +1,18 @@
+"""The small classifier that ships with relprop."""
+
+from __future__ import annotations
+
+from relprop.models.loaded import LoadedModel
+from relprop.models.preprocess import Preprocess
+from relprop.models.spec import Spec
+
+
+def load_demo(spec: Spec) -> LoadedModel:
+    """`demo`: the classifier that learned to read a watermark; it sees small square pictures."""
+    from relprop import demo
+    from relprop.demo.network import SIZE
+
+    preprocess = Preprocess(
+        resize=SIZE, crop=(SIZE, SIZE), mean=tuple(demo.MEAN), std=tuple(demo.STD), interpolation="bicubic"
+    )
+    return LoadedModel(demo.load_model(), str(spec), list(demo.CLASSES), preprocess)
