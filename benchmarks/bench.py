@@ -25,7 +25,7 @@ from memory import peak_above
 from methods import METHODS, Case
 
 FULL = (Case("vgg16", 1), Case("vgg16", 4), Case("resnet50", 8))
-TINY = (Case("vgg11", 1, 32), Case("resnet18", 2, 32))
+TINY = (Case("resnet18", 2, 32),)
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
         return _captured(shadow, tuple(args), kwargs)
     # Export fixes a dimension whose example has size 1, so a single sample is repeated, unless the model minds.
     graph = _captured(shadow, *_repeated(tuple(args), kwargs))
-    return graph if graph.dynamic_batch else _captured(shadow, tuple(args), kwargs)
+    return graph if graph.serves(1) else _captured(shadow, tuple(args), kwargs)
 
 
 def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:

@@ -83,11 +83,20 @@ class Graph:
         """The flat outputs: nodes, or constants."""
         return list(self.output.args[0])  # type: ignore[arg-type]
 
-    @property
-    def dynamic_batch(self) -> bool:
-        """Whether the captured program takes any number of samples."""
-        shapes = [shape_of(n) for n in self.inputs]
-        return all(shape[0] is None for shape in shapes if shape)
+    def serves(self, batch: int) -> bool:
+        """Whether the captured program is that of the model for this many samples, by the guards of the export."""
+        for node in self.inputs:
+            size = fake_value(node).shape[0] if shape_of(node) else batch
+            if isinstance(size, int):
+                if size != batch:
+                    return False
+                continue
+            symbol = size.node.expr
+            # A batch of one runs what was captured for two or more: export only sets it apart by convention.
+            guards = [g.expr.subs(symbol, batch) for g in size.node.shape_env.guards]
+            if any(guard == False for guard in guards):  # noqa: E712  (a sympy expression)
+                return False
+        return True
 
     def operators(self) -> Iterator[Node]:
         return (n for n in self.fx.nodes if n.op == "call_function")

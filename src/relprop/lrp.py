@@ -104,7 +104,7 @@ class LRP:
         self._canonize, self._flatten = canonize, flatten
         self._normalize_output, self._checks = normalize_output, checks
         self.composite = _as_composite(composite)
-        self._prepared: dict[Any, _Prepared] = {}
+        self._prepared: dict[Any, list[_Prepared]] = {}
         self._latest: _Prepared | None = None
         self._warned = False
         if checks:
@@ -207,23 +207,18 @@ class LRP:
         return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
 
     def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Prepared:
-        key = signature_of(args, kwargs)
-        for known in (key, (key, batch_size(args, kwargs))):
-            if known in self._prepared:
-                self._latest = self._prepared[known]
-                return self._latest
-        graph, dynamic = self._capture(args, kwargs)
-        prepared = self._build(graph)
-        self._prepared[key if dynamic else (key, batch_size(args, kwargs))] = prepared
-        self._latest = prepared
-        return prepared
-
-    def _capture(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Graph, bool]:
+        key, batch = signature_of(args, kwargs), batch_size(args, kwargs)
+        for known in self._prepared.get(key, []):
+            if batch is None or known.program.graph.serves(batch):
+                self._latest = known
+                return known
         graph = capture(self._source, args, kwargs)
         if self._strip:
             graph = strip_graph(graph)
-        graph = canonical(collapse_registered(graph), canonize=self._canonize)
-        return graph, graph.dynamic_batch
+        prepared = self._build(canonical(collapse_registered(graph), canonize=self._canonize))
+        self._prepared.setdefault(key, []).append(prepared)
+        self._latest = prepared
+        return prepared
 
     def _build(self, graph: Graph) -> _Prepared:
         explained = _explained_output(graph)

@@ -15,7 +15,7 @@ from relprop.capture import capture, copy_modules
 from relprop.errors import ModelError
 from relprop.graph import Graph, Node, info, operator_name
 from relprop.layers import fusable, is_sequential
-from relprop.signature import signature_of
+from relprop.signature import batch_size, signature_of
 
 SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
 SOFTMAX_OPERATORS = {"softmax", "log_softmax", "_softmax", "_log_softmax"}
@@ -47,16 +47,14 @@ class WithoutSoftmax(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._graphs: dict[Any, Graph] = {}
+        self._graphs: dict[Any, list[Graph]] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        key = (
-            signature_of(args, kwargs),
-            tuple(t.shape[:1] for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)),
-        )
-        if key not in self._graphs:
-            self._graphs[key] = strip_graph(capture(self.model, args, kwargs))
-        graph = self._graphs[key]
+        known = self._graphs.setdefault(signature_of(args, kwargs), [])
+        graph = next((g for g in known if g.serves(batch_size(args, kwargs) or 1)), None)
+        if graph is None:
+            graph = strip_graph(capture(self.model, args, kwargs))
+            known.append(graph)
         return evaluate(graph, pytree.tree_leaves((args, kwargs)))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from relprop.errors import TargetError
@@ -14,7 +16,9 @@ Target = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 dimensions behind the batch. callable: output (B, ...) -> its relevance (B, ...)."""
 
 
-def seed_relevance(output: Tensor, target: Target, normalize_output: bool) -> tuple[Tensor, Tensor | None]:
+def seed_relevance(
+    output: Float[Tensor, "B *output"], target: Any, normalize_output: bool
+) -> tuple[Float[Tensor, "B *output"], Int[Tensor, " B"] | None]:
     """The relevance that the output (B, ...) starts with.
 
     Args:
@@ -42,7 +46,7 @@ def check_target(target: Target, batch: int, shape: tuple[int | None, ...]) -> N
         flat_index(torch.empty(batch, *[int(s) for s in shape if s is not None], device="meta"), target)
 
 
-def flat_index(output: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
+def flat_index(output: Float[Tensor, "B *output"], target: Any) -> Int[Tensor, " B"]:
     """Index of the target in each sample's flattened output, shape (B,)."""
     batch, shape = output.shape[0], tuple(output.shape[1:])
     if target is None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 Stabilizer = float | Callable[[Tensor], Tensor]
 """A number ε, or a function that maps a denominator `z` to a stabilized one."""
 
 
-def stabilize(z: Tensor, stabilizer: Stabilizer, *, nonneg: bool = False, overwrite: bool = False) -> Tensor:
+def stabilize(
+    z: Float[Tensor, "*shape"], stabilizer: Stabilizer, *, nonneg: bool = False, overwrite: bool = False
+) -> Float[Tensor, "*shape"]:
     """`z + ε·sign(z)` with `sign(0) = +1`, so that the result is never smaller than ε in magnitude.
 
     Args:

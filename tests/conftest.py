@@ -1,0 +1,15 @@
+"""Types and shapes are checked while tests run: beartype reads the annotations of what is inside the house.
+
+Public entrances (`LRP`, rules, composites) check their arguments themselves and are tested with wrong ones.
+"""
+
+from __future__ import annotations
+
+import support.typecheck  # noqa: F401  (the hook looks it up by name)
+from jaxtyping import install_import_hook
+
+INSIDE = (
+    "analysis", "canonize", "capture", "constants", "functions", "graph", "layer_types", "layers", "ledger", "modules",
+    "ops", "program", "propagate", "rules.modifiers", "rules.stabilizer", "signature", "tape", "targets",
+)  # fmt: skip
+hook = install_import_hook([f"relprop.{name}" for name in INSIDE], "support.typecheck.typechecked")
