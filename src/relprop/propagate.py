@@ -67,7 +67,8 @@ def run(
 def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> tuple[Tape, list[Any]]:
     """Run the operators in order; a value is forgotten when its last reader has run."""
     graph = program.graph
-    tape = Tape({}, relevance_dtype(inputs), program.constants.modified)
+    device = next(t.device for t in inputs if isinstance(t, Tensor))
+    tape = Tape({}, device, relevance_dtype(inputs), program.constants.modified)
     tape.values.update(program.constants.values())
     protected = {n for n in program.in_place if n.args[0] in kept}
     for node, value in zip(graph.inputs, inputs, strict=True):

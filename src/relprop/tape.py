@@ -55,12 +55,14 @@ class Tape:
         values: node -> value; constants are always there.
         shapes: node -> shape of every tensor that was computed, also of those freed since.
         recorded: node -> (leaves, result) of operators that ran under autograd, whose adjoint is at hand.
+        device: where the inputs are.
         dtype: dtype of relevance: that of the model, but never less than float32.
         modified: modified weights, made once and kept between calls.
         sinks: node -> name -> amount of relevance kept there; None unless the call is audited.
     """
 
     values: dict[Node, Any]
+    device: torch.device
     dtype: torch.dtype
     modified: dict[Any, Tensor] = field(default_factory=dict)
     shapes: dict[Node, torch.Size] = field(default_factory=dict)
@@ -116,8 +118,7 @@ class Tape:
 
     def blank(self, node: Node) -> Tensor:
         """A tensor of a node's shape that takes no memory, for operators that only look at shapes."""
-        device = next(v.device for v in self.values.values() if isinstance(v, Tensor))
-        return torch.zeros((), dtype=self.dtype, device=device).expand(self.shapes[node])
+        return torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shapes[node])
 
     def sink(self, node: Node, name: str, amount: Callable[[], Tensor]) -> None:
         """Note relevance that a node keeps, if the call is audited."""

@@ -134,6 +134,11 @@ class AffineStep(Step):
             if self.affine_rule.bias == "distribute" and share.bias is not None:
                 yield from self._distribute(share.bias * share.s, tape)
 
+    def _pull(self, term: Term, s: Tensor, tape: Tape) -> list[Tensor]:
+        """`A_kᵀ s` for each input."""
+        alike = self.map.pull_ones(tape, s) if term.weight is ones else None
+        return self.map.pull(tape, self._weight(term.weight, tape), s) if alike is None else alike
+
     def _share(self, group: Group, relevance: Tensor, xs: list[Tensor], tape: Tape) -> Share:
         z, bias = self._denominator(group, xs, tape)
         scratch = tape.sinks is None and operator_name(self.node) in FRESH  # z is needed by nobody else

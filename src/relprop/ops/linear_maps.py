@@ -120,6 +120,13 @@ class AffineMap:
         grads = pull_back(z, leaves, s.expand_as(z))
         return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
 
+    def pull_ones(self, tape: Tape, s: Tensor) -> list[Tensor] | None:
+        """`1ᵀ s`: what all inputs of an output get alike, if that can be had from one channel; None if not."""
+        if operator_name(self.node) not in _CONVOLUTIONS.split() or self.w is None:
+            return None
+        c = _convolution_of_ones(self.node, tape, self.weight(tape), s)
+        return None if c is None else [c]
+
     def spread_bias(self, b: Tensor, z: Tensor) -> Tensor:
         """The bias, shaped to broadcast against the output."""
         name = operator_name(self.node)
@@ -146,7 +153,7 @@ class SumMap(AffineMap):
     def bias(self, tape: Tape) -> Tensor | None:
         if not self.constants:
             return None
-        device = tape.blank(self.xs[0]).device
+        device = tape.device
         total = torch.zeros((), dtype=tape.dtype, device=device)
         for constant, k in self.constants:
             total = total + k * (tape.value(constant) if isinstance(constant, Node) else float(constant))  # type: ignore[arg-type]
@@ -180,23 +187,46 @@ def _scale(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
 
 
 def _convolution(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
-    spatial = w.dim() - 2
-    transposed = "transpose" in operator_name(node)
-    names = ("stride", "padding", "output_padding", "groups", "dilation") if transposed else (
-        "stride", "padding", "dilation", "groups")  # fmt: skip
-    given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
-    given |= dict(zip(names, node.args[3:], strict=False)) | node.kwargs
     source = data_inputs(node)[0]
-    if isinstance(given["padding"], str) or len(tape.shapes[source]) != spatial + 2:
+    x = tape.value(source) if source in tape.values else tape.blank(source)
+    return _convolution_backward(node, x, w, s)
+
+
+def _convolution_of_ones(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    """With all weights 1, outputs may be summed first, and all inputs of a group get the same."""
+    shape = tape.shapes[data_inputs(node)[0]]
+    if len(shape) != w.dim():
+        return None
+    groups = int(_geometry(node)["groups"])
+    summed = s.reshape(s.shape[0], groups, -1, *s.shape[2:]).sum(2)
+    x = s.new_zeros(()).expand(shape[0], groups, *shape[2:])
+    c = _convolution_backward(node, x, s.new_ones(groups, 1, *w.shape[2:]), summed)
+    if c is None or groups == shape[1]:
+        return c
+    return c.expand(shape) if groups == 1 else c.repeat_interleave(shape[1] // groups, 1)
+
+
+def _convolution_backward(node: Node, x: Tensor, w: Tensor, s: Tensor) -> Tensor | None:
+    given, spatial = _geometry(node), w.dim() - 2
+    if isinstance(given["padding"], str) or x.dim() != spatial + 2:
         return None
     stride, padding, dilation, extra = (
         _each(given[k], spatial) for k in ("stride", "padding", "dilation", "output_padding")
     )
-    x = tape.value(source) if source in tape.values else tape.blank(source)
+    transposed = "transpose" in operator_name(node)
     c: Tensor = torch.ops.aten.convolution_backward(
         s, x, w, None, stride, padding, dilation, transposed, extra, given["groups"], [True, False, False]
     )[0]
     return c
+
+
+def _geometry(node: Node) -> dict[str, Any]:
+    """Stride, padding, dilation, groups and output padding of a convolution."""
+    names = ("stride", "padding", "dilation", "groups")
+    if "transpose" in operator_name(node):
+        names = ("stride", "padding", "output_padding", "groups", "dilation")  # type: ignore[assignment]
+    given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
+    return given | dict(zip(names, node.args[3:], strict=False)) | node.kwargs
 
 
 def _each(value: Any, n: int) -> list[int]:
