@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from relprop.cli.version import version as relprop_version
+from relprop import __version__
 from relprop.errors import RelpropError
 
 HELP = "Explain what a classifier sees in pictures, by layer-wise relevance propagation."
@@ -38,7 +38,7 @@ Size = Annotated[int | None, typer.Option(min=1, help="Side of the model's squar
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"relprop {relprop_version()}")
+        typer.echo(f"relprop {__version__}")
         raise typer.Exit
 
 

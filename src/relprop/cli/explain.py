@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from relprop import __version__
 from relprop.cli.files import OVERVIEW, SUMMARY, replacing
 from relprop.cli.plan import Picture, Plan
 from relprop.cli.sheet import Panel, contact_sheet
-from relprop.cli.version import version
 from relprop.errors import MissingExtraError
 from relprop.heatmaps import heatmap, overlay, reduce
 from relprop.models import Preprocess, open_picture
@@ -184,7 +184,7 @@ def _save_relevance(path: Any, relevance: Tensor, metadata: dict[str, str]) -> N
 
 def _metadata(plan: Plan, result: Result) -> dict[str, str]:
     return {
-        "relprop": version(),
+        "relprop": __version__,
         "model": plan.loaded.name,
         "composite": plan.options.composite,
         "picture": result.picture.path.name,
@@ -197,7 +197,7 @@ def _metadata(plan: Plan, result: Result) -> dict[str, str]:
 
 def _summary(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
     return {
-        "relprop": version(),
+        "relprop": __version__,
         "model": plan.loaded.name,
         "composite": plan.options.composite,
         "pictures": [_record(result) for result in results],

@@ -23,6 +23,7 @@ CELL = 256
 GAP = 12
 MARGIN = 40
 LABELS = 40  # the column of row labels
+NARROWEST = 960  # so that the colour scale and its words fit
 ROWS = ("picture", "relevance", "overlay")
 INK, FAINT, LINE = "#1b1f24", "#68717a", "#d5d9de"
 
@@ -50,7 +51,7 @@ def contact_sheet(panels: Sequence[Panel], title: str, cmap: str = "seismic") ->
     head, foot, caption = 60, 56, 68
     band = caption + len(ROWS) * (CELL + GAP) + 2 * GAP
     width = 2 * MARGIN + LABELS + columns * (CELL + GAP) - GAP
-    sheet = Image.new("RGB", (max(width, 720), 2 * MARGIN + head + len(bands) * band + foot), "white")
+    sheet = Image.new("RGB", (max(width, NARROWEST), 2 * MARGIN + head + len(bands) * band + foot), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, fill=INK, font=_font(28, bold=True))
     for i, row in enumerate(bands):

@@ -1,0 +1,381 @@
+"""`relprop explain` and `relprop layers`, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from relprop import LRP, __version__, cli
+from relprop.cli.app import app
+from relprop.composites import EpsilonPlusFlat
+from relprop.demo import CLASSES, load_model, load_samples, to_input
+
+SAMPLES = load_samples()
+TAGGED = [sample for sample in SAMPLES if sample.artefact_mask.any()]
+
+USERS_FILE = """
+import torch
+from torch import nn
+
+class EndsInSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3))).softmax(1)
+
+def softmax():
+    return EndsInSoftmax()
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+def map():
+    return nn.Conv2d(3, 2, 3)
+"""
+
+
+def relprop(*args, code=0):
+    """Run the command line and check its exit code."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "250", "FORCE_COLOR": None})
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo explained once: (what was printed, the folder)."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return relprop("explain", "--model", "demo", "--out", out), out
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (12, 9)), ("b.jpg", (12, 9)), ("c.png", (10, 14))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no picture, and not looked at")
+    return folder
+
+
+@pytest.fixture
+def users_file(tmp_path):
+    (tmp_path / "net.py").write_text(USERS_FILE)
+    return tmp_path / "net.py"
+
+
+def relevance_in(path):
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("relevance"), file.metadata()
+
+
+# --- what is written ---
+
+
+def test_every_sample_gets_its_files_and_nothing_else_is_left(demo):
+    _, out = demo
+    kinds = ("heatmap.png", "overlay.png", "relevance.safetensors")
+    expected = {f"{sample.name}.{kind}" for sample in SAMPLES for kind in kinds}
+    assert {path.name for path in out.iterdir()} == expected | {"overview.png", "summary.json"}
+
+
+def test_the_relevance_is_what_the_library_computes(demo):
+    _, out = demo
+    explanation = LRP(load_model(), EpsilonPlusFlat())(torch.cat([to_input(sample.image) for sample in SAMPLES]))
+    for i, sample in enumerate(SAMPLES):
+        relevance, metadata = relevance_in(out / f"{sample.name}.relevance.safetensors")
+        torch.testing.assert_close(relevance, explanation.relevance[i], rtol=1e-4, atol=1e-7)
+        target = int(explanation.target[i])
+        assert metadata["model"] == "demo"
+        assert metadata["composite"] == "epsilon-plus-flat"
+        assert metadata["picture"] == f"{sample.name}.png"
+        assert (metadata["target"], metadata["class"]) == (str(target), CLASSES[target])
+        assert float(metadata["output"]) == pytest.approx(float(explanation.output[i, target]), rel=1e-5)
+        assert metadata["relprop"] == __version__
+
+
+def test_pictures_are_enlarged_by_a_whole_factor(demo):
+    _, out = demo
+    for kind in ("heatmap", "overlay"):
+        with Image.open(out / f"{SAMPLES[0].name}.{kind}.png") as image:
+            assert image.size == (256, 256)
+    heat = np.asarray(Image.open(out / f"{SAMPLES[0].name}.heatmap.png"))
+    blocks = heat.reshape(64, 4, 64, 4, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+
+
+def test_the_share_in_the_watermark_is_counted_right(demo):
+    _, out = demo
+    records = {r["files"][0].partition(".")[0]: r for r in json.loads((out / "summary.json").read_text())["pictures"]}
+    assert TAGGED
+    for sample in SAMPLES:
+        if not sample.artefact_mask.any():
+            assert "artefact" not in records[sample.name]
+            continue
+        relevance, _ = relevance_in(out / f"{sample.name}.relevance.safetensors")
+        positive = relevance.double().sum(0).clamp(min=0).numpy()
+        artefact = records[sample.name]["artefact"]
+        assert artefact["positive_relevance"] == pytest.approx(positive[sample.artefact_mask].sum() / positive.sum())
+        assert artefact["area"] == pytest.approx(sample.artefact_mask.mean())
+        # This is what the demo is for: the model reads the watermark.
+        assert artefact["positive_relevance"] > 5 * artefact["area"]
+
+
+def test_the_summary_says_what_was_predicted_and_kept(demo):
+    _, out = demo
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["model"], summary["composite"]) == ("demo", "epsilon-plus-flat")
+    outputs = load_model()(torch.cat([to_input(sample.image) for sample in SAMPLES]))
+    for sample, output, record in zip(SAMPLES, outputs, summary["pictures"], strict=True):
+        best = output.topk(3)
+        assert [each["class"] for each in record["top"]] == [CLASSES[int(i)] for i in best.indices]
+        assert [each["output"] for each in record["top"]] == pytest.approx(best.values.tolist(), rel=1e-4)
+        relevance, _ = relevance_in(out / f"{sample.name}.relevance.safetensors")
+        assert record["relevance_sum"] == pytest.approx(float(relevance.double().sum()))
+
+
+def test_the_overview_has_a_column_for_each_picture(demo):
+    from relprop.cli.sheet import CELL, GAP, LABELS, MARGIN
+
+    _, out = demo
+    with Image.open(out / "overview.png") as image:
+        columns = (image.width - 2 * MARGIN - LABELS + GAP) / (CELL + GAP)
+        assert columns == math.ceil(len(SAMPLES) / math.ceil(len(SAMPLES) / 8))  # bands of nearly equal length
+        assert np.asarray(image.convert("RGB")).std() > 20  # not a blank page
+
+
+# --- what is printed ---
+
+
+def test_the_table_and_the_clever_hans_sentence(demo):
+    result, out = demo
+    for sample in SAMPLES:
+        assert sample.name in result.stdout
+    for column in ("predictions", "explained", "Σ R", "in mark", "its area"):
+        assert column in result.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    shares = [r["artefact"]["positive_relevance"] for r in summary["pictures"] if "artefact" in r]
+    assert f"Clever Hans: in {len(shares)} pictures with a watermark" in result.stdout
+    assert f"{sum(shares) / len(shares):.0%} of the positive relevance" in result.stdout
+    assert str(out) in result.stdout
+    assert "▀" not in result.stdout  # pictures are for terminals
+    assert result.stderr == ""
+
+
+def test_quiet_prints_nothing(tmp_path):
+    result = relprop("explain", "--model", "demo", "--out", tmp_path, "--quiet")
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_in_a_terminal_pictures_are_drawn(demo, tmp_path, monkeypatch):
+    for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["explain", "--model", "demo", "--out", str(tmp_path)], env={"COLUMNS": "120"})
+    lines = [line for line in result.stdout.splitlines() if "▀" in line]
+    assert len(lines) == 2 * 12  # 4 pictures, two beside each other, 24 rows of pixels each
+    assert "\x1b[38;2;" in lines[0]  # 24-bit colour
+
+
+def test_version():
+    assert relprop("--version").stdout == f"relprop {__version__}\n"
+
+
+def test_layers_prints_the_rules():
+    table = relprop("layers", "--model", "demo").stdout
+    assert "features.block1.conv" in table
+    assert "FlatRule()" in table
+    assert "GammaRule" in relprop("layers", "--model", "demo", "--composite", "gamma").stdout
+
+
+# --- options ---
+
+
+def test_a_target_by_name_is_the_same_as_by_index(tmp_path):
+    sample = SAMPLES[0].path
+    for folder, target in (("name", "RING"), ("index", str(CLASSES.index("ring")))):
+        relprop("explain", sample, "--model", "demo", "--target", target, "--out", tmp_path / folder)
+    by_name, metadata = relevance_in(tmp_path / "name" / f"{sample.stem}.relevance.safetensors")
+    by_index, _ = relevance_in(tmp_path / "index" / f"{sample.stem}.relevance.safetensors")
+    assert torch.equal(by_name, by_index)
+    assert metadata["class"] == "ring"
+    expected = LRP(load_model(), EpsilonPlusFlat())(to_input(SAMPLES[0].image), target=CLASSES.index("ring"))
+    torch.testing.assert_close(by_name, expected.relevance[0], rtol=1e-4, atol=1e-7)
+
+
+def test_batches_do_not_change_the_numbers(demo, tmp_path, monkeypatch):
+    _, out = demo
+    sizes = []
+    explain = LRP.__call__
+
+    def counting(self, x, **options):
+        sizes.append(len(x))
+        return explain(self, x, **options)
+
+    monkeypatch.setattr(LRP, "__call__", counting)
+    relprop("explain", "--model", "demo", "--out", tmp_path, "--batch-size", 3)
+    assert sizes == [3, 3, 3, 1]
+    for sample in SAMPLES:
+        name = f"{sample.name}.relevance.safetensors"
+        torch.testing.assert_close(relevance_in(tmp_path / name)[0], relevance_in(out / name)[0], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "composite", ["epsilon-plus", "epsilon-alpha2-beta1", "epsilon-alpha2-beta1-flat", "zero", "epsilon", "gamma"]
+)
+def test_composites(composite, tmp_path, demo):
+    sample = SAMPLES[0]
+    relprop("explain", sample.path, "--model", "demo", "--composite", composite, "--out", tmp_path)
+    relevance, metadata = relevance_in(tmp_path / f"{sample.name}.relevance.safetensors")
+    assert metadata["composite"] == composite
+    usual, _ = relevance_in(demo[1] / f"{sample.name}.relevance.safetensors")
+    assert not torch.allclose(relevance, usual)
+
+
+def test_the_box_rule_gets_the_bounds_of_the_preprocessing(tmp_path):
+    from relprop.composites import EpsilonGammaBox
+
+    sample = SAMPLES[0]
+    relprop("explain", sample.path, "--model", "demo", "--composite", "epsilon-gamma-box", "--out", tmp_path)
+    relevance, _ = relevance_in(tmp_path / f"{sample.name}.relevance.safetensors")
+    # the demo's input is (picture - 0.5) / 0.25, so it lies in [-2, 2]
+    bounds = torch.full((1, 3, 1, 1), -2.0), torch.full((1, 3, 1, 1), 2.0)
+    expected = LRP(load_model(), EpsilonGammaBox(*bounds))(to_input(sample.image)).relevance[0]
+    torch.testing.assert_close(relevance, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_folders_and_pictures_of_several_sizes(pictures, users_file, tmp_path):
+    relprop("explain", pictures, "--model", f"{users_file}:small", "--out", tmp_path / "out")
+    shapes = {name: tuple(relevance_in(tmp_path / "out" / f"{name}.relevance.safetensors")[0].shape) for name in "abc"}
+    assert shapes == {"a": (3, 12, 9), "b": (3, 12, 9), "c": (3, 10, 14)}
+    relprop("explain", pictures, "--model", f"{users_file}:small", "--out", tmp_path / "sized", "--size", 8)
+    assert relevance_in(tmp_path / "sized" / "c.relevance.safetensors")[0].shape == (3, 8, 8)
+
+
+def test_mean_and_deviation_reach_the_model(pictures, users_file, tmp_path):
+    from relprop.models import load, open_picture
+
+    spec, path = f"{users_file}:small", pictures / "a.png"
+    relprop("explain", path, "--model", spec, "--out", tmp_path / "out", "--mean", "0.5", "--std", "0.1,0.2,0.3")
+    record = json.loads((tmp_path / "out" / "summary.json").read_text())["pictures"][0]
+    x = (load(spec).preprocess(open_picture(path)) - 0.5) / torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    assert record["output"] == pytest.approx(float(load(spec).model(x).detach().max()), rel=1e-4)
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(pictures, users_file, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (8, 8), "red").save(other / "A.png")
+    Image.new("RGB", (9, 9), "red").save(other / "a-2.png")
+    out = tmp_path / "out"
+    relprop("explain", pictures / "a.png", other / "A.png", other / "a-2.png", pictures / "a.png",
+            "--model", f"{users_file}:small", "--out", out)  # fmt: skip
+    shapes = {path.name: tuple(relevance_in(path)[0].shape[1:]) for path in out.glob("*.safetensors")}
+    assert shapes == {
+        "a.relevance.safetensors": (12, 9),
+        "A-2.relevance.safetensors": (8, 8),
+        "a-2-2.relevance.safetensors": (9, 9),
+    }
+
+
+def test_a_softmax_at_the_end_is_left_out_and_said(pictures, users_file, tmp_path):
+    result = relprop("explain", pictures / "a.png", "--model", f"{users_file}:softmax", "--out", tmp_path / "out")
+    assert "ends in a softmax" in result.stderr
+    top = json.loads((tmp_path / "out" / "summary.json").read_text())["pictures"][0]["top"]
+    assert sum(each["output"] for each in top) != pytest.approx(1, abs=1e-3)  # logits, no probabilities
+
+
+def test_existing_files_stop_the_job_unless_told_otherwise(tmp_path):
+    sample = SAMPLES[0]
+    options = ("explain", sample.path, "--model", "demo", "--out", tmp_path)
+    (tmp_path / "overview.png").write_text("mine")
+    error = relprop(*options, code=2).stderr
+    assert "overview.png would be overwritten; use --overwrite" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["overview.png"]
+    relprop(*options, "--overwrite")
+    assert len(list(tmp_path.iterdir())) == 5
+    assert "4 more files" in relprop(*options, code=2).stderr
+
+
+# --- errors: one paragraph in red, exit code 2, nothing written ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.png", "--model", "demo"], "none.png: no such file"),
+        (["SAMPLE", "text.png", "--model", "demo", "--batch-size", "1"], "text.png is not a readable picture"),
+        (["empty", "--model", "demo"], "has no pictures in it"),
+        (["--model", "net.py:small"], "give at least one picture or folder"),
+        (["SAMPLE", "--model", "resnet18"], "'resnet18' is no model specification; it is one of: demo,"),
+        (["SAMPLE", "--model", "net.py:nothing"], "no function 'nothing'; it has softmax, small, map"),
+        (["SAMPLE", "--model", "net.py:small@w.pt"], "1 unexpected: wrong"),
+        (["SAMPLE", "--model", "net.py:map"], "is no classifier: its output must have shape (1, classes), not"),
+        (["SAMPLE", "--model", "demo", "--mean", "0,1"], "2 means but 3 standard deviations"),
+        (["SAMPLE", "--model", "demo", "--std", "a"], "--std takes numbers"),
+        (["--model", "demo", "--composite", "plus"], "unknown composite 'plus'; choose one of epsilon-plus-flat"),
+        (["--model", "demo", "--target", "8"], "target 8 is out of range: the model has 8 outputs, 0 to 7"),
+        (["--model", "demo", "--target", "-1"], "target -1 is out of range"),
+        (["--model", "demo", "--target", "rings"], "no class is named 'rings'; did you mean ring"),
+        (["SAMPLE", "--model", "net.py:small", "--target", "ring"], "classes have no names: give an index"),
+        (["--model", "demo", "--cmap", "sesmic"], "unknown colormap 'sesmic'; did you mean seismic"),
+        (["--model", "demo", "--clip", "0"], "clip is a percentile"),
+        (["--model", "demo", "--device", "gpu"], "the device 'gpu' cannot be used"),
+    ],
+)  # fmt: skip
+def test_errors(arguments, message, users_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    torch.save({"wrong": torch.zeros(1)}, tmp_path / "w.pt")
+    given = [str(SAMPLES[0].path) if argument == "SAMPLE" else argument for argument in arguments]
+    result = relprop("explain", *given, "--out", tmp_path / "out", code=2)
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    error = relprop("explain", "--model", "demo", "--out", tmp_path / "file" / "out", code=2).stderr
+    assert "cannot be made" in error
+
+
+def test_a_failing_disk_leaves_no_half_files(tmp_path, monkeypatch):
+    def full(self, path, *_, **__):
+        path.write_bytes(b"half a picture")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    error = relprop("explain", "--model", "demo", "--out", tmp_path / "out", code=2).stderr
+    assert "cannot be written" in error
+    assert "No space left on device" in error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_the_cli_extra_one_line_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "relprop.cli.app")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "relprop: the command line needs typer: pip install 'relprop[cli]'\n"
+
+
+def test_a_wrong_number_of_class_names_is_refused(tmp_path):
+    (tmp_path / "net.py").write_text("CLASSES = ['a']\n" + USERS_FILE)
+    error = relprop(
+        "explain", SAMPLES[0].path, "--model", f"{tmp_path / 'net.py'}:small", "--out", tmp_path / "o", code=2
+    ).stderr
+    assert "has 3 outputs but 1 class names" in error

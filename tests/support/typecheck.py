@@ -1,0 +1,7 @@
+"""The type checker that is on while tests run: beartype, with ints welcome where floats are asked for."""
+
+from __future__ import annotations
+
+from beartype import BeartypeConf, beartype
+
+typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))
