@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from relprop.graph import Graph, Node, annotate, data_inputs, info, is_floating
+from relprop.graph import Graph, Node, annotate, data_inputs, info, is_floating, operator_name
 from relprop.ops.registry import lookup
 
 
 def analyze(graph: Graph) -> Graph:
     """Set `data`, `static` and `nonneg` on every node, in order of execution."""
     inputs = set(graph.inputs)
+    for embedding, ids in entries(graph):
+        annotate(embedding, entry=ids.name)
     for node in graph.fx.nodes:
         if node.op == "placeholder":
             is_input = node in inputs
             annotate(node, data=is_input and is_floating(node), static=not is_input)
         elif node.op == "call_function":
-            _analyze_operator(node)
+            analyze_operator(node)
     return graph
 
 
-def _analyze_operator(node: Node) -> None:
+def analyze_operator(node: Node) -> None:
+    """Set the flags of one operator from those of its inputs."""
     arguments = node.all_input_nodes
     static = all(info(a).static for a in arguments)
     op = lookup(node)
     stops = op is not None and op.family == "source"
-    data = not static and not stops and any(info(a).data for a in arguments) and is_floating(node)
+    carries = not static and not stops and any(info(a).data for a in arguments) and is_floating(node)
     signs = [info(a).nonneg for a in arguments if info(a).data]
-    annotate(node, static=static, data=data, nonneg=bool(op and op.nonneg(node, signs)))
+    annotate(node, static=static, data=carries or bool(info(node).entry), nonneg=bool(op and op.nonneg(node, signs)))
+
+
+def entries(graph: Graph) -> Iterator[tuple[Node, Node]]:
+    """Embeddings of the user's token ids, each with the placeholder of the ids: there relevance is read.
+
+    Embeddings of anything else, such as positions, are constants.
+    """
+    inputs = set(graph.inputs)
+    for node in graph.operators():
+        if operator_name(node) == "embedding":
+            ids = node.args[1]
+            while isinstance(ids, Node) and operator_name(ids) in SAME_IDS:
+                ids = ids.args[0]
+            if isinstance(ids, Node) and ids in inputs and not SEGMENTS.search(ids.name):
+                yield node, ids
+
+
+SAME_IDS = {"to", "_to_copy", "view", "reshape", "clone", "alias", "contiguous", "unsqueeze", "squeeze", "clamp"}
+SEGMENTS = re.compile("token_type|segment")
+"""Inputs that say which sentence a token is in: embedded like tokens, but no part of what is read."""
 
 
 def remove_dead(graph: Graph) -> Graph:
@@ -39,7 +63,7 @@ def remove_dead(graph: Graph) -> Graph:
 
 
 def reached_by_relevance(explained: Node) -> set[Node]:
-    """The data nodes that relevance can come to from an output: where rules are needed."""
+    """The data nodes that relevance can come to from an output: those that need a rule, inputs and embeddings."""
     reached: set[Node] = set()
     waiting = [explained] if info(explained).data else []
     while waiting:
@@ -50,8 +74,21 @@ def reached_by_relevance(explained: Node) -> set[Node]:
     return reached
 
 
+def needs_rule(node: Node) -> bool:
+    """Relevance goes through the node; at inputs and embeddings it has arrived."""
+    return node.op == "call_function" and info(node).data and not info(node).entry
+
+
+def stop_at(graph: Graph, stopped: set[Node]) -> None:
+    """Count the outputs of some nodes, and what depends on nothing else, as constants."""
+    for node in graph.operators():
+        alive = bool(info(node).entry) or any(info(a).data for a in node.all_input_nodes)
+        if node in stopped or not alive:
+            annotate(node, data=False)
+
+
 def unexplained(graph: Graph, reached: set[Node]) -> Iterator[Node]:
     """Operators that relevance would reach and no family explains."""
     for node in graph.fx.nodes:
-        if node in reached and node.op == "call_function" and lookup(node) is None:
+        if node in reached and needs_rule(node) and lookup(node) is None:
             yield node

@@ -61,7 +61,12 @@ def shadow_of(model: nn.Module) -> nn.Module:
             "The model's parameters are on the 'meta' device, so they have no values to explain. Load weights first, "
             "for example with model.to_empty(device='cpu') followed by load_state_dict."
         )
-    return copy_modules(model).eval()
+    shadow = copy_modules(model).eval()
+    for module in shadow.modules():
+        config = getattr(module, "config", None)
+        if config is not None and getattr(config, "use_cache", False) is True:
+            config.use_cache = False  # caches for generation are no outputs that could be explained
+    return shadow
 
 
 def copy_modules(model: nn.Module) -> nn.Module:

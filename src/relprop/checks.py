@@ -29,10 +29,11 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
             "There is no tensor among the inputs, so nothing to explain. Call lrp(x) with the model's input."
         )
     floats = [t for t in tensors if t.is_floating_point()]
-    if not floats:
+    ids = (torch.int64, torch.int32)  # token ids are explained at their embeddings
+    if not floats and not any(t.dtype in ids for t in tensors):
         raise InputError(
-            f"The input has dtype {tensors[0].dtype}; relevance needs floating point inputs. "
-            "Convert it, for pictures with x.float() / 255 and the model's normalization."
+            f"The input has dtype {tensors[0].dtype}; relevance needs floating point inputs, or token ids "
+            "(torch.int64). Convert it, for pictures with x.float() / 255 and the model's normalization."
         )
     for t in tensors:
         if t.numel() == 0:

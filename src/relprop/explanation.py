@@ -16,9 +16,11 @@ class Explanation:
     """Relevance of a model's inputs for one target.
 
     Attributes:
-        relevance: shaped like the input, (B, ...); a tuple if there are several floating point inputs.
+        relevance: shaped like the input, (B, ...), and for token ids like their embeddings, (B, T, D); a tuple if there
+            are several inputs.
         output: what the model returned.
         target: index of the explained output per sample, (B,), flat over one sample's output; None for a function.
+        inputs: the same by name of the input.
         layers: relevance at the output of modules, by name, if `layers=` was given.
         ledger: who kept relevance, if `audit=True` was given.
     """
@@ -26,6 +28,7 @@ class Explanation:
     relevance: Tensor | tuple[Tensor, ...]
     output: Any
     target: Tensor | None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
 

@@ -25,6 +25,19 @@ def add(*summands: Tensor | float, coefficients: Sequence[float]) -> Tensor:
     return total
 
 
+def product(*factors: Tensor) -> Tensor:
+    """`Π_k factors[k]`, broadcast. One operator whatever the association, so that the answer does not depend on it."""
+    z = factors[0]
+    for factor in factors[1:]:
+        z = z * factor
+    return z
+
+
+def negative_power(x: Tensor, exponent: float) -> Tensor:
+    """`x ** exponent` with a negative exponent: the inverse of a statistic."""
+    return x**exponent
+
+
 def normalize(x: Tensor, dims: Sequence[int], groups: int, eps: float, centre: bool = True) -> Tensor:
     """`(x − mean) / sqrt(var + eps)` over `dims`, or over each of `groups` channel groups where `groups > 0`."""
     grouped = group(x, groups)

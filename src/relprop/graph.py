@@ -32,6 +32,7 @@ class NodeInfo:
         aliases: paths of modules whose output this node also is (a batch norm fused into it).
         operator: name of the captured operator that it is, or is a part of.
         origin: name of that operator's node.
+        entry: name of the input whose token ids the node embeds; relevance is read there.
         data: relevance may flow through it: a floating point tensor that depends on an input's values.
         static: depends on parameters and constants only, so its value is computed once.
         nonneg: the graph proves that the value is never negative.
@@ -43,6 +44,7 @@ class NodeInfo:
     aliases: tuple[str, ...] = ()
     operator: str = ""
     origin: str = ""
+    entry: str = ""
     data: bool = False
     static: bool = False
     nonneg: bool = False

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from relprop.analysis import needs_rule
 from relprop.graph import Graph, Node, info
 from relprop.layer_types import PASSING, LayerType, type_matches
 from relprop.ops import lookup
@@ -108,7 +109,7 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
     units = _single_operator_modules(graph, reached, modules)
     groups: dict[tuple[str, int, str], list[Node]] = {}
     for node in graph.operators():
-        key = _row_key(node, modules, units) if node in reached else None
+        key = _row_key(node, modules, units) if node in reached and needs_rule(node) else None
         if key is not None:
             groups.setdefault(key, []).append(node)
     rows, repeated = [], Counter[tuple[str, str]]()

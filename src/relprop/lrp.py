@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from relprop import checks as _checks
 from relprop import ops
-from relprop.analysis import reached_by_relevance, unexplained
+from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
 from relprop.canonize import canonical
 from relprop.capture import capture
 from relprop.composites import Composite
@@ -26,7 +26,7 @@ from relprop.ops import lookup
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
 from relprop.propagate import run
-from relprop.rules import LayerNormRule, PassRule, Rule, ZeroRule
+from relprop.rules import LayerNormRule, PassRule, Rule, StopRule, ZeroRule
 from relprop.show import entries, printed
 from relprop.signature import batch_size, signature_of
 from relprop.targets import Target, check_target, seed_relevance
@@ -157,8 +157,11 @@ class LRP:
             return relevance
 
         result = run(prepared.program, leaves, seed, wanted.values(), audit)
+        by_input = _relevance(prepared.program, leaves, result.relevance)
+        several = tuple(by_input.values())
         return Explanation(
-            relevance=_relevance(prepared.program, leaves, result.relevance),
+            relevance=several[0] if len(several) == 1 else several,
+            inputs=by_input,
             output=pytree.tree_unflatten(result.outputs, prepared.program.graph.out_spec),
             target=chosen[0],
             layers={name: result.recorded[node] for name, node in wanted.items() if node in result.recorded},
@@ -225,12 +228,15 @@ class LRP:
         if self._checks:
             _checks.check_output(explained)
         reached = reached_by_relevance(explained)
-        _checks.check_explained(unexplained(graph, reached))
         layers = layers_of_graph(graph, reached, self._source, flatten=self._flatten)
         row_rules = [_unit_rule(layer) or rule for layer, rule in zip(layers, self._assign(layers), strict=True)]
-        rules: dict[Node, Rule] = {n: PassRule() for n in graph.operators() if n in reached}
+        rules: dict[Node, Rule] = {n: PassRule() for n in reached if needs_rule(n)}
         for layer, rule in zip(layers, row_rules, strict=True):
             rules.update({node: _node_rule(node, rule) for node in layer.nodes})
+        stop_at(graph, {node for node, rule in rules.items() if isinstance(rule, StopRule)})
+        reached = reached_by_relevance(explained)
+        _checks.check_explained(unexplained(graph, reached))
+        rules = {node: rule for node, rule in rules.items() if node in reached}
         for node, rule in rules.items():
             ops.check(node, rule)
         return _Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
@@ -299,7 +305,8 @@ def _explained_output(graph: Graph) -> Node:
     carrying = [o for o in graph.outputs if isinstance(o, Node) and info(o).data]
     if not carrying:
         raise InputError(
-            "No output of the model depends on a floating point input, so there is no relevance to propagate."
+            "No output of the model depends on a floating point input or on embedded token ids, so there is no "
+            "relevance to propagate. Integers may have to be converted: x.float()."
         )
     names = _output_names(graph)
     for wanted in ("logits", "out"):
@@ -327,14 +334,17 @@ def _usable(leaf: Any) -> Any:
     return leaf.detach()
 
 
-def _relevance(program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]) -> Tensor | tuple[Tensor, ...]:
-    """Relevance of every floating point input, in its dtype; zeros for one that the target does not depend on."""
-    results = []
+def _relevance(program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]) -> dict[str, Tensor]:
+    """Relevance by input: of every floating point input, and of the embeddings of every input of token ids."""
+    results: dict[str, Tensor] = {}
     for node, leaf in zip(program.graph.inputs, leaves, strict=True):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             relevance = found.get(node)
-            results.append(torch.zeros_like(leaf) if relevance is None else relevance.to(leaf.dtype))
-    return results[0] if len(results) == 1 else tuple(results)
+            results[node.name] = torch.zeros_like(leaf) if relevance is None else relevance.to(leaf.dtype)
+        embedded = [found[n] for n in program.arrivals if info(n).entry == node.name and n in found]
+        for i, relevance in enumerate(embedded):
+            results[f"{node.name}@{i}" if i else node.name] = relevance
+    return results
 
 
 def _row(layer: Layer) -> str:

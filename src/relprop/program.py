@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from relprop import ops
+from relprop.analysis import needs_rule
 from relprop.constants import Constants
 from relprop.graph import Graph, Node, info, operator_name
 from relprop.ops.registry import FRESH
 from relprop.ops.step import Step
 from relprop.rules import Rule
-from relprop.tape import C, Form, Forms
+from relprop.tape import Form, Forms
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Program:
         constants: values of its constant part.
         explained: the output node that relevance starts from.
         steps: one per data operator, in order of execution; the reverse loop runs them backwards.
+        arrivals: inputs and embeddings, where relevance is read.
         forms: which parts a node's message may have.
         reads: nodes whose values the reverse pass reads.
         in_place: activations that may overwrite their input, which nobody else reads, and how.
@@ -39,6 +41,7 @@ class Program:
     constants: Constants
     explained: Node
     steps: tuple[Step, ...]
+    arrivals: tuple[Node, ...]
     forms: Mapping[Node, Forms]
     reads: frozenset[Node]
     in_place: Mapping[Node, Callable[[Tensor], Tensor]]
@@ -65,7 +68,7 @@ def compile_program(
     """
     prefers: dict[Node, Form] = {}
     for node in graph.fx.nodes:
-        if node.op == "placeholder" and info(node).data:
+        if info(node).data and not needs_rule(node):
             prefers[node] = "c"
         elif node in rules:
             prefers[node] = ops.preferred_form(node, rules[node], prefers)
@@ -78,9 +81,9 @@ def compile_program(
                 forms[source] = forms.get(source, frozenset()) | step.emits
             steps.append(step)
     steps.reverse()
-    inputs = [n for n in graph.inputs if "c" in forms.get(n, C)]
-    reads = frozenset().union(*(s.reads for s in steps), inputs)
-    return Program(graph, Constants(graph), explained, tuple(steps), forms, reads, _in_place(graph))
+    arrivals = tuple(n for n in graph.fx.nodes if n in forms and n not in rules)
+    reads = frozenset().union(*(s.reads for s in steps), arrivals)
+    return Program(graph, Constants(graph), explained, tuple(steps), arrivals, forms, reads, _in_place(graph))
 
 
 def _in_place(graph: Graph) -> dict[Node, Callable[[Tensor], Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.constants import CONVOLUTIONS_2D, prefers_channels_last
-from relprop.graph import Node, info, operator_name
+from relprop.graph import Node, fake_value, info, operator_name
 from relprop.program import Program, last_readers
 from relprop.tape import Message, Tape
 
@@ -24,7 +24,7 @@ class Result:
 
     Attributes:
         outputs: the model's flat outputs.
-        relevance: relevance of each data input.
+        relevance: relevance of each floating point input, and of each embedding of token ids.
         recorded: relevance of the nodes that were asked for.
         received, magnitude: per node, what came in: its sum and the sum of its magnitudes (audited runs only).
         sent: per node, what went on to its inputs (audited runs only).
@@ -68,14 +68,14 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> t
     """Run the operators in order; a value is forgotten when its last reader has run."""
     graph = program.graph
     device = next(t.device for t in inputs if isinstance(t, Tensor))
-    tape = Tape({}, device, relevance_dtype(inputs), program.constants.modified)
+    tape = Tape({}, device, relevance_dtype(program), program.constants.modified)
     tape.values.update(program.constants.values())
     protected = {n for n in program.in_place if n.args[0] in kept}
     for node, value in zip(graph.inputs, inputs, strict=True):
         channels_last = prefers_channels_last(value) and any(operator_name(r) in CONVOLUTIONS_2D for r in node.users)
         tape.values[node] = value.contiguous(memory_format=torch.channels_last) if channels_last else value
         _note_shape(tape, node)
-    recording = {s.node: s.sources for s in program.steps if s.records and tape.dtype == _dtype(inputs)}
+    recording = {s.node: s.leaves for s in program.steps if s.records and tape.dtype == _dtype(program)}
     outputs_read = frozenset(n for n in graph.outputs if isinstance(n, Node))
     released = last_readers(graph.operators(), kept | outputs_read)
     for node in graph.operators():
@@ -112,7 +112,7 @@ def backward(program: Program, tape: Tape, start: Tensor, record: frozenset[Node
             if not audit:
                 tape.values.pop(done, None)
             tape.recorded.pop(node, None)
-    for node in program.graph.inputs:
+    for node in program.arrivals:
         if node in relevance:
             result.relevance[node] = tape.total(node, relevance[node])
     result.sinks = tape.sinks or {}
@@ -121,7 +121,7 @@ def backward(program: Program, tape: Tape, start: Tensor, record: frozenset[Node
 def _released_in_reverse(program: Program) -> dict[Node, list[Node]]:
     """Step's node -> values that no later step of the reverse pass reads."""
     released: dict[Node, list[Node]] = {}
-    seen = set(program.graph.inputs)
+    seen = {*program.graph.inputs, *program.arrivals}
     for step in program.steps:
         done = [n for n in (*step.reads, step.node) if n not in seen and not info(n).static]
         released[step.node] = done
@@ -142,12 +142,12 @@ def _note_shape(tape: Tape, node: Node) -> None:
         tape.shapes[node] = value.shape
 
 
-def relevance_dtype(inputs: Iterable[Any]) -> torch.dtype:
-    """The inputs' floating point dtype, but no less than float32."""
-    dtype = _dtype(inputs)
+def relevance_dtype(program: Program) -> torch.dtype:
+    """The explained output's floating point dtype, but no less than float32."""
+    dtype = _dtype(program)
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def _dtype(inputs: Iterable[Any]) -> torch.dtype:
-    dtypes = [t.dtype for t in inputs if isinstance(t, Tensor) and t.is_floating_point()]
-    return dtypes[0] if dtypes else torch.float32
+def _dtype(program: Program) -> torch.dtype:
+    dtype: torch.dtype = fake_value(program.explained).dtype
+    return dtype

@@ -106,7 +106,7 @@ class Tape:
         Args:
             linear: the derivative does not depend on the values of `sources`, so only their shapes are needed.
         """
-        if node in self.recorded and self.recorded[node][1].dtype == self.dtype:
+        if node in self.recorded:
             leaves, result = self.recorded[node]
         else:
             leaves = [self.blank(s) if linear else self.value(s).detach() for s in sources]

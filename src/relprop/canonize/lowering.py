@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop import functions as f
-from relprop.analysis import analyze, remove_dead
+from relprop.analysis import analyze, analyze_operator, remove_dead
 from relprop.graph import Graph, Node, annotate, fake_value, info, is_floating, operator_name, shape_of
 
 Rewrite = Callable[[Graph, Node], Node | None]
@@ -29,7 +30,10 @@ def lower(graph: Graph) -> Graph:
     """Apply every rewrite, in order of execution, and analyze the result."""
     analyze(graph)
     for node in list(graph.fx.nodes):
-        rewrite = REWRITES.get(operator_name(node)) if node.op == "call_function" else None
+        if node.op != "call_function":
+            continue
+        analyze_operator(node)  # what it reads may have been rewritten
+        rewrite = REWRITES.get(operator_name(node))
         carries = info(node).data or any(info(a).data for a in node.all_input_nodes)
         if rewrite is not None and carries:
             new = rewrite(graph, node)
@@ -49,7 +53,7 @@ def insert(
     """A call of `function` ahead of `before`, known as part of the same module; a data node if it is `like` one."""
     with graph.fx.inserting_before(before):
         node = graph.fx.call_function(function, args, kwargs)
-    node.meta["relprop"] = info(before)
+    node.meta["relprop"] = replace(info(before), entry="")
     arguments = node.all_input_nodes
     annotate(node, static=all(info(a).static for a in arguments), data=False, nonneg=False)
     if like is not None:
@@ -157,18 +161,38 @@ def _rms_norm(graph: Graph, node: Node) -> Node | None:
 def _mul(graph: Graph, node: Node) -> Node | None:
     x, other = node.args[:2]
     if isinstance(x, Node) and isinstance(other, Node) and info(x).data and info(other).data:
-        return None
+        return insert(graph, node, f.product, *_factors(x), *_factors(other), like=node)
     if not (isinstance(x, Node) and info(x).data):
         x, other = other, x
     return insert(graph, node, f.scale, x, _constant(graph, node, other), None, like=node)
+
+
+def _factors(node: Node) -> tuple[Node, ...]:
+    """The factors of a product that only the next product reads: `(x * y) * z` is one product of three."""
+    inner = operator_name(node) == "product" and len(node.users) == 1
+    return node.args if inner else (node,)  # type: ignore[return-value]
+
+
+def _pow(graph: Graph, node: Node) -> Node | None:
+    exponent = node.args[1]
+    negative = isinstance(exponent, (int, float)) and exponent < 0
+    return insert(graph, node, f.negative_power, node.args[0], exponent) if negative else None
+
+
+def _attention(graph: Graph, node: Node) -> Node | None:
+    """Queries, keys and values as nodes of their own, where one node serves as several."""
+    operands = list(node.args[:3])
+    if len(set(operands)) == 3:
+        return None
+    own = [insert(graph, node, torch.ops.aten.alias.default, x, like=x) for x in operands]  # type: ignore[arg-type]
+    return insert(graph, node, node.target, *own, *node.args[3:], like=node, **node.kwargs)  # type: ignore[arg-type]
 
 
 def _div(graph: Graph, node: Node) -> Node | None:
     x, other = node.args[:2]
     if node.kwargs.get("rounding_mode") or not (isinstance(x, Node) and info(x).data):
         return None
-    if isinstance(other, Node) and info(other).data:
-        return None
+    # A divisor made of data is a statistic, such as a norm, and counts as a constant (LN-rule).
     inverse = insert(graph, node, f.reciprocal, _constant(graph, node, other))
     return insert(graph, node, f.scale, x, inverse, None, like=node)
 
@@ -233,6 +257,13 @@ def _is_shift_of(product: Node, constant: Node) -> bool:
     return len(shape) == 1 and shape[0] == whole[-1] if operator_name(product) == "linear" else len(shape) < len(whole)
 
 
+def _baddbmm(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    summand, left, right = given["self"], given["batch1"], given["batch2"]
+    product = insert(graph, node, torch.ops.aten.bmm.default, left, right, like=node)
+    return _sum_of(graph, node, [summand, product], [given["beta"], given["alpha"]])
+
+
 def _addmm(graph: Graph, node: Node) -> Node | None:
     bias, x, weight = node.args[:3]
     if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static) or node.kwargs:
@@ -270,10 +301,13 @@ REWRITES: dict[str, Rewrite] = {
     "mul": _mul,
     "div": _div,
     "neg": _neg,
+    "pow": _pow,
+    "scaled_dot_product_attention": _attention,
     "add": _add,
     "sub": _sub,
     "rsub": _rsub,
     "addmm": _addmm,
+    "baddbmm": _baddbmm,
     "matmul": _matmul,
     "mm": _matmul,
     "getitem": _one_of_several,

@@ -8,9 +8,11 @@ from relprop.graph import Node, data_inputs
 from relprop.ops import source  # noqa: F401  (fills the table)
 from relprop.ops.activation import ActivationStep, PassStep
 from relprop.ops.affine import AffineStep
+from relprop.ops.attention import AttentionStep, SoftmaxStep
 from relprop.ops.maximum import MaxStep, ShareOfWindowStep
 from relprop.ops.movement import MovementStep
 from relprop.ops.normalization import NormalizationStep
+from relprop.ops.product import ProductStep, is_product
 from relprop.ops.registry import Op, lookup, register_op
 from relprop.ops.step import Step
 from relprop.ops.unit import UnitStep
@@ -20,9 +22,12 @@ from relprop.tape import Form, Forms
 FAMILIES: dict[str, type[Step]] = {
     "activation": ActivationStep,
     "affine": AffineStep,
+    "attention": AttentionStep,
     "max": MaxStep,
     "movement": MovementStep,
     "normalization": NormalizationStep,
+    "product": ProductStep,
+    "softmax": SoftmaxStep,
     "sum": AffineStep,
     "unit": UnitStep,
 }
@@ -36,6 +41,8 @@ def step_type(node: Node, rule: Rule) -> type[Step]:
     assert op is not None
     if isinstance(rule, PassRule) and op.family not in {"activation", "movement"}:
         return PassStep
+    if is_product(node):
+        return ProductStep
     if isinstance(rule, NormRule) and op.family == "max":
         return ShareOfWindowStep
     return FAMILIES[op.family]

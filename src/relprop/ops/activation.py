@@ -42,7 +42,7 @@ register("dropout alpha_dropout feature_dropout native_dropout", "activation", n
 register("relu6", "activation", nonneg=always, options=Activation())
 register("hardtanh clamp clamp_min", "activation", nonneg=_clamped_from_below, options=Activation("none"))
 register("leaky_relu prelu elu selu celu silu gelu mish hardswish tanh softsign hardshrink softshrink tanhshrink rrelu "
-         "threshold sin asinh atan erf sign", "activation", nonneg=inherits, options=Activation())  # fmt: skip
+         "threshold sin asinh atan erf sign pow", "activation", nonneg=inherits, options=Activation())  # fmt: skip
 register("sigmoid hardsigmoid softplus exp cosh", "activation", nonneg=always, options=Activation("none"))
 register("log_sigmoid log log1p", "activation", nonneg=never, options=Activation("none"))
 register("abs sqrt square", "activation", nonneg=always, options=Activation())

@@ -136,14 +136,16 @@ class MovementStep(Step):
         if operator_name(self.node) in RESHAPES:
             shape = tape.shapes[self.sources[0]]
             return [(self.sources[0], message.map(lambda part: part.reshape(shape)))]
-        if operator_name(self.node) in FILLS:
+        if operator_name(self.node) in FILLS or self._constants(tape):
             tape.sink(self.node, "constant", lambda: self._on_constants(message, tape))
         return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=True), strict=True)
 
+    def _constants(self, tape: Tape) -> list[Node]:
+        return [n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values.get(n))]
+
     def _on_constants(self, message: Message, tape: Tape) -> Tensor:
         """Relevance of the entries that were moved here from no data input."""
-        constants = [n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values[n])]
-        emptied = {n: torch.zeros_like(tape.values[n], dtype=tape.dtype) for n in constants}
+        emptied = {n: torch.zeros_like(tape.values[n], dtype=tape.dtype) for n in self._constants(tape)}
         zeros = {s: tape.blank(s) for s in self.sources}
         ones = {s: torch.ones_like(zero) for s, zero in zeros.items()}
         moved: Tensor = tape.evaluate(self.node, ones | emptied) - tape.evaluate(self.node, zeros | emptied)

@@ -19,6 +19,7 @@ class Step:
     Attributes:
         node, rule: what it serves.
         sources: the nodes that it sends relevance to.
+        leaves: the nodes that it differentiates its operator by, if it `records`.
         forms: which parts the incoming message may have.
         reads: nodes whose values it reads in the reverse pass.
         records: the forward pass is to run the node under autograd.
@@ -32,6 +33,7 @@ class Step:
         self.rule = rule
         self.forms = forms
         self.sources = data_inputs(node)
+        self.leaves = self.sources
         self.reads: frozenset[Node] = other_inputs(node)
         self.emits: Forms = forms
 

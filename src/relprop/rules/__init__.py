@@ -13,12 +13,21 @@ from relprop.rules.affine import (
     ZPlusRule,
 )
 from relprop.rules.base import AffineRule, Bias, Group, Rule, Term
-from relprop.rules.special import FunctionRule, LayerNormRule, PassRule
+from relprop.rules.special import (
+    AttentionRule,
+    FunctionRule,
+    LayerNormRule,
+    PassRule,
+    ProductRule,
+    SoftmaxRule,
+    StopRule,
+)
 from relprop.rules.stabilizer import Stabilizer, stabilize
 
 __all__ = [
     "AffineRule",
     "AlphaBetaRule",
+    "AttentionRule",
     "Bias",
     "EpsilonRule",
     "FlatRule",
@@ -29,8 +38,11 @@ __all__ = [
     "LayerNormRule",
     "NormRule",
     "PassRule",
+    "ProductRule",
     "Rule",
+    "SoftmaxRule",
     "Stabilizer",
+    "StopRule",
     "Term",
     "WSquareRule",
     "ZBoxRule",

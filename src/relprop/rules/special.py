@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from relprop.errors import RuleError
 from relprop.rules.base import Rule
 from relprop.rules.stabilizer import Stabilizer
 
@@ -35,3 +36,59 @@ class FunctionRule(Rule):
     """
 
     function: Callable[..., Any]
+
+
+@dataclass(frozen=True, repr=False)
+class StopRule(Rule):
+    """Relevance stops: the layer's output counts as a constant, as attention weights do in CP-LRP (Ali et al. 2022)."""
+
+
+@dataclass(frozen=True, repr=False)
+class ProductRule(Rule):
+    """For products of data with data, `z = Π_k x_k`.
+
+    Args:
+        share: `"uniform"`: each of the n factors gets `R/n`; `"signal"`: factors that an activation such as a sigmoid
+            or a SiLU computed are gates and get nothing, the others share (Arras et al. 2017, signal takes all).
+    """
+
+    share: Literal["uniform", "signal"] = "uniform"
+
+    def __post_init__(self) -> None:
+        _one_of(self, "share", self.share, ("uniform", "signal"))
+
+
+@dataclass(frozen=True, repr=False)
+class SoftmaxRule(Rule):
+    """AttnLRP's rule for a softmax `s = softmax(x)`, its Taylor expansion at `x` (Achtibat et al. 2024).
+
+    Args:
+        bias: `"absorb"`: `R_i = x_i (R_i − s_i Σ_j R_j)`, the expansion's bias keeps the rest; `"omit"`: the bias is
+            left out of the denominators; `"distribute"`: what it would keep is spread evenly over the inputs.
+    """
+
+    bias: Literal["absorb", "omit", "distribute"] = "absorb"
+
+    def __post_init__(self) -> None:
+        _one_of(self, "bias", self.bias, ("absorb", "omit", "distribute"))
+
+
+@dataclass(frozen=True, repr=False)
+class AttentionRule(Rule):
+    """For fused attention `softmax(q kᵀ) v`.
+
+    Args:
+        mode: `"attnlrp"`: half of the relevance goes to the values, a quarter each is sent through the softmax to
+            queries and keys (Achtibat et al. 2024); `"cp"`: attention weights are constants, values take it all (Ali
+            et al. 2022).
+    """
+
+    mode: Literal["attnlrp", "cp"] = "attnlrp"
+
+    def __post_init__(self) -> None:
+        _one_of(self, "mode", self.mode, ("attnlrp", "cp"))
+
+
+def _one_of(rule: Rule, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RuleError(f"{type(rule).__name__}: {name}={value!r} is none of {', '.join(allowed)}.")

@@ -1,0 +1,92 @@
+"""Products of data with data: every factor gets the same share of relevance, or the signals take it all.
+
+Factored relevance makes both exact without a division: for `z = Π_k x_k` and `R = z·c`, factor `k` out of `n` gets
+`R/n = x_k · (c · Π_{j≠k} x_j / n)`, which is the operator's own derivative, divided by n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from relprop.graph import Node, data_inputs, info, operator_name
+from relprop.ops.registry import inherits, lookup, register
+from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.rules import AffineRule, EpsilonRule, PassRule, ProductRule, Rule, stabilize
+from relprop.tape import C, Form, Forms, Message, Tape
+
+register("product", "product", nonneg=inherits)
+
+BILINEAR = {"mm", "bmm", "matmul", "mv", "dot", "einsum", "linear", "baddbmm"}
+"""Operators that are affine with a constant operand, and a product of two factors without one."""
+
+
+class ProductStep(Step):
+    """`R_k = R / n` for each of the `n` factors that take part; with `n` factors each time it occurs counts."""
+
+    records: ClassVar[bool] = True
+
+    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
+        super().__init__(node, rule, forms, prefers)
+        share = rule.share if isinstance(rule, ProductRule) else "uniform"
+        signals = [s for s in self.sources if not is_gate(s)]
+        if share == "signal" and signals:
+            self.sources = tuple(signals)
+        self.read(*self.leaves)
+        self.stabilized = isinstance(rule, EpsilonRule)
+        if self.stabilized or "R" in forms:
+            self.read(node)
+        self.emits = C
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        return "c"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if not isinstance(rule, (AffineRule, ProductRule)) or isinstance(rule, PassRule):
+            raise cannot_serve(node, rule, "a product of data with data takes ProductRule().")
+        if isinstance(rule, AffineRule) and any(not t.plain for g in rule.groups() for t in g.terms):
+            raise cannot_serve(node, rule, "a product has no weights to modify; use ProductRule() or ZeroRule().")
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        c = message.c
+        if message.R is not None or self.stabilized:
+            z = tape.value(self.node)
+            relevance = tape.total(self.node, message) if self.stabilized else message.R
+            assert relevance is not None
+            denominator = self.rule.modify_denominator(z) if isinstance(self.rule, AffineRule) else stabilize(z, 1e-9)
+            s = relevance / denominator
+            tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+            c = s if self.stabilized or c is None else s + c
+        assert c is not None
+        shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
+        taking = sum(degree(self.node, s) for s in self.sources)
+        for source, share in zip(self.leaves, shares, strict=True):
+            if source in self.sources:
+                yield source, share.map(lambda part: part / taking)
+
+
+def degree(node: Node, source: Node) -> int:
+    """How many of a product's factors a node is: 2 in `x * x`."""
+    flat = [a for argument in node.args for a in (argument if isinstance(argument, (list, tuple)) else [argument])]
+    return max(1, sum(a is source for a in flat))
+
+
+def is_gate(node: Node) -> bool:
+    """The factor is what a sigmoid-like function computed, perhaps reshaped since."""
+    while operator_name(node) in {"view", "reshape", "unsqueeze", "expand", "transpose", "permute", "squeeze"}:
+        node = data_inputs(node)[0]
+    return operator_name(node) in {"sigmoid", "hardsigmoid", "softmax", "silu", "gelu", "tanh", "relu", "hardswish"}
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node multiplies data with data."""
+    op = lookup(node)
+    if op is None or not info(node).data:
+        return False
+    return (
+        op.family == "product"
+        or (operator_name(node) in BILINEAR and len(data_inputs(node)) > 1)
+        or (operator_name(node) in BILINEAR and any(degree(node, s) > 1 for s in data_inputs(node)))
+    )
