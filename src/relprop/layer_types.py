@@ -106,6 +106,10 @@ ActivationLayer = _group(
     "log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clamp_min",
 )
 
+ProductLayer = _group("ProductLayer", (), "mul mul_ matmul bmm einsum baddbmm")
+SoftmaxLayer = _group("SoftmaxLayer", (nn.Softmax, nn.LogSoftmax), "softmax log_softmax")
+AttentionLayer = _group("AttentionLayer", (), "scaled_dot_product_attention")
+
 PASSING = DropoutLayer | ReshapingLayer | ActivationLayer
 
 LayerType = type[nn.Module] | str | TypeGroup

@@ -18,7 +18,7 @@ from relprop.capture import capture
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
 from relprop.explanation import Explanation
-from relprop.graph import Graph, Node, info, shape_of
+from relprop.graph import Graph, Node, data_inputs, info, shape_of
 from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
 from relprop.ledger import ledger_of
 from relprop.modules import module_outputs
@@ -26,7 +26,7 @@ from relprop.ops import lookup
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
 from relprop.propagate import run
-from relprop.rules import LayerNormRule, PassRule, Rule, StopRule, ZeroRule
+from relprop.rules import LayerNormRule, PassRule, ProductRule, Rule, StopRule, ZeroRule
 from relprop.show import entries, printed
 from relprop.signature import batch_size, signature_of
 from relprop.targets import Target, check_target, seed_relevance
@@ -230,13 +230,13 @@ class LRP:
         reached = reached_by_relevance(explained)
         layers = layers_of_graph(graph, reached, self._source, flatten=self._flatten)
         row_rules = [_unit_rule(layer) or rule for layer, rule in zip(layers, self._assign(layers), strict=True)]
-        rules: dict[Node, Rule] = {n: PassRule() for n in reached if needs_rule(n)}
-        for layer, rule in zip(layers, row_rules, strict=True):
-            rules.update({node: _node_rule(node, rule) for node in layer.nodes})
-        stop_at(graph, {node for node, rule in rules.items() if isinstance(rule, StopRule)})
+        assigned = list(zip(layers, row_rules, strict=True))
+        stop_at(graph, {node for layer, rule in assigned if isinstance(rule, StopRule) for node in layer.nodes})
         reached = reached_by_relevance(explained)
         _checks.check_explained(unexplained(graph, reached))
-        rules = {node: rule for node, rule in rules.items() if node in reached}
+        rules: dict[Node, Rule] = {node: PassRule() for node in reached if needs_rule(node)}
+        for layer, rule in assigned:
+            rules.update({node: _node_rule(node, rule) for node in layer.nodes if node in rules})
         for node, rule in rules.items():
             ops.check(node, rule)
         return _Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
@@ -297,6 +297,8 @@ def _node_rule(node: Node, rule: Rule) -> Rule:
         return PassRule()
     if isinstance(rule, LayerNormRule) and family in {"affine", "sum"}:
         return ZeroRule(stabilizer=rule.stabilizer)
+    if isinstance(rule, ProductRule) and family in {"affine", "sum"} and len(data_inputs(node)) == 1:
+        return ZeroRule()  # the other factor is a constant
     return rule
 
 

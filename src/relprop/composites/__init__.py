@@ -22,20 +22,27 @@ from relprop.composites.primitives import (
     RangeMap,
     RangeTypeMap,
 )
+from relprop.composites.transformers import CPLRP, AttnLRP, recommended
 from relprop.layer_types import (
     ActivationLayer,
+    AttentionLayer,
     BatchNormLayer,
     ConvLayer,
     DropoutLayer,
     LinearLayer,
     NormalizationLayer,
     PoolingLayer,
+    ProductLayer,
     ReshapingLayer,
+    SoftmaxLayer,
     TypeGroup,
 )
 
 __all__ = [
+    "CPLRP",
     "ActivationLayer",
+    "AttentionLayer",
+    "AttnLRP",
     "BatchNormLayer",
     "Composite",
     "ConvLayer",
@@ -58,8 +65,11 @@ __all__ = [
     "NormalizationLayer",
     "PoolingLayer",
     "Primitive",
+    "ProductLayer",
     "RangeMap",
     "RangeTypeMap",
     "ReshapingLayer",
+    "SoftmaxLayer",
     "TypeGroup",
+    "recommended",
 ]

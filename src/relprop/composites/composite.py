@@ -47,6 +47,13 @@ class Composite:
             primitives.append(part)
         self.default_rule = default
         self.primitives: tuple[Primitive, ...] = tuple(primitives)
+        self.reason = ""
+
+    def because(self, reason: str) -> Composite:
+        """The same composite with a reason, which its print shows."""
+        explained = Composite(self.default_rule, *self.primitives)
+        explained.reason = reason
+        return explained
 
     def assign(self, layers: Sequence[Layer]) -> list[Rule]:
         """The rule of each layer.
@@ -75,7 +82,8 @@ class Composite:
         return printed(self._lines())
 
     def _lines(self) -> list[tuple[str, str]]:
-        lines = [("Composite(", "plain")]
+        lines = [(f"# {self.reason}", "dim")] if self.reason else []
+        lines.append(("Composite(", "plain"))
         if self.default_rule != ZeroRule():
             lines.append((f"  {self.default_rule!r},  # default", "rule"))
         for primitive in self.primitives:

@@ -1,0 +1,122 @@
+"""Preset composites for transformers, gates and state spaces, and the choice among all presets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from relprop.composites.composite import Composite
+from relprop.composites.presets import EpsilonPlusFlat
+from relprop.composites.primitives import GlobalTypeMap
+from relprop.layer_types import (
+    ActivationLayer,
+    AttentionLayer,
+    BatchNormLayer,
+    ConvLayer,
+    DropoutLayer,
+    LayerType,
+    LinearLayer,
+    NormalizationLayer,
+    ProductLayer,
+    ReshapingLayer,
+    SoftmaxLayer,
+)
+from relprop.rules import (
+    AttentionRule,
+    Bias,
+    EpsilonRule,
+    GeneralizedGammaRule,
+    LayerNormRule,
+    PassRule,
+    ProductRule,
+    Rule,
+    SoftmaxRule,
+    StopRule,
+    ZeroRule,
+)
+
+
+def AttnLRP(
+    *,
+    attention: Literal["attnlrp", "cp"] = "attnlrp",
+    softmax: Literal["absorb", "omit", "distribute"] = "absorb",
+    gate: Literal["uniform", "signal"] = "uniform",
+    gamma_linear: float | None = None,
+    gamma_conv: float | None = None,
+    epsilon: float = 0.0,
+    bias: Bias = "absorb",
+) -> Composite:
+    """AttnLRP (Achtibat et al. 2024), for models with attention, gates or state spaces.
+
+    Linear layers and convolutions get the ε-rule with the ε of `epsilon` (0: the 0-rule), or the generalized γ-rule
+    where a γ is given, which vision transformers want; norm statistics count as constants; activations pass relevance on.
+
+    Args:
+        attention: rule of the attention weights: through the softmax, or constants (CP-LRP).
+        softmax: what the softmax expansion's bias does; fused attention always absorbs.
+        gate: how products of data with data share: every factor alike, or signals take all from activated gates.
+        gamma_linear, gamma_conv: γ of linear layers and of convolutions; None: no γ.
+        epsilon: ε of linear layers and convolutions. bias: policy of all affine rules.
+    """
+    plain: Rule = EpsilonRule(epsilon, bias=bias) if epsilon else ZeroRule(bias=bias)
+    stops = attention == "cp"
+    rules: dict[LayerType, Rule] = {
+        LinearLayer: plain if gamma_linear is None else GeneralizedGammaRule(gamma_linear, bias=bias),
+        ConvLayer: plain if gamma_conv is None else GeneralizedGammaRule(gamma_conv, bias=bias),
+        ProductLayer: ProductRule(gate),
+        AttentionLayer: AttentionRule(attention),
+        SoftmaxLayer: StopRule() if stops else SoftmaxRule(softmax),
+        NormalizationLayer: LayerNormRule(),
+        BatchNormLayer: PassRule(),
+        DropoutLayer: PassRule(),
+        ReshapingLayer: PassRule(),
+        ActivationLayer: PassRule(),
+    }
+    return Composite(ZeroRule(bias=bias), GlobalTypeMap(rules))
+
+
+def CPLRP(
+    *,
+    gate: Literal["uniform", "signal"] = "uniform",
+    gamma_linear: float | None = None,
+    gamma_conv: float | None = None,
+    epsilon: float = 0.0,
+    bias: Bias = "absorb",
+) -> Composite:
+    """Conservative propagation (Ali et al. 2022): `AttnLRP` with attention weights as constants.
+
+    On models without biases it conserves relevance exactly.
+    """
+    return AttnLRP(
+        attention="cp", gate=gate, gamma_linear=gamma_linear, gamma_conv=gamma_conv, epsilon=epsilon, bias=bias
+    )
+
+
+def recommended(model: nn.Module) -> Composite:
+    """A composite for a model, by what it is made of; the printed composite says why.
+
+    Examples:
+        >>> from torch import nn
+        >>> from relprop.composites import recommended
+        >>> print(recommended(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))))
+        # EpsilonRule: only linear layers, whose outputs near zero the epsilon keeps from blowing up
+        Composite(
+          EpsilonRule(epsilon=1e-06),  # default
+        )
+    """
+    names = {type(m).__name__ for m in model.modules()}
+    attends = any("Attention" in name or "Mixer" in name for name in names)
+    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
+    embeds = any(isinstance(m, nn.Embedding) for m in model.modules())
+    if attends and convolves and not embeds:
+        return CPLRP(gamma_linear=0.05, gamma_conv=0.25).because(
+            "CPLRP with gamma: a vision transformer, whose gradients shatter without gamma and through its softmax"
+        )
+    if attends or embeds:
+        return AttnLRP().because("AttnLRP: a sequence model with attention, gates or recurrence")
+    if convolves:
+        return EpsilonPlusFlat().because("EpsilonPlusFlat: a convolutional network")
+    return Composite(EpsilonRule()).because(
+        "EpsilonRule: only linear layers, whose outputs near zero the epsilon keeps from blowing up"
+    )
