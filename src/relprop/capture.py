@@ -19,6 +19,7 @@ from relprop import errors
 from relprop.canonize.functional import in_place_to_functional
 from relprop.errors import CaptureError, InputError
 from relprop.graph import Graph, NodeInfo, operator_name
+from relprop.signature import varying_dims
 
 LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, errors) if module.__file__)
 """Folders whose lines say nothing about the user's model."""
@@ -42,7 +43,7 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
         return _captured(shadow, tuple(args), kwargs)
     # Export fixes a dimension whose example has size 1, so a single sample is repeated, unless the model minds.
     graph = _captured(shadow, *_repeated(tuple(args), kwargs))
-    return graph if graph.serves(1) else _captured(shadow, tuple(args), kwargs)
+    return graph if graph.serves(pytree.tree_leaves((args, kwargs))) else _captured(shadow, tuple(args), kwargs)
 
 
 def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -92,18 +93,29 @@ def _repeated(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any,
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    try:
+        return _export_dynamic(model, args, kwargs, sequence=True)
+    except Exception as error:
+        _check_that_it_runs(model, args, kwargs)
+        try:  # once more with only the batch dynamic, for models whose code fixes the length of sequences
+            return _export_dynamic(model, args, kwargs, sequence=False)
+        except Exception:
+            raise CaptureError(explain_failure(model, error)) from error
+
+
+def _export_dynamic(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, sequence: bool
+) -> torch.export.ExportedProgram:
     def dynamic(leaf: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None
+        if not isinstance(leaf, Tensor) or not leaf.dim():
+            return None
+        return dict.fromkeys(varying_dims(leaf) if sequence else (0,), torch.export.Dim.AUTO)
 
     shapes = pytree.tree_map(dynamic, (args, kwargs))
     combined = _by_parameter(model, shapes[0], shapes[1])
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            return torch.export.export(model, args, kwargs, dynamic_shapes=combined, strict=False)
-    except Exception as error:
-        _check_that_it_runs(model, args, kwargs)
-        raise CaptureError(explain_failure(model, error)) from error
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, args, kwargs, dynamic_shapes=combined, strict=False)
 
 
 def _check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

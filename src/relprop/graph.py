@@ -85,20 +85,24 @@ class Graph:
         """The flat outputs: nodes, or constants."""
         return list(self.output.args[0])  # type: ignore[arg-type]
 
-    def serves(self, batch: int) -> bool:
-        """Whether the captured program is that of the model for this many samples, by the guards of the export."""
-        for node in self.inputs:
-            size = fake_value(node).shape[0] if shape_of(node) else batch
-            if isinstance(size, int):
-                if size != batch:
-                    return False
+    def serves(self, leaves: Sequence[Any]) -> bool:
+        """Whether the captured program is that of the model for inputs of these sizes, by the guards of the export."""
+        sizes: dict[Any, int] = {}
+        guards: list[Any] = []
+        for node, leaf in zip(self.inputs, leaves, strict=True):
+            if not isinstance(leaf, Tensor):
                 continue
-            symbol = size.node.expr
-            # A batch of one runs what was captured for two or more: export only sets it apart by convention.
-            guards = [g.expr.subs(symbol, batch) for g in size.node.shape_env.guards]
-            if any(guard == False for guard in guards):  # noqa: E712  (a sympy expression)
-                return False
-        return True
+            for known, size in zip(fake_value(node).shape, leaf.shape, strict=True):
+                if isinstance(known, int):
+                    if known != size:
+                        return False
+                    continue
+                guards = known.node.shape_env.guards
+                symbol = known.node.expr
+                if symbol.is_Symbol and sizes.setdefault(symbol, size) != size:
+                    return False  # two inputs that were captured with one size have different ones
+        # A batch of one runs what was captured for two or more: export sets it apart by convention only.
+        return not any(guard.expr.subs(sizes) == False for guard in guards)  # noqa: E712  (sympy expressions)
 
     def operators(self) -> Iterator[Node]:
         return (n for n in self.fx.nodes if n.op == "call_function")

@@ -210,9 +210,9 @@ class LRP:
         return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
 
     def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Prepared:
-        key, batch = signature_of(args, kwargs), batch_size(args, kwargs)
+        key, leaves = signature_of(args, kwargs), pytree.tree_leaves((list(args), dict(kwargs)))
         for known in self._prepared.get(key, []):
-            if batch is None or known.program.graph.serves(batch):
+            if known.program.graph.serves(leaves):
                 self._latest = known
                 return known
         graph = capture(self._source, args, kwargs)

@@ -15,7 +15,7 @@ from relprop.capture import capture, copy_modules
 from relprop.errors import ModelError
 from relprop.graph import Graph, Node, info, operator_name
 from relprop.layers import fusable, is_sequential
-from relprop.signature import batch_size, signature_of
+from relprop.signature import signature_of
 
 SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
 SOFTMAX_OPERATORS = {"softmax", "log_softmax", "_softmax", "_log_softmax"}
@@ -51,11 +51,12 @@ class WithoutSoftmax(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         known = self._graphs.setdefault(signature_of(args, kwargs), [])
-        graph = next((g for g in known if g.serves(batch_size(args, kwargs) or 1)), None)
+        leaves = pytree.tree_leaves((args, kwargs))
+        graph = next((g for g in known if g.serves(leaves)), None)
         if graph is None:
             graph = strip_graph(capture(self.model, args, kwargs))
             known.append(graph)
-        return evaluate(graph, pytree.tree_leaves((args, kwargs)))
+        return evaluate(graph, leaves)
 
 
 def strip_softmax(model: nn.Module) -> nn.Module:

@@ -10,15 +10,21 @@ from torch.utils import _pytree as pytree
 
 
 def signature_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Structure of the inputs, and of each tensor dtype, device and shape without the batch; other inputs by value."""
+    """Structure of the inputs; of each tensor dtype, device and shape less what may vary; other inputs by value."""
     leaves, spec = pytree.tree_flatten((list(args), dict(kwargs)))
     return str(spec), tuple(_describe(leaf) for leaf in leaves)
 
 
 def _describe(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        return tuple(leaf.shape[1:]), leaf.dim(), leaf.dtype, leaf.device
+        return tuple(leaf.shape[len(varying_dims(leaf)) :]), leaf.dim(), leaf.dtype, leaf.device
     return repr(leaf)
+
+
+def varying_dims(leaf: Tensor) -> range:
+    """The dimensions that one capture serves in any size: the batch, and of integers (token ids, masks) the sequence."""
+    integers = not leaf.is_floating_point() and not leaf.is_complex()
+    return range(min(leaf.dim(), 2 if integers else 1))
 
 
 def batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:

@@ -50,7 +50,7 @@ def AttnLRP(
     """AttnLRP (Achtibat et al. 2024), for models with attention, gates or state spaces.
 
     Linear layers and convolutions get the ε-rule with the ε of `epsilon` (0: the 0-rule), or the generalized γ-rule
-    where a γ is given, which vision transformers want; norm statistics count as constants; activations pass relevance on.
+    where a γ is given, which vision transformers want. Norm statistics count as constants, activations pass relevance.
 
     Args:
         attention: rule of the attention weights: through the softmax, or constants (CP-LRP).
