@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import warnings
 from typing import Any
@@ -195,6 +194,20 @@ def test_two_analyzers_on_one_model_do_not_meet(model, x):
     assert torch.equal(LRP(copy.deepcopy(model), EpsilonPlusFlat())(x, target=1).relevance, alone)
 
 
+def test_weights_that_change_later_are_read_as_they_are(model, x):
+    """An analyzer neither owns nor remembers weights: batch norm is fused and rules modify what is there now."""
+    lrp = LRP(model, EpsilonPlusFlat())
+    stale = lrp(x, target=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5).add_(0.1)
+        model.norm.running_mean.add_(0.3)
+    expl, fresh = lrp(x, target=1), LRP(model, EpsilonPlusFlat())(x, target=1)
+    assert torch.equal(expl.output, fresh.output)
+    assert torch.equal(expl.relevance, fresh.relevance)
+    assert not torch.equal(expl.relevance, stale.relevance)
+
+
 # -------------------------------------------------------------------------------------------- training mode
 
 
@@ -359,12 +372,13 @@ class Activated(nn.Module):
     ],
 )
 def test_an_activation_is_the_same_in_every_spelling(layer, four, rule, spelling):
+    """Where the graph shows that h >= 0 the 0-rule need not divide, so ε (1e-9) may differ between spellings."""
     expected = relevance(Activated(layer, "nn.ReLU"), rule, four)
-    assert_close(relevance(Activated(layer, spelling), rule, four), expected, rtol=1e-12)
+    assert_close(relevance(Activated(layer, spelling), rule, four), expected, rtol=1e-6)
 
 
 def test_an_inplace_activation_does_not_hide_the_layer_that_it_overwrites(four, layer):
-    """The layer's z is the value before the in-place ReLU: with GeneralizedGamma's mask it would show."""
+    """The first layer's z is the value before the in-place ReLU, negative entries and all."""
     model = nn.Sequential(copy.deepcopy(layer), nn.ReLU(inplace=True))
     expl = LRP(model, [ZeroRule(), ZeroRule()])(four, target=lambda output: torch.ones_like(output))
     z = layer(four)
@@ -377,6 +391,6 @@ def test_the_original_model_still_trains_afterwards(model, x):
     model.train()
     model(x).sum().backward()
     assert model.conv.weight.grad is not None
-    with contextlib.suppress(RelpropError):
-        LRP(model)(torch.randn(2, 3, 8, 8))
+    with pytest.warns(UserWarning, match="training mode"):
+        LRP(model)(x)
     assert model.training
