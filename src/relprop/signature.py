@@ -22,7 +22,7 @@ def _describe(leaf: Any) -> Any:
 
 
 def varying_dims(leaf: Tensor) -> range:
-    """Structure of the inputs; of each tensor dtype, device, and shape but for what may vary; other inputs by value."""
+    """The dimensions that one capture serves in any size: the batch, and for token ids and masks the sequence."""
     integers = not leaf.is_floating_point() and not leaf.is_complex()
     return range(min(leaf.dim(), 2 if integers else 1))
 
