@@ -162,10 +162,12 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
 def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph:
     signature = exported.graph_signature
     tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
     for spec in signature.input_specs:
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             assert spec.target is not None
             tensors[spec.arg.name] = _find(exported, spec.target)
+            names[spec.arg.name] = spec.target
         elif spec.kind is not InputKind.USER_INPUT:
             raise CaptureError(
                 f"The model takes an input of kind {spec.kind.name}, which relprop cannot hold: {spec.target}."
@@ -181,7 +183,8 @@ def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph
     types = {name: type(module) for name, module in model.named_modules()}
     for node in graph.nodes:
         origin = _origin(node.meta.get("nn_module_stack"), types)
-        node.meta["relprop"] = replace(origin, operator=operator_name(node), origin=node.name)
+        path = names.get(node.name, origin.path)
+        node.meta["relprop"] = replace(origin, path=path, operator=operator_name(node), origin=node.name)
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
     return Graph(graph, tensors, exported.call_spec.in_spec, exported.call_spec.out_spec, types)

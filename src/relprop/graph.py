@@ -26,7 +26,7 @@ class NodeInfo:
     """Where a node comes from and what flows through it.
 
     Attributes:
-        path: dotted path of the innermost module that the node belongs to, `""` for the root.
+        path: dotted path of the innermost module that the node belongs to, `""` for the root; of a parameter its name.
         call: how many times that module had been called before (a module may be used twice).
         module_type: class of that module.
         aliases: paths of modules whose output this node also is (a batch norm fused into it).
@@ -178,3 +178,20 @@ def data_inputs(node: Node) -> tuple[Node, ...]:
 def other_inputs(node: Node) -> frozenset[Node]:
     """The inputs of a node that are neither data nor constants: shapes, masks, indices made on the way."""
     return frozenset(n for n in node.all_input_nodes if not info(n).data and not info(n).static)
+
+
+def constant_name(node: Node) -> str:
+    """What a constant is to be called as a sink: `position_embeddings` for what an embedding or a parameter of that name
+    gave, `constant` for anything else."""
+    waiting, found = [node], set()
+    while waiting:
+        current = waiting.pop()
+        if operator_name(current) == "embedding":
+            weight = current.args[0]
+            found.add(info(current).path or (info(weight).path if isinstance(weight, Node) else ""))
+        elif current.op == "placeholder":
+            found.add(info(current).path)
+        else:
+            waiting.extend(current.all_input_nodes)
+    names = {path.rpartition(".")[2] for path in found if path}
+    return names.pop() if len(names) == 1 else "constant"

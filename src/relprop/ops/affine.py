@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.graph import Node, info, operator_name
+from relprop.graph import Node, constant_name, info, operator_name
 from relprop.ops.linear_maps import Affine, AffineMap, SumMap
 from relprop.ops.registry import FRESH, lookup
 from relprop.ops.step import Preference, Step, cannot_serve
@@ -109,9 +110,16 @@ class AffineStep(Step):
         return s
 
     def _book_bias(self, s: Tensor, tape: Tape) -> None:
-        b = self.map.bias(tape) if tape.sinks is not None else None
+        if tape.sinks is None:
+            return
+        if isinstance(self.map, SumMap):
+            for constant, amount in self.map.constant_values(tape):
+                name = constant_name(constant) if isinstance(constant, Node) else "constant"
+                tape.sink(self.node, name, partial(masked_product, amount, s))
+            return
+        b = self.map.bias(tape)
         if b is not None:
-            tape.sink(self.node, self._bias_name, lambda: self.map.spread_bias(b, s) * s)
+            tape.sink(self.node, "bias", lambda: self.map.spread_bias(b, s) * s)
 
     @property
     def _bias_name(self) -> str:
@@ -259,6 +267,11 @@ def divide(relevance: Tensor, denominator: Tensor, *, reuse: bool) -> Tensor:
     """`relevance / denominator`, written over the denominator where that is `reuse`d: large allocations cost time."""
     fits = reuse and denominator.shape == relevance.shape and denominator.dtype == relevance.dtype
     return torch.div(relevance, denominator, out=denominator) if fits else relevance / denominator
+
+
+def masked_product(amount: Tensor, s: Tensor) -> Tensor:
+    """`amount * s`, and 0 where `s` is 0, also where a mask added -inf."""
+    return torch.where(s == 0, 0, amount * s)
 
 
 def _times(modifier: Modifier, a: Tensor, c: Tensor) -> Tensor:

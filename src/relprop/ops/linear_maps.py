@@ -145,19 +145,31 @@ class SumMap(AffineMap):
         coefficients: Sequence[float] = node.kwargs["coefficients"]  # type: ignore[assignment]
         pairs = list(zip(node.args, coefficients, strict=True))
         self.coefficients = [[k for a, k in pairs if a is x] for x in self.xs]
-        self.constants = [(a, k) for a, k in pairs if not (isinstance(a, Node) and a in self.xs)]
+        self.constants: list[tuple[Any, float]] = [
+            (a, k) for a, k in pairs if not (isinstance(a, Node) and a in self.xs)
+        ]
 
     def weight(self, tape: Tape) -> Tensor:
         return torch.tensor([sum(k) for k in self.coefficients], dtype=tape.dtype)
 
     def bias(self, tape: Tape) -> Tensor | None:
-        if not self.constants:
-            return None
-        device = tape.device
-        total = torch.zeros((), dtype=tape.dtype, device=device)
-        for constant, k in self.constants:
-            total = total + k * (tape.value(constant) if isinstance(constant, Node) else float(constant))  # type: ignore[arg-type]
-        return total
+        amounts = [amount for _, amount in self.constant_values(tape)]
+        return sum(amounts[1:], amounts[0]) if amounts else None
+
+    def constant_values(self, tape: Tape) -> list[tuple[Any, Tensor]]:
+        """Each constant summand, and what it adds."""
+        return [
+            (
+                x,
+                k
+                * (
+                    tape.value(x)
+                    if isinstance(x, Node)
+                    else torch.tensor(float(x), dtype=tape.dtype, device=tape.device)
+                ),
+            )
+            for x, k in self.constants
+        ]
 
     def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
         weights = self.weight(tape) if w is None else w
