@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from relprop.graph import Graph, Node, annotate, data_inputs, info, is_floating, operator_name
-from relprop.ops.registry import lookup
+from torch import Tensor
+
+from relprop.graph import Graph, Node, annotate, data_inputs, fake_value, info, is_floating, operator_name
+from relprop.ops.registry import LIKE_ANOTHER, lookup
 
 
 def analyze(graph: Graph) -> Graph:
@@ -29,9 +31,17 @@ def analyze_operator(node: Node) -> None:
     static = all(info(a).static for a in arguments)
     op = lookup(node)
     stops = op is not None and op.family == "source"
-    carries = not static and not stops and any(info(a).data for a in arguments) and is_floating(node)
+    read = node.args[:1] if operator_name(node) in LIKE_ANOTHER else arguments
+    reads_data = any(isinstance(a, Node) and info(a).data for a in read)
+    carries = not static and not stops and reads_data and (is_floating(node) or _is_complex(node))
     signs = [info(a).nonneg for a in arguments if info(a).data]
     annotate(node, static=static, data=carries or bool(info(node).entry), nonneg=bool(op and op.nonneg(node, signs)))
+
+
+def _is_complex(node: Node) -> bool:
+    """Complex numbers carry data too, so that what no family explains is refused, not passed over."""
+    value = fake_value(node)
+    return isinstance(value, Tensor) and value.dtype.is_complex
 
 
 def entries(graph: Graph) -> Iterator[tuple[Node, Node]]:

@@ -181,8 +181,10 @@ def other_inputs(node: Node) -> frozenset[Node]:
 
 
 def constant_name(node: Node) -> str:
-    """What a constant is to be called as a sink: `position_embeddings` for what an embedding or a parameter of that name
-    gave, `constant` for anything else."""
+    """What a constant is called as a sink.
+
+    `position_embeddings` for what an embedding or a parameter of that name gave, `constant` for anything else.
+    """
     waiting, found = [node], set()
     while waiting:
         current = waiting.pop()

@@ -17,11 +17,17 @@ _REGISTERED: dict[type[nn.Module], Rule] = {}
 
 
 class Unit:
-    """The operators of one module call, run as one."""
+    """Several operators run as one: a registered module's, or those of a spelled-out activation.
 
-    def __init__(self, name: str, graph: FxGraph, rule: Rule) -> None:
+    Attributes:
+        rule: the rule that the module was registered with.
+        family: `"unit"`, or `"activation"` for an elementwise function of the first input.
+    """
+
+    def __init__(self, name: str, graph: FxGraph, rule: Rule, family: str = "unit") -> None:
         self.__name__ = name
         self.rule = rule
+        self.family = family
         self._graph = torch.fx.GraphModule(nn.Module(), graph)
 
     def __call__(self, *inputs: Any) -> Tensor:
@@ -107,7 +113,7 @@ def _collapse(graph: Graph, path: str, kind: type[nn.Module], call: int, nodes: 
         )
     (output,) = outputs
     inputs = list(dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside))
-    unit = Unit(kind.__name__, _extract(nodes, inputs, output), rule)
+    unit = Unit(kind.__name__, extract(nodes, inputs, output), rule)
     with graph.fx.inserting_after(output):
         node = graph.fx.call_function(unit, tuple(inputs))
     node.meta |= {"val": fake_value(output), "nn_module_stack": output.meta.get("nn_module_stack")}
@@ -118,7 +124,8 @@ def _collapse(graph: Graph, path: str, kind: type[nn.Module], call: int, nodes: 
         graph.fx.erase_node(dead)
 
 
-def _extract(nodes: Sequence[Node], inputs: Sequence[Node], output: Node) -> FxGraph:
+def extract(nodes: Sequence[Node], inputs: Sequence[Node], output: Node) -> FxGraph:
+    """Some operators as a graph of their own."""
     graph = FxGraph()
     copies: dict[Node, Node] = {node: graph.placeholder(node.name) for node in inputs}
     for node in nodes:
@@ -128,7 +135,8 @@ def _extract(nodes: Sequence[Node], inputs: Sequence[Node], output: Node) -> FxG
 
 
 def unit_of(node: Node) -> Unit | None:
-    return node.target if isinstance(node.target, Unit) else None
+    """The registered module that a node runs."""
+    return node.target if isinstance(node.target, Unit) and node.target.family == "unit" else None
 
 
 def check_function_result(node: Node, result: object, shapes: Mapping[Node, torch.Size]) -> list[Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from relprop import functions as f
 from relprop.analysis import analyze, analyze_operator, remove_dead
+from relprop.canonize.recurrent import KINDS, unroll
 from relprop.graph import Graph, Node, annotate, fake_value, info, is_floating, operator_name, shape_of
 
 Rewrite = Callable[[Graph, Node], Node | None]
@@ -159,7 +160,10 @@ def _rms_norm(graph: Graph, node: Node) -> Node | None:
 
 
 def _mul(graph: Graph, node: Node) -> Node | None:
-    x, other = node.args[:2]
+    return _product_of(graph, node, *node.args[:2])
+
+
+def _product_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
     if isinstance(x, Node) and isinstance(other, Node) and info(x).data and info(other).data:
         return insert(graph, node, f.product, *_factors(x), *_factors(other), like=node)
     if not (isinstance(x, Node) and info(x).data):
@@ -189,12 +193,13 @@ def _attention(graph: Graph, node: Node) -> Node | None:
 
 
 def _div(graph: Graph, node: Node) -> Node | None:
-    x, other = node.args[:2]
-    if node.kwargs.get("rounding_mode") or not (isinstance(x, Node) and info(x).data):
-        return None
-    # A divisor made of data is a statistic, such as a norm, and counts as a constant (LN-rule).
+    return None if node.kwargs.get("rounding_mode") else _quotient_of(graph, node, *node.args[:2])
+
+
+def _quotient_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
+    """A divisor made of data is a statistic, such as a norm, and counts as a constant (LN-rule)."""
     inverse = insert(graph, node, f.reciprocal, _constant(graph, node, other))
-    return insert(graph, node, f.scale, x, inverse, None, like=node)
+    return _product_of(graph, node, x, inverse)
 
 
 def _neg(graph: Graph, node: Node) -> Node | None:
@@ -227,6 +232,64 @@ def _sub(graph: Graph, node: Node) -> Node | None:
 def _rsub(graph: Graph, node: Node) -> Node | None:
     given = arguments(node)
     return _sum_of(graph, node, [given["other"], given["self"]], [1, -given.get("alpha", 1)])
+
+
+def _addcmul(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    product = _product_of(graph, node, given["tensor1"], given["tensor2"])
+    return _sum_of(graph, node, [given["self"], product], [1, given["value"]])
+
+
+def _addcdiv(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    quotient = _quotient_of(graph, node, given["tensor1"], given["tensor2"])
+    return _sum_of(graph, node, [given["self"], quotient], [1, given["value"]])
+
+
+def _lerp(graph: Graph, node: Node) -> Node | None:
+    """`x + w (y − x)`."""
+    x, y, weight = node.args[:3]
+    difference = insert(graph, node, f.add, y, x, like=node, coefficients=(1, -1))
+    return _sum_of(graph, node, [x, _product_of(graph, node, difference, weight)], [1, 1])
+
+
+def _glu(graph: Graph, node: Node) -> Node | None:
+    """`a · sigmoid(b)` of the two halves of a tensor."""
+    given = arguments(node)
+    x, dim = given["self"], int(given["dim"])
+    size = (shape_of(node) or ())[dim]
+    if size is None:
+        return None
+    signal, gate = (
+        insert(graph, node, torch.ops.aten.slice.Tensor, x, dim, start, start + size, like=node) for start in (0, size)
+    )
+    return insert(
+        graph, node, f.product, signal, insert(graph, node, torch.ops.aten.sigmoid.default, gate, like=node), like=node
+    )
+
+
+def _index_add(graph: Graph, node: Node) -> Node | None:
+    """`index_add` and `scatter_add` onto a tensor as one onto zeros, and a sum."""
+    start = node.args[0]
+    assert isinstance(start, Node)
+    if operator_name(start) in {"zeros", "zeros_like", "new_zeros"}:
+        return None
+    zeros = insert(graph, node, torch.ops.aten.zeros_like.default, start)
+    added = insert(graph, node, node.target, zeros, *node.args[1:], like=node, **node.kwargs)  # type: ignore[arg-type]
+    return _sum_of(graph, node, [start, added], [1, 1])
+
+
+def _weighted_by_data(graph: Graph, node: Node) -> Node | None:
+    """A layer whose weight is data is a product; its bias is added after it."""
+    x, weight, bias = (*node.args, None)[:3]
+    if not (isinstance(weight, Node) and info(weight).data and isinstance(bias, Node)):
+        return None
+    product = insert(graph, node, node.target, x, weight, None, *node.args[3:], like=node, **node.kwargs)  # type: ignore[arg-type]
+    trailing = len(shape_of(weight) or ()) - 2
+    if trailing:
+        shape = [-1, *[1] * trailing]
+        bias = insert(graph, node, torch.ops.aten.reshape.default, bias, shape, like=bias if info(bias).data else None)
+    return _sum_of(graph, node, [product, bias], [1, 1])
 
 
 def _sum_of(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]) -> Node:
@@ -267,7 +330,9 @@ def _baddbmm(graph: Graph, node: Node) -> Node | None:
 def _addmm(graph: Graph, node: Node) -> Node | None:
     bias, x, weight = node.args[:3]
     if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static) or node.kwargs:
-        return None
+        product = insert(graph, node, torch.ops.aten.mm.default, x, weight, like=node)
+        given = arguments(node)
+        return _sum_of(graph, node, [bias, product], [given["beta"], given["alpha"]])
     transposed = insert(graph, node, torch.ops.aten.t.default, weight)
     return insert(graph, node, torch.ops.aten.linear.default, x, transposed, bias, like=node)
 
@@ -299,16 +364,29 @@ REWRITES: dict[str, Rewrite] = {
     "instance_norm": _instance_norm,
     "rms_norm": _rms_norm,
     "mul": _mul,
+    "multiply": _mul,
     "div": _div,
+    "divide": _div,
+    "true_divide": _div,
     "neg": _neg,
+    "negative": _neg,
     "pow": _pow,
     "scaled_dot_product_attention": _attention,
     "add": _add,
+    "subtract": _sub,
     "sub": _sub,
     "rsub": _rsub,
+    "addcmul": _addcmul,
+    "addcdiv": _addcdiv,
+    "lerp": _lerp,
+    "glu": _glu,
+    "index_add": _index_add,
+    "scatter_add": _index_add,
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted_by_data),
     "addmm": _addmm,
     "baddbmm": _baddbmm,
     "matmul": _matmul,
     "mm": _matmul,
     "getitem": _one_of_several,
+    **dict.fromkeys(KINDS, unroll),
 }

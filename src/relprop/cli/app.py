@@ -15,7 +15,7 @@ from rich.text import Text
 from relprop import __version__
 from relprop.errors import RelpropError
 
-HELP = "Explain what a classifier sees in pictures, by layer-wise relevance propagation."
+HELP = "Explain what a model sees in pictures and reads in text, by layer-wise relevance propagation."
 
 # One paragraph each in the help of every command; `composites.COMPOSITES` holds what the second one lists.
 SPECS = (
@@ -25,7 +25,8 @@ SPECS = (
 )
 COMPOSITES = (
     "Composites: epsilon-plus-flat, epsilon-plus, epsilon-alpha2-beta1-flat, epsilon-alpha2-beta1, "
-    "epsilon-gamma-box, zero, epsilon, gamma."
+    "epsilon-gamma-box, zero, epsilon, gamma. For text: attnlrp, attnlrp-epsilon, attnlrp-gamma, cplrp, "
+    "cplrp-epsilon, cplrp-gamma, epsilon, zero, recommended."
 )
 EPILOG = f"{SPECS}\n\n{COMPOSITES}"
 
@@ -58,9 +59,24 @@ def explain(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Pictures, and folders of pictures.", show_default=False)
     ] = None,
-    composite: CompositeName = "epsilon-plus-flat",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SENTENCE", help="Explain text instead; more than once, or - for the lines of stdin."),
+    ] = None,
+    composite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which rules go to which layers, see below; by default epsilon-plus-flat, and attnlrp for text.",
+        ),
+    ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Class to explain, by index or name; by default the predicted one.")
+        str | None,
+        typer.Option(help="Class to explain, by index or name, or next token; by default the predicted one."),
+    ] = None,
+    similar_to: Annotated[
+        str | None,
+        typer.Option(metavar="SENTENCE", help="Text, encoders: explain the similarity to this sentence."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("relprop-out"),
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are explained at once.")] = 16,
@@ -78,18 +94,35 @@ def explain(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")] = False,
 ) -> None:
-    """Explain pictures: write a heatmap, an overlay and the relevance of each, and say what was predicted.
+    """Explain pictures or text: write heatmaps or coloured pages and the relevance, and say what was predicted.
 
     Without pictures, the demo model explains its own samples.
     """
     with _reporting():
+        if text:
+            if images:
+                raise RelpropError("give pictures or --text, not both")
+            if size is not None or mean is not None or std is not None or clip is not None:
+                raise RelpropError("--size, --mean, --std and --clip are for pictures, not for --text")
+            from relprop.cli.text_plan import DEFAULT, TextOptions
+            from relprop.cli.text_report import run_texts
+
+            chosen = composite or DEFAULT
+            run_texts(TextOptions(tuple(text), model, out, chosen, target, similar_to, device, overwrite), quiet)
+            return
+        if similar_to is not None:
+            raise RelpropError("--similar-to needs --text")
+        if not images and model != "demo":
+            raise RelpropError(
+                "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
+            )
         from relprop.cli.plan import Options
         from relprop.cli.report import run
 
         options = Options(
             images=tuple(images or ()),
             model=model,
-            composite=composite,
+            composite=composite or "epsilon-plus-flat",
             target=target,
             out=out,
             batch_size=batch_size,

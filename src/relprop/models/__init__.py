@@ -7,11 +7,29 @@
 `load` knows `demo`, `torchvision:NAME`, `timm:NAME`, `hf:ID_OR_FOLDER` and `path/to/file.py:function`, each
 but `hf` and `demo` with an optional `@weights`. It imports torchvision, timm and transformers when asked for
 them.
+
+
+Language models come with their tokenizer:
+
+    loaded = load_text("hf:path/to/folder")
+    output = loaded.model(**loaded.encode("A cat sleeps."))
 """
 
 from relprop.models.loaded import LoadedModel
 from relprop.models.loading import load
 from relprop.models.preprocess import Preprocess, open_picture
 from relprop.models.spec import Spec, parse
+from relprop.models.text import TextModel, embedding_length, load_text, similarity_to
 
-__all__ = ["LoadedModel", "Preprocess", "Spec", "load", "open_picture", "parse"]
+__all__ = [
+    "LoadedModel",
+    "Preprocess",
+    "Spec",
+    "TextModel",
+    "embedding_length",
+    "load",
+    "load_text",
+    "open_picture",
+    "parse",
+    "similarity_to",
+]

@@ -13,6 +13,7 @@ from relprop.ops.maximum import MaxStep, ShareOfWindowStep
 from relprop.ops.movement import MovementStep
 from relprop.ops.normalization import NormalizationStep
 from relprop.ops.product import ProductStep, is_product
+from relprop.ops.recurrent import GateStep
 from relprop.ops.registry import Op, lookup, register_op
 from relprop.ops.step import Step
 from relprop.ops.unit import UnitStep
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[Step]] = {
     "activation": ActivationStep,
     "affine": AffineStep,
     "attention": AttentionStep,
+    "gate": GateStep,
     "max": MaxStep,
     "movement": MovementStep,
     "normalization": NormalizationStep,

@@ -16,6 +16,7 @@ from relprop.ops.registry import always, inherits, lookup, never, register
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import AffineRule, PassRule, Rule
 from relprop.tape import C, Form, Forms, Message, R, Tape
+from relprop.units import Unit
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ register("dropout alpha_dropout feature_dropout native_dropout", "activation", n
 register("relu6", "activation", nonneg=always, options=Activation())
 register("hardtanh clamp clamp_min", "activation", nonneg=_clamped_from_below, options=Activation("none"))
 register("leaky_relu prelu elu selu celu silu gelu mish hardswish tanh softsign hardshrink softshrink tanhshrink rrelu "
-         "threshold sin asinh atan erf sign pow", "activation", nonneg=inherits, options=Activation())  # fmt: skip
-register("sigmoid hardsigmoid softplus exp cosh", "activation", nonneg=always, options=Activation("none"))
-register("log_sigmoid log log1p", "activation", nonneg=never, options=Activation("none"))
+         "threshold sin asinh atan tan sinh expm1 erf sign pow round floor ceil trunc nan_to_num", "activation",
+         nonneg=inherits, options=Activation())  # fmt: skip
+register("sigmoid hardsigmoid softplus exp exp2 cosh", "activation", nonneg=always, options=Activation("none"))
+register("log_sigmoid log log2 log10 log1p cos logit clamp_max", "activation", nonneg=never, options=Activation("none"))
 register("abs sqrt square", "activation", nonneg=always, options=Activation())
 
 
@@ -55,8 +57,8 @@ class ActivationStep(Step):
         super().__init__(node, rule, forms, prefers)
         op = lookup(node)
         known = op.options if op is not None and op.family == "activation" else None
-        self.ratio = (known or Activation("none")).ratio
-        (self.source,) = self.sources
+        self.ratio = (known or Activation(_ratio_of_unit(node))).ratio
+        self.source = self.sources[0]
         same_shape = shape_of(node) == shape_of(self.source)
         self.factored = "c" in forms and self.ratio != "none" and prefers[self.source] == "c" and same_shape
         if self.factored:
@@ -84,6 +86,13 @@ class ActivationStep(Step):
             return (y != 0).to(y.dtype)
         x = tape.value(self.source)
         return torch.where(x == 0, 0, y / x)
+
+
+def _ratio_of_unit(node: Node) -> str:
+    """A spelled-out activation has a factored form if it is 0 at 0, which can be asked where it has no constants."""
+    if not isinstance(node.target, Unit) or len(node.args) != 1:
+        return "none"
+    return "divide" if not node.target(torch.zeros(1)).any() else "none"
 
 
 class PassStep(Step):

@@ -39,14 +39,19 @@ _CONVOLUTIONS = "conv1d conv2d conv3d"
 _TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
 
 register(f"linear {_CONVOLUTIONS} {_TRANSPOSED} convolution scale", "affine", options=Affine(weight=1, bias=2))
+register("transformers.grouped_mm_fallback _grouped_mm", "affine", options=Affine(weight=1))
 register("mm bmm matmul mv dot einsum", "affine", options=Affine())
 register("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum "
          "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
-         "_upsample_nearest_exact3d _adaptive_avg_pool2d _adaptive_avg_pool3d",
+         "_upsample_nearest_exact3d _adaptive_avg_pool2d _adaptive_avg_pool3d col2im index_add scatter_add",
          "affine", nonneg=inherits, options=Affine(kind="equal"))  # fmt: skip
-register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d", "affine", nonneg=inherits,
-         options=Affine(kind="positive"))  # fmt: skip
-register("upsample_bicubic2d grid_sampler", "affine", options=Affine(kind="mixed"))
+register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", "affine",
+         nonneg=inherits, options=Affine(kind="positive"))  # fmt: skip
+register(
+    "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d",
+    "affine",
+    options=Affine(kind="mixed"),
+)
 
 
 def _sum_sign(node: Node, args: Sequence[bool]) -> bool:
@@ -109,7 +114,8 @@ class AffineMap:
 
     def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
         """`Wᵀ s` for each input."""
-        explicit = ADJOINTS.get(operator_name(self.node))
+        has_weight = self.w is not None  # not where the weight is data, and the input is a constant
+        explicit = ADJOINTS.get(operator_name(self.node)) if has_weight else None
         if explicit is not None:
             c = explicit(self.node, tape, self.weight(tape) if w is None else w, s)
             if c is not None:

@@ -6,16 +6,16 @@ to (padding with a constant, a filled mask) is kept by the sink `constant`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from relprop.graph import Node, operator_name
-from relprop.ops.registry import inherits, register
+from relprop.ops.registry import LIKE_ANOTHER, inherits, register
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import AffineRule, PassRule, Rule
-from relprop.tape import Message, Tape
+from relprop.tape import Form, Forms, Message, Tape
 
 RESHAPES = frozenset(
     [
@@ -55,6 +55,13 @@ FILLS = frozenset(
         "index_put",
         "copy",
         "scatter",
+        "masked_scatter",
+        "index_copy",
+        "index_fill",
+        "diagonal_scatter",
+        "diag_embed",
+        "tril",
+        "triu",
     ]
 )
 """Operators whose result may hold entries that come from no data input."""
@@ -75,6 +82,8 @@ _OTHERS = [
     "diagonal",
     "split",
     "split_with_sizes",
+    "unsafe_split",
+    "unsafe_chunk",
     "chunk",
     "unbind",
     "tensor_split",
@@ -107,8 +116,6 @@ _OTHERS = [
     "replication_pad1d",
     "replication_pad2d",
     "replication_pad3d",
-    "tril",
-    "triu",
     "topk",
     "sort",
     "masked_select",
@@ -122,6 +129,11 @@ register(FILLS, "movement")
 
 class MovementStep(Step):
     """Send each entry's relevance to where the entry came from."""
+
+    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
+        super().__init__(node, rule, forms, prefers)
+        if operator_name(node) in LIKE_ANOTHER:
+            self.sources = tuple(s for s in self.sources if s is node.args[0])
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:

@@ -17,7 +17,7 @@ from relprop.tape import C, Form, Forms, Message, Tape
 
 register("product", "product", nonneg=inherits)
 
-BILINEAR = {"mm", "bmm", "matmul", "mv", "dot", "einsum", "linear", "baddbmm"}
+BILINEAR = {"mm", "bmm", "matmul", "mv", "dot", "einsum", "linear", "baddbmm", "conv1d", "conv2d", "conv3d"}
 """Operators that are affine with a constant operand, and a product of two factors without one."""
 
 

@@ -44,6 +44,9 @@ def inherits(node: Node, args: Sequence[bool]) -> bool:
 FRESH = {"linear", "scale", "add", "normalize", *(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))}
 """Operators whose result shares memory with nothing else."""
 
+LIKE_ANOTHER = {"expand_as", "view_as", "reshape_as", "type_as"}
+"""Operators that look at their second argument only for its shape or dtype."""
+
 _TABLE: dict[str, Op] = {}
 
 
@@ -56,7 +59,7 @@ def register(names: str | Iterable[str], family: str, *, nonneg: Sign = never, o
 def lookup(node: Node) -> Op | None:
     """The table's row for a node, None if no family explains the operator."""
     if isinstance(node.target, Unit):
-        return Op(operator_name(node), "unit", never)
+        return Op(operator_name(node), node.target.family, never)
     return _TABLE.get(operator_name(node)) if node.op == "call_function" else None
 
 

@@ -1,0 +1,231 @@
+"""`nn.LSTM`, `nn.GRU`, `nn.RNN` and their cells, unrolled over the length of the sequence.
+
+A cell becomes what its formula says, in operators that every rule knows. With `[x, h]` for concatenation:
+
+    LSTM  i, f, o = σ(W [x, h] + b)   g = tanh(W_g [x, h] + b_g)                  c' = f·c + i·g   h' = o·tanh(c')
+    GRU   r, z = σ(W [x, h] + b)      n = tanh(W_n x + b_n + r·(V_n h + d_n))     h' = (1−z)·n + z·h
+    RNN                               h' = tanh(W [x, h] + b)
+
+Products with a gate are `gated` (signal takes all), sums and linear layers are as anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop import functions as f
+from relprop.analysis import analyze_operator
+from relprop.errors import CaptureError
+from relprop.graph import Graph, Node, annotate, fake_value, info, operator_name, shape_of, where_is
+from relprop.ops.recurrent import gated
+
+LONGEST = 4096
+"""Cell updates (steps times layers times directions) up to which a network is unrolled."""
+
+aten = torch.ops.aten
+
+
+def rows(t: Tensor, start: int, stop: int) -> Tensor:
+    """Part of a weight or bias."""
+    return t[start:stop]
+
+
+def beside(*weights: Tensor) -> Tensor:
+    """Weights of several inputs as one weight of their concatenation."""
+    return torch.cat(weights, dim=1)
+
+
+def sum_of(*biases: Tensor) -> Tensor:
+    return torch.stack(biases).sum(0)
+
+
+class _Builder:
+    """Puts operators ahead of a node, each with its symbolic value."""
+
+    def __init__(self, graph: Graph, before: Node) -> None:
+        self.graph, self.before = graph, before
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
+        with self.graph.fx.inserting_before(self.before):
+            node = self.graph.fx.call_function(function, args, kwargs)
+        node.meta["relprop"] = replace(info(self.before), entry="", data=False, static=False, nonneg=False)
+        symbolic = torch.fx.node.map_arg((node.args, node.kwargs), fake_value)
+        with torch.no_grad():
+            node.meta["val"] = function(*symbolic[0], **symbolic[1])
+        analyze_operator(node)
+        return node
+
+    def add(self, *summands: Node) -> Node:
+        return self(f.add, *summands, coefficients=(1,) * len(summands))
+
+    def select(self, x: Node, dim: int, index: int) -> Node:
+        return self(aten.select.int, x, dim, index)
+
+    def cat(self, parts: Sequence[Node]) -> Node:
+        return parts[0] if len(parts) == 1 else self(aten.cat.default, list(parts), -1)
+
+    def parts(self, x: Node, count: int, size: int) -> Iterator[Node]:
+        return (self(aten.slice.Tensor, x, -1, i * size, (i + 1) * size) for i in range(count))
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """One direction of one layer."""
+
+    input: Node
+    hidden: Node
+    input_bias: Node | None = None
+    hidden_bias: Node | None = None
+    projection: Node | None = None
+
+
+Layer = Callable[[Sequence[Node], "State"], "State"]
+State = tuple[Node, ...]
+"""`(h,)`, or `(h, c)` of an LSTM. The input of a step is given in parts, since it is concatenated with `h` anyway."""
+
+
+def _linear(build: _Builder, w: _Weights, size: int, blocks: Sequence[int]) -> Callable[[Sequence[Node], Node], Node]:
+    """`W [x, h] + b` for some of the cell's blocks of outputs."""
+    weights, biases = [w.input, w.hidden], [b for b in (w.input_bias, w.hidden_bias) if b is not None]
+    weight = build(beside, *(_blocks(build, t, size, blocks) for t in weights))
+    bias = build(sum_of, *(_blocks(build, t, size, blocks) for t in biases)) if biases else None
+
+    def layer(x: Sequence[Node], h: Node) -> Node:
+        return build(aten.linear.default, build.cat([*x, h]), weight, bias)
+
+    return layer
+
+
+def _blocks(build: _Builder, t: Node, size: int, blocks: Sequence[int]) -> Node:
+    found = [build(rows, t, i * size, (i + 1) * size) for i in blocks]
+    return found[0] if len(found) == 1 else build(aten.cat.default, found, 0)
+
+
+def _lstm(build: _Builder, w: _Weights, size: int) -> Layer:
+    gates, signal = _linear(build, w, size, (0, 1, 3)), _linear(build, w, size, (2,))
+
+    def step(x: Sequence[Node], state: State) -> State:
+        h, c = state
+        i, keep, o = build.parts(build(aten.sigmoid.default, gates(x, h)), 3, size)
+        g = build(aten.tanh.default, signal(x, h))
+        c = build.add(build(gated, keep, c), build(gated, i, g))
+        h = build(gated, o, build(aten.tanh.default, c))
+        return (h if w.projection is None else build(aten.linear.default, h, w.projection, None)), c
+
+    return step
+
+
+def _gru(build: _Builder, w: _Weights, size: int) -> Layer:
+    gates = _linear(build, w, size, (0, 1))
+    of_input, of_hidden = (_blocks(build, t, size, (2,)) for t in (w.input, w.hidden))
+    input_bias, hidden_bias = (
+        None if b is None else _blocks(build, b, size, (2,)) for b in (w.input_bias, w.hidden_bias)
+    )
+    minus = build(f.scalar, -1.0)
+
+    def step(x: Sequence[Node], state: State) -> State:
+        (h,) = state
+        reset, update = build.parts(gates(x, h), 2, size)
+        r, z = build(aten.sigmoid.default, reset), build(aten.sigmoid.default, update)
+        renew = build(aten.sigmoid.default, build(f.scale, update, minus, None))  # 1 − z
+        hidden = build(gated, r, build(aten.linear.default, h, of_hidden, hidden_bias))
+        summed = build.add(build(aten.linear.default, build.cat(x), of_input, input_bias), hidden)
+        n = build(aten.tanh.default, summed)
+        return (build.add(build(gated, renew, n), build(gated, z, h)),)
+
+    return step
+
+
+def _rnn(activation: Any) -> Callable[[_Builder, _Weights, int], Layer]:
+    def cell(build: _Builder, w: _Weights, size: int) -> Layer:
+        linear = _linear(build, w, size, (0,))
+        return lambda x, state: (build(activation, linear(x, state[0])),)
+
+    return cell
+
+
+@dataclass(frozen=True)
+class _Kind:
+    cell: Callable[[_Builder, _Weights, int], Layer]
+    blocks: int
+
+
+KINDS = {
+    "lstm": _Kind(_lstm, 4),
+    "gru": _Kind(_gru, 3),
+    "rnn_tanh": _Kind(_rnn(aten.tanh.default), 1),
+    "rnn_relu": _Kind(_rnn(aten.relu.default), 1),
+}
+
+
+def unroll(graph: Graph, node: Node) -> None:
+    """Replace whoever reads a result of a recurrent network by the unrolled network."""
+    kind = KINDS[operator_name(node)]
+    assert isinstance(node.target, torch._ops.OpOverload)
+    if node.target._overloadname != "input":
+        raise CaptureError(
+            f"{where_is(node)} runs on packed sequences, which relprop does not unroll: pad them instead."
+        )
+    x, given, params, has_biases, layers, _, _, bidirectional, batch_first = node.args
+    assert isinstance(x, Node) and isinstance(params, list) and isinstance(layers, int)  # noqa: PT018
+    directions, time = 2 if bidirectional else 1, 1 if batch_first else 0
+    length = _length(node, x, time, layers * directions)
+    build = _Builder(graph, node)
+    initial = given if isinstance(given, list) else [given]
+    sequence: list[list[Node]] = [[build.select(x, time, t)] for t in range(length)]
+    final: list[State] = []
+    weights = list(_weights(params, bool(has_biases), layers * directions))
+    for layer in range(layers):
+        outputs: list[list[Node]] = [[] for _ in range(length)]
+        for direction in range(directions):
+            index = layer * directions + direction
+            w = weights[index]
+            step = kind.cell(build, w, _rows_of(w.input) // kind.blocks)
+            state: State = tuple(build.select(s, 0, index) for s in initial)
+            for t in reversed(range(length)) if direction else range(length):
+                state = step(sequence[t], state)
+                outputs[t].append(state[0])
+            final.append(state)
+        sequence = outputs
+    for reader in list(node.users):
+        which = reader.args[1]
+        results = (
+            [build.cat(step_outputs) for step_outputs in sequence] if which == 0 else [s[which - 1] for s in final]
+        )
+        reader.replace_all_uses_with(build(aten.stack.default, results, time if which == 0 else 0))
+
+
+def _length(node: Node, x: Node, time: int, cells: int) -> int:
+    size = fake_value(x).shape[time]
+    length = size if isinstance(size, int) else size.node.maybe_as_int()  # export may have fixed a symbolic size
+    if length is None:
+        raise CaptureError(
+            f"{where_is(node)}: the length of the sequence is not known at capture, so the network cannot be unrolled."
+        )
+    if length * cells > LONGEST:
+        raise CaptureError(
+            f"{where_is(node)}: {length} steps through {cells} layers and directions are {length * cells} cells, and "
+            f"relprop unrolls up to {LONGEST}. Explain a shorter sequence, or a part of the model."
+        )
+    return int(length)
+
+
+def _weights(params: Sequence[Node], has_biases: bool, count: int) -> Iterator[_Weights]:
+    """The parameters of each layer and direction: two weights, two biases or none, and perhaps a projection."""
+    size = len(params) // count
+    for i in range(count):
+        own = list(params[i * size : (i + 1) * size])
+        biases = (own[2], own[3]) if has_biases else (None, None)
+        rest = own[4 if has_biases else 2 :]
+        yield _Weights(own[0], own[1], *biases, rest[0] if rest else None)
+
+
+def _rows_of(weight: Node) -> int:
+    rows_, *_ = shape_of(weight) or (0,)
+    assert rows_ is not None
+    return rows_

@@ -1,0 +1,48 @@
+"""What `relprop explain --text` prints while it works and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from relprop.cli.text import TextResult, explain_texts, finish_texts
+from relprop.cli.text_plan import ALL, TextOptions, TextPlan, make_text_plan
+
+TOP = 5
+MANY = 8  # sentences from which on a progress bar shows
+
+
+def run_texts(options: TextOptions, quiet: bool) -> None:
+    """Do the whole job, and print what came out.
+
+    Raises:
+        RelpropError: what is wrong, before anything was written where it can be known before.
+    """
+    plan = make_text_plan(options)
+    console = Console(stderr=True, quiet=quiet)
+    total = len(plan.sentences)
+    bar = track(explain_texts(plan), "explaining", total=total, console=console, transient=True, disable=total < MANY)
+    results = list(bar)
+    finish_texts(plan, results)
+    show_texts(plan, results, Console(quiet=quiet))
+
+
+def show_texts(plan: TextPlan, results: Sequence[TextResult], console: Console) -> None:
+    """The coloured sentences, what was explained, the books, and where the files are."""
+    for result in results:
+        console.print(Text(result.explained.title, style="bold"))
+        console.print(result.explained.rich())
+        best = ", ".join(f"{text} {r:.3g}" for text, r in result.explained.top(TOP))
+        console.print(Text(f"most for it: {best}"))
+        console.print(Text(f"{result.books}\n", style="dim"))
+    console.print(Text("Red speaks for the target, blue against it; each sentence has its own scale.", style="dim"))
+    if plan.loaded.kind == "encoder" and plan.other is None:
+        console.print(
+            Text("The length of an embedding says little; --similar-to SENTENCE explains a similarity.", "dim")
+        )
+    everything = f", and {ALL}" if len(results) > 1 else ""
+    kinds = "NAME.html, .relevance.safetensors and .tokens.json for each sentence"
+    console.print(Text(f"Files: in {plan.options.out}: {kinds}{everything}"), soft_wrap=True)
