@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= explanations
 
-.PHONY: demo test test-slow lint docs bench venv clean
+.PHONY: demo test test-slow lint docs bench zoo venv clean
 
 venv: $(STAMP)
 
@@ -33,12 +33,16 @@ lint: venv
 
 docs: venv
 	$(BIN)/python scripts/docs_operators.py
+	$(BIN)/python scripts/docs_demo.py
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_golden_prints.py
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "The pages are in site/index.html"
 
 bench: venv
 	$(BIN)/python benchmarks/bench.py --write docs/benchmarks.md
+
+zoo: venv
+	$(BIN)/python benchmarks/zoo.py --write docs/zoo.md
 
 clean:
 	rm -rf $(VENV) site dist build explanations

@@ -1,0 +1,5 @@
+"""`python -m relprop.cli`, the same as `relprop`."""
+
+from relprop.cli import main
+
+main()
