@@ -1,0 +1,152 @@
+"""A rule of the user's own: each hook, against a built-in rule that means the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from support.compare import assert_close, relative_l2
+from torch import Tensor, nn
+
+from relprop import LRP
+from relprop.composites import Composite, GlobalTypeMap
+from relprop.rules import AffineRule, EpsilonRule, FlatRule, GammaRule, WSquareRule, ZeroRule
+
+
+@dataclass(frozen=True)
+class MyGamma(AffineRule):
+    """Weight and bias by one hook."""
+
+    gamma: float = 0.25
+
+    def modify_parameters(self, parameter: Tensor) -> Tensor:
+        return parameter + self.gamma * parameter.clamp(min=0)
+
+
+@dataclass(frozen=True)
+class MyGammaInTwoHooks(AffineRule):
+    """Weight and bias by a hook each."""
+
+    gamma: float = 0.25
+
+    def modify_weight(self, weight: Tensor) -> Tensor:
+        return weight + self.gamma * weight.clamp(min=0)
+
+    def modify_bias(self, bias: Tensor) -> Tensor:
+        return bias + self.gamma * bias.clamp(min=0)
+
+
+@dataclass(frozen=True)
+class MyGammaWithItsOwnBias(MyGamma):
+    """A special hook wins over the common one."""
+
+    def modify_bias(self, bias: Tensor) -> Tensor:
+        return 0 * bias
+
+
+@dataclass(frozen=True)
+class MyEpsilon(AffineRule):
+    """The denominator by a hook."""
+
+    mine: float = 0.5
+
+    def modify_denominator(self, z: Tensor) -> Tensor:
+        return torch.where(z >= 0, z + self.mine, z - self.mine)
+
+
+@dataclass(frozen=True)
+class MyWSquare(AffineRule):
+    """Input, weight and bias."""
+
+    def modify_input(self, a: Tensor) -> Tensor:
+        return torch.ones_like(a)
+
+    def modify_weight(self, weight: Tensor) -> Tensor:
+        return weight**2
+
+    def modify_bias(self, bias: Tensor) -> Tensor:
+        return torch.zeros_like(bias)
+
+
+@dataclass(frozen=True)
+class MyFlat(MyWSquare):
+    """Inherits from another rule of the user's."""
+
+    def modify_weight(self, weight: Tensor) -> Tensor:
+        return torch.ones_like(weight)
+
+
+class NotADataclass(ZeroRule):
+    """A plain subclass of a built-in rule."""
+
+    def modify_parameters(self, parameter: Tensor) -> Tensor:
+        return parameter + 0.25 * parameter.clamp(min=0)
+
+
+PAIRS = [
+    (AffineRule(), ZeroRule()),
+    (MyGamma(gamma=0.25), GammaRule(0.25)),
+    (MyGamma(gamma=2.0, bias="ignore"), GammaRule(2.0, bias="ignore")),
+    (MyGamma(gamma=2.0, stabilizer=0.3), GammaRule(2.0, stabilizer=0.3)),
+    (MyGammaInTwoHooks(gamma=0.7, bias="distribute"), GammaRule(0.7, bias="distribute")),
+    (MyGammaWithItsOwnBias(), GammaRule(0.25, bias="ignore")),
+    (MyEpsilon(), EpsilonRule(0.5)),
+    (MyWSquare(), WSquareRule()),
+    (MyFlat(), FlatRule()),
+    (NotADataclass(), GammaRule(0.25)),
+]
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def layers() -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 2, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(18, 3),
+    ]
+
+
+def relevance(rule: AffineRule, x: Tensor) -> Tensor:
+    model = nn.Sequential(*layers()).double()
+    composite = Composite(GlobalTypeMap({nn.Conv2d: rule, nn.Linear: rule}))
+    return LRP(model, composite)(x, target=1).relevance
+
+
+@pytest.mark.parametrize(("mine", "built_in"), PAIRS, ids=lambda rule: type(rule).__name__)
+def test_a_users_rule_equals_the_built_in_one(mine: AffineRule, built_in: AffineRule, x: Tensor):
+    R = relevance(mine, x)
+    assert_close(R, relevance(built_in, x), rtol=1e-10)
+    if mine != AffineRule():
+        assert relative_l2(R, relevance(ZeroRule(), x)) > 1e-3  # and is not the 0-rule
+
+
+def test_a_users_rule_serves_every_layer_of_a_list(x):
+    model = nn.Sequential(*layers()).double()
+    mine = LRP(model, [MyGamma(gamma=1.0), ZeroRule(), MyGamma(gamma=0.5), ZeroRule(), MyEpsilon()])(x, target=0)
+    ours = LRP(model, [GammaRule(1.0), ZeroRule(), GammaRule(0.5), ZeroRule(), EpsilonRule(0.5)])(x, target=0)
+    assert_close(mine.relevance, ours.relevance, rtol=1e-10)
+
+
+def test_the_books_balance_with_a_users_rule(x):
+    model = nn.Sequential(*layers()).double()
+    composite = Composite(GlobalTypeMap({nn.Conv2d: MyGamma(), nn.Linear: MyEpsilon()}))
+    expl = LRP(model, composite)(x, target=1, audit=True)
+    assert expl.ledger.imbalance <= 1e-10
+    assert expl.ledger.sinks["epsilon"] != 0
+
+
+def test_a_rule_is_a_value():
+    assert MyGamma(gamma=0.5) == MyGamma(gamma=0.5) != MyGamma(gamma=0.25)
+    assert GammaRule(0.25) == GammaRule() != GammaRule(0.25, bias="ignore")
+    assert hash(GammaRule(0.25)) == hash(GammaRule())
+    assert repr(MyGamma(gamma=0.5)) == "MyGamma(gamma=0.5)"
+    with pytest.raises(AttributeError):
+        GammaRule().gamma = 1.0
