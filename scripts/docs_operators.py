@@ -116,6 +116,7 @@ BECOMES = {
     **dict.fromkeys(("div", "divide", "true_divide"), QUOTIENT),
     **dict.fromkeys(("group_norm", "instance_norm", "layer_norm"), "`normalize` and `scale`"),
     **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), UNROLLED),
+    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"), "the same, one step of it"),
     **dict.fromkeys(("index_add", "scatter_add"), "the same onto zeros, and a sum"),
     **dict.fromkeys(("mul", "multiply"), SCALE_OR_PRODUCT),
     **dict.fromkeys(("neg", "negative"), "`scale`"),

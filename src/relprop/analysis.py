@@ -31,11 +31,15 @@ def analyze_operator(node: Node) -> None:
     static = all(info(a).static for a in arguments)
     op = lookup(node)
     stops = op is not None and op.family == "source"
-    read = node.args[:1] if operator_name(node) in LIKE_ANOTHER else arguments
-    reads_data = any(isinstance(a, Node) and info(a).data for a in read)
-    carries = not static and not stops and reads_data and (is_floating(node) or _is_complex(node))
+    carries = not static and not stops and reads_data(node) and (is_floating(node) or _is_complex(node))
     signs = [info(a).nonneg for a in arguments if info(a).data]
     annotate(node, static=static, data=carries or bool(info(node).entry), nonneg=bool(op and op.nonneg(node, signs)))
+
+
+def reads_data(node: Node) -> bool:
+    """Whether data flows into a node; an argument that only lends its shape or dtype does not count."""
+    read = node.args[:1] if operator_name(node) in LIKE_ANOTHER else node.all_input_nodes
+    return any(isinstance(a, Node) and info(a).data for a in read)
 
 
 def _is_complex(node: Node) -> bool:
@@ -92,7 +96,7 @@ def needs_rule(node: Node) -> bool:
 def stop_at(graph: Graph, stopped: set[Node]) -> None:
     """Count the outputs of some nodes, and what depends on nothing else, as constants."""
     for node in graph.operators():
-        alive = bool(info(node).entry) or any(info(a).data for a in node.all_input_nodes)
+        alive = bool(info(node).entry) or reads_data(node)
         if node in stopped or not alive:
             annotate(node, data=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import traceback
 import warnings
@@ -39,11 +40,17 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
     """
     kwargs = dict(kwargs or {})
     shadow = shadow_of(model)
-    if not _is_single_sample(args, kwargs):
+    try:
+        if _is_single_sample(args, kwargs):
+            # Export fixes a dimension whose example has size 1, so a single sample is repeated, unless the model minds.
+            with contextlib.suppress(CaptureError):
+                graph = _captured(shadow, *_repeated(tuple(args), kwargs))
+                if graph.serves(pytree.tree_leaves((tuple(args), kwargs))):
+                    return graph
         return _captured(shadow, tuple(args), kwargs)
-    # Export fixes a dimension whose example has size 1, so a single sample is repeated, unless the model minds.
-    graph = _captured(shadow, *_repeated(tuple(args), kwargs))
-    return graph if graph.serves(pytree.tree_leaves((args, kwargs))) else _captured(shadow, tuple(args), kwargs)
+    except CaptureError:
+        _check_that_it_runs(shadow, tuple(args), kwargs)
+        raise
 
 
 def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -96,7 +103,6 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         return _export_dynamic(model, args, kwargs, sequence=True)
     except Exception as error:
-        _check_that_it_runs(model, args, kwargs)
         try:  # once more with only the batch dynamic, for models whose code fixes the length of sequences
             return _export_dynamic(model, args, kwargs, sequence=False)
         except Exception:

@@ -39,7 +39,7 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
         if t.numel() == 0:
             raise InputError(f"An input has shape {tuple(t.shape)}: an empty batch has nothing to explain.")
     parameter = next(iter([*model.parameters(), *model.buffers()]), None)
-    if parameter is not None:
+    if parameter is not None and parameter.device.type != "meta":
         _check_like(parameter, floats)
     if finite:
         for t in floats:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from relprop.errors import ImageError
 from relprop.ledger import Ledger
 
 
@@ -20,7 +21,7 @@ class Explanation:
             are several inputs.
         output: what the model returned.
         target: index of the explained output per sample, (B,), flat over one sample's output; None for a function.
-        inputs: the same by name of the input.
+        inputs: relevance by name of the input; a second embedding of one input has `@1` behind its name.
         layers: relevance at the output of modules, by name, if `layers=` was given.
         ledger: who kept relevance, if `audit=True` was given.
     """
@@ -33,14 +34,22 @@ class Explanation:
     ledger: Ledger | None = None
 
     def heatmap(self, **options: Any) -> Any:
-        """The relevance as pictures: a PIL image for each sample of the batch, in a list.
+        """Relevance (B, C, H, W) as pictures: a PIL image for each sample, in a list. Of several inputs the first.
 
         Args:
             options: those of `relprop.heatmaps.heatmap`, such as `reduce`, `cmap`, `size`.
+
+        Raises:
+            ImageError: the input was no batch of pictures. MissingExtraError: Pillow or matplotlib is missing.
         """
         from relprop.heatmaps import heatmap
 
         relevance = self.relevance if isinstance(self.relevance, Tensor) else self.relevance[0]
+        if relevance.dim() != 4:
+            raise ImageError(
+                f"Relevance of shape {tuple(relevance.shape)} is no batch of pictures (B, C, H, W). "
+                "relprop.heatmaps.heatmap draws one map (H, W), relprop.text tokens."
+            )
         return heatmap(relevance, **options)
 
     def __repr__(self) -> str:

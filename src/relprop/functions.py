@@ -66,6 +66,12 @@ def part(function: Callable[..., Any], index: int, *args: Any, **kwargs: Any) ->
     return result
 
 
+def real_part(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+    """The real part of a Fourier transform of real numbers, which is a linear map between real numbers."""
+    result: Tensor = function(*args, **kwargs).real
+    return result
+
+
 # Constants, computed once from parameters.
 
 

@@ -99,6 +99,8 @@ class Graph:
                     continue
                 guards = known.node.shape_env.guards
                 symbol = known.node.expr
+                if symbol.is_number and int(symbol) != size:
+                    return False  # the export has fixed the size after all
                 if symbol.is_Symbol and sizes.setdefault(symbol, size) != size:
                     return False  # two inputs that were captured with one size have different ones
         # A batch of one runs what was captured for two or more: export sets it apart by convention only.

@@ -56,10 +56,11 @@ PoolingLayer = _group(
 DropoutLayer = _group(
     "DropoutLayer", (nn.modules.dropout._DropoutNd,), "dropout alpha_dropout feature_dropout native_dropout"
 )
+_PADDINGS = tuple(getattr(nn.modules.padding, f"_{kind}PadNd") for kind in ("Constant", "Reflection", "Replication"))
 ReshapingLayer = _group(
     "ReshapingLayer",
-    (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),
-    "flatten unflatten view reshape permute transpose squeeze unsqueeze contiguous clone pixel_shuffle",
+    (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, *_PADDINGS),
+    "flatten unflatten view reshape permute transpose squeeze unsqueeze contiguous clone pixel_shuffle pad",
 )
 NormalizationLayer = _group(
     "NormalizationLayer",
@@ -120,8 +121,14 @@ def type_matches(kind: LayerType, module_type: ModuleType, operators: frozenset[
     if isinstance(kind, TypeGroup):
         return kind.matches(module_type, operators)
     if isinstance(kind, str):
-        return kind in operators or (module_type is not None and kind == module_type.__name__)
+        return kind in operators or (module_type is not None and _names(kind, module_type))
     return module_type is not None and issubclass(module_type, kind)
+
+
+def _names(kind: str, module_type: type[nn.Module]) -> bool:
+    """`"Conv2d"`, and also `"conv2d"` or `"batch_norm"`, the operators that such modules leave when captured."""
+    plain, name = kind.replace("_", "").lower(), module_type.__name__.lower()
+    return kind == module_type.__name__ or plain == name or plain == name.rstrip("d").rstrip("123")
 
 
 def check_type(kind: object) -> None:

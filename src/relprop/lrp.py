@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
 from relprop.explanation import Explanation
 from relprop.graph import Graph, Node, data_inputs, info, shape_of
+from relprop.layer_types import ProductLayer
 from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
 from relprop.ledger import ledger_of
 from relprop.modules import module_outputs
 from relprop.ops import lookup
+from relprop.ops.recurrent import RECURRENT
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
 from relprop.propagate import run
@@ -49,12 +51,13 @@ class LRP:
     """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
 
     The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
-    for the batch), and is never changed. Its parameters are not copied: training on is followed.
+    for the batch), and is never changed. Its parameters are not copied: training on, loading, moving it are followed.
+    (What is written through `.data` behind autograd's back goes unnoticed.)
 
     Args:
         model: any module that `torch.export` can capture.
         composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
-            each row of the printed table. None: the 0-rule everywhere.
+            each row of the printed table that takes one (a fused batch norm takes none). None: the 0-rule everywhere.
         example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
         canonize: fuse batch norms into the layers before them.
         flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
@@ -63,7 +66,7 @@ class LRP:
         checks: refuse inputs that are not finite and models that end in a softmax.
 
     Raises:
-        SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError: with the next step.
+        SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError, InputError: with the next step.
 
     Examples:
         >>> import torch
@@ -79,10 +82,10 @@ class LRP:
           2: Flatten(start_dim=1, end_dim=-1)                            => PassRule(),
           3: Linear(in_features=8, out_features=3, bias=False)           => EpsilonRule(epsilon=1e-06),
         )
-        >>> expl = lrp(torch.rand(5, 1, 4, 4), target=2)
+        >>> expl = lrp(torch.rand(5, 1, 4, 4), target=2, audit=True)
         >>> expl.relevance.shape
         torch.Size([5, 1, 4, 4])
-        >>> bool(torch.allclose(expl.relevance.sum((1, 2, 3)), torch.ones(5), atol=1e-3))
+        >>> expl.ledger.imbalance < 1e-4
         True
     """
 
@@ -99,6 +102,7 @@ class LRP:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"LRP takes a torch.nn.Module, got {type(model).__name__}.")
+        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
         self._strip = isinstance(model, WithoutSoftmax)
         self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
         self._canonize, self._flatten = canonize, flatten
@@ -106,11 +110,14 @@ class LRP:
         self.composite = _as_composite(composite)
         self._prepared: dict[Any, list[_Prepared]] = {}
         self._latest: _Prepared | None = None
+        self._parameters: list[int] | None = None
         self._warned = False
         if checks:
             _checks.check_last_module(self._source)
         if is_sequential(self._source):
             self._assign(self.layers)
+        if isinstance(example_inputs, Tensor):
+            raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
         if example_inputs is not None:
             self._prepare(tuple(example_inputs), {})
 
@@ -164,12 +171,16 @@ class LRP:
             inputs=by_input,
             output=pytree.tree_unflatten(result.outputs, prepared.program.graph.out_spec),
             target=chosen[0],
-            layers={name: result.recorded[node] for name, node in wanted.items() if node in result.recorded},
+            layers={n: result.recorded[node].contiguous() for n, node in wanted.items() if node in result.recorded},
             ledger=ledger_of(result, prepared.rules) if audit else None,
         )
 
     def attribute(self, inputs: Any, target: Target = None, **kwargs: Any) -> Any:
-        """Captum's signature: relevance of `inputs`, a tensor for a tensor and a tuple for a tuple."""
+        """Captum's signature: relevance of `inputs`, a tensor for a tensor and a tuple for a tuple.
+
+        Raises:
+            InputError, TargetError: as the call does.
+        """
         several = isinstance(inputs, tuple)
         relevance = self(*inputs if several else (inputs,), target=target, **kwargs).relevance
         return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
@@ -182,14 +193,23 @@ class LRP:
 
     def _lines(self) -> list[tuple[str, str]]:
         layers = self.layers
-        rules = self._latest.row_rules if self._latest is not None else self._assign(layers)
         known = self._latest is not None or is_sequential(self._source)
+        if not known and not isinstance(
+            self.composite, Composite
+        ):  # rules by position, and positions are not known yet
+            waiting = [(_row(layer), "known after the first call") for layer in layers]
+            return [("LRP(", "plain"), *entries(waiting, indent=2), (")", "plain")]
+        rules = self._latest.row_rules if self._latest is not None else self._assign(layers)
         note = "" if known else "  # modules as registered; order and functional operators show after the first call"
-        rows: list[tuple[str, Rule | str]] = [
+        rows = [
             (_row(layer), f"fused into {layer.fused_into}" if layer.fused_into is not None else rule)
             for layer, rule in zip(layers, rules, strict=True)
         ]
         return [("LRP(" + note, "plain"), *entries(rows, indent=2), (")", "plain")]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave captured programs behind: they are made anew at the next call."""
+        return self.__dict__ | {"_prepared": {}, "_latest": None, "_parameters": None}
 
     def _warn_once(self) -> None:
         if not self._warned and self._source.training:
@@ -210,6 +230,7 @@ class LRP:
         return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
 
     def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Prepared:
+        self._forget_if_replaced()
         key, leaves = signature_of(args, kwargs), pytree.tree_leaves((list(args), dict(kwargs)))
         for known in self._prepared.get(key, []):
             if known.program.graph.serves(leaves):
@@ -222,6 +243,13 @@ class LRP:
         self._prepared.setdefault(key, []).append(prepared)
         self._latest = prepared
         return prepared
+
+    def _forget_if_replaced(self) -> None:
+        """Captured programs hold the parameters themselves: where others took their place, capture anew."""
+        parameters = [id(t) for t in (*self._source.parameters(), *self._source.buffers())]
+        if parameters != self._parameters:
+            self._prepared.clear()
+        self._parameters = parameters
 
     def _build(self, graph: Graph) -> _Prepared:
         explained = _explained_output(graph)
@@ -253,7 +281,9 @@ class LRP:
                 }
             rows = [layer.name for layer in prepared.layers]
             return {name: available[name] for name in rows if name in available}
-        patterns = [layers] if isinstance(layers, str) else list(layers)
+        patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise InputError(f"layers={layers!r}: give True, a name or glob such as 'features.*', or a list of them.")
         return _by_pattern(available, patterns)
 
 
@@ -297,8 +327,11 @@ def _node_rule(node: Node, rule: Rule) -> Rule:
         return PassRule()
     if isinstance(rule, LayerNormRule) and family in {"affine", "sum"}:
         return ZeroRule(stabilizer=rule.stabilizer)
-    if isinstance(rule, ProductRule) and family in {"affine", "sum"} and len(data_inputs(node)) == 1:
+    by_constant = info(node).operator in ProductLayer.operators and len(data_inputs(node)) == 1
+    if isinstance(rule, ProductRule) and family in {"affine", "sum"} and by_constant:
         return ZeroRule()  # the other factor is a constant
+    if isinstance(rule, ProductRule) and info(node).operator in RECURRENT and family != "gate":
+        return ZeroRule()  # it speaks of the gates
     return rule
 
 
@@ -342,7 +375,9 @@ def _relevance(program: Program, leaves: Sequence[Any], found: Mapping[Node, Ten
     for node, leaf in zip(program.graph.inputs, leaves, strict=True):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             relevance = found.get(node)
-            results[node.name] = torch.zeros_like(leaf) if relevance is None else relevance.to(leaf.dtype)
+            results[node.name] = (
+                torch.zeros_like(leaf) if relevance is None else relevance.to(leaf.dtype)
+            ).contiguous()
         embedded = [found[n] for n in program.arrivals if info(n).entry == node.name and n in found]
         for i, relevance in enumerate(embedded):
             results[f"{node.name}@{i}" if i else node.name] = relevance
@@ -352,7 +387,7 @@ def _relevance(program: Program, leaves: Sequence[Any], found: Mapping[Node, Ten
 def _row(layer: Layer) -> str:
     """`name: label`; a functional operator's name says it all."""
     if ":" in layer.name:
-        return layer.name.lstrip(":")
+        return layer.name
     return f"{layer.name}: {layer.label}" if layer.name else layer.label
 
 
@@ -363,6 +398,9 @@ def layer_indices(model: nn.Module, example_inputs: Sequence[Any] | None = None,
         example_inputs: positional inputs. Without them layers are listed as modules are registered, which is the order
             of execution for nested `nn.Sequential` only.
         flatten: as in `LRP`.
+
+    Raises:
+        CaptureError, InputError: `example_inputs` do not fit the model.
     """
     lrp = LRP(model, flatten=flatten, example_inputs=example_inputs, checks=False)
     if example_inputs is None and not is_sequential(model):

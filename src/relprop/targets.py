@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from numbers import Integral
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from relprop.errors import TargetError
 
-Target = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
+Target = SupportsIndex | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 """None: the largest output of each sample. int: that class. (B,) integers: a class per sample. tuple: an index into the
 dimensions behind the batch. callable: output (B, ...) -> its relevance (B, ...)."""
 
@@ -55,7 +56,7 @@ def flat_index(output: Float[Tensor, "B *output"], target: Any) -> Int[Tensor, "
         return _per_sample(target, batch, shape, output.device)
     if isinstance(target, (list, tuple)):
         position = tuple(int(t) for t in target)
-    elif isinstance(target, bool) or not isinstance(target, (int, Tensor)):
+    elif isinstance(target, bool) or not isinstance(target, (Integral, Tensor)):
         raise TargetError(
             f"target={target!r}: give None, a class index, a LongTensor of shape (B,), a tuple that indexes one "
             "sample's output, or a function from the output to its relevance."

@@ -183,7 +183,7 @@ def pieces_of(tokenizer: Any, text: str) -> tuple[list[Piece], str]:
 
 
 def join_tokens(tokens: Sequence[str], special: Collection[str] = ()) -> list[Piece]:
-    """Pieces from the names of tokens alone, by the marks of WordPiece (`##`), SentencePiece (`▁`) or BPE (`Ġ`, `</w>`)."""
+    """Pieces from the names of tokens alone, by the marks of WordPiece `##`, SentencePiece `▁` or BPE `Ġ`, `</w>`."""
     marked = any(token[:1] in ("▁", "Ġ") for token in tokens)
     closed = any(token.endswith("</w>") for token in tokens)
     pieces: list[Piece] = []
@@ -310,16 +310,18 @@ def _spaced(explained: ExplainedText) -> list[tuple[str, Piece, float]]:
 # The page.
 
 _CSS = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #111; --soft: #5c6068; --line: #d8dae0; --red: RED; --blue: BLUE }
+:root { color-scheme: light dark; --paper: #fff; --ink: #111; --soft: #5c6068; --line: #d8dae0;
+  --red: RED; --blue: BLUE }
 body { margin: 2rem auto; max-width: 52rem; padding: 0 1rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.3rem } h2 { font-size: 1rem; margin: 2.5rem 0 .5rem }
+h1, h2, td { overflow-wrap: anywhere } h1 { font-size: 1.3rem } h2 { font-size: 1rem; margin: 2.5rem 0 .5rem }
 .text { font-size: 1.15rem; line-height: 2.1; white-space: pre-wrap; overflow-wrap: anywhere; margin: .5rem 0 }
 .text span { position: relative; border-radius: 3px; padding: .15em 0 }
 .special { opacity: .6; font-size: .75em; font-style: italic }
 .text span:hover, .text span:focus { outline: 2px solid var(--ink) }
 .text span:hover::after { content: attr(data-tip); position: absolute; left: 0; top: 1.9em; z-index: 1; opacity: 1;
-  background: var(--ink); color: var(--paper); padding: .3em .6em; border-radius: 4px; font: 13px/1.4 system-ui, sans-serif;
+  background: var(--ink); color: var(--paper); padding: .3em .6em; border-radius: 4px;
+  font: 13px/1.4 system-ui, sans-serif;
   white-space: pre; pointer-events: none }
 .legend { display: flex; align-items: center; gap: .6rem; color: var(--soft); font-size: .8rem;
   font-variant-numeric: tabular-nums }

@@ -49,10 +49,12 @@ def register_module(
             `R_i = a_i Σ_j ∂z_j/∂a_i · R_j / z_j`; `PassRule()`; or a function
             `rule(forward, inputs, output, relevance) -> relevance of the inputs` (a tensor, or one for each input).
 
-    What a module keeps, because it is not linear or because the function says so, shows in the ledger as `module`.
+    Holds for the whole process, for models captured afterwards. What a module keeps, as it is not linear or because
+    the function says so, shows in the ledger as `module`.
 
     Raises:
-        RuleError: the rule can serve no module as a whole.
+        RuleError: the rule can serve no module as a whole. (A module with several outputs is a CaptureError when a
+            model that holds it is captured.)
 
     Examples:
         >>> import torch, relprop as rp

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from relprop import functions as f
 from relprop.analysis import analyze, analyze_operator, remove_dead
-from relprop.canonize.recurrent import KINDS, unroll
+from relprop.canonize.recurrent import KINDS, unroll, unroll_cell
 from relprop.graph import Graph, Node, annotate, fake_value, info, is_floating, operator_name, shape_of
 
 Rewrite = Callable[[Graph, Node], Node | None]
@@ -199,7 +199,11 @@ def _div(graph: Graph, node: Node) -> Node | None:
 def _quotient_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
     """A divisor made of data is a statistic, such as a norm, and counts as a constant (LN-rule)."""
     inverse = insert(graph, node, f.reciprocal, _constant(graph, node, other))
-    return _product_of(graph, node, x, inverse)
+    if isinstance(x, Node) and info(x).data:
+        return insert(graph, node, f.scale, x, inverse, None, like=node)
+    statistic = insert(graph, node, f.scale, inverse, _constant(graph, node, x), None)
+    statistic.meta["val"] = fake_value(node)
+    return statistic
 
 
 def _neg(graph: Graph, node: Node) -> Node | None:
@@ -356,6 +360,15 @@ def _one_of_several(graph: Graph, node: Node) -> Node | None:
     return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
 
 
+def _real(graph: Graph, node: Node) -> Node | None:
+    """`fft(x).real` as one operator without complex numbers in between."""
+    transform = node.args[0]
+    assert isinstance(transform, Node)
+    if not operator_name(transform).startswith("fft_") or not is_floating(transform.all_input_nodes[0]):
+        return None
+    return insert(graph, node, f.real_part, transform.target, *transform.args, like=node, **transform.kwargs)
+
+
 REWRITES: dict[str, Rewrite] = {
     "batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _native_batch_norm,
@@ -387,6 +400,8 @@ REWRITES: dict[str, Rewrite] = {
     "baddbmm": _baddbmm,
     "matmul": _matmul,
     "mm": _matmul,
+    "real": _real,
     "getitem": _one_of_several,
     **dict.fromkeys(KINDS, unroll),
+    **{f"{kind}_cell": unroll_cell for kind in KINDS},
 }

@@ -21,7 +21,7 @@ from torch import Tensor
 from relprop import functions as f
 from relprop.analysis import analyze_operator
 from relprop.errors import CaptureError
-from relprop.graph import Graph, Node, annotate, fake_value, info, operator_name, shape_of, where_is
+from relprop.graph import Graph, Node, fake_value, info, operator_name, shape_of, where_is
 from relprop.ops.recurrent import gated
 
 LONGEST = 4096
@@ -30,7 +30,7 @@ LONGEST = 4096
 aten = torch.ops.aten
 
 
-def rows(t: Tensor, start: int, stop: int) -> Tensor:
+def rows_of(t: Tensor, start: int, stop: int) -> Tensor:
     """Part of a weight or bias."""
     return t[start:stop]
 
@@ -84,9 +84,11 @@ class _Weights:
     projection: Node | None = None
 
 
-Layer = Callable[[Sequence[Node], "State"], "State"]
 State = tuple[Node, ...]
-"""`(h,)`, or `(h, c)` of an LSTM. The input of a step is given in parts, since it is concatenated with `h` anyway."""
+"""`(h,)`, or `(h, c)` of an LSTM."""
+
+Step = Callable[[Sequence[Node], State], State]
+"""Input and state -> state. The input is given in parts, since it is concatenated with `h` anyway."""
 
 
 def _linear(build: _Builder, w: _Weights, size: int, blocks: Sequence[int]) -> Callable[[Sequence[Node], Node], Node]:
@@ -102,11 +104,11 @@ def _linear(build: _Builder, w: _Weights, size: int, blocks: Sequence[int]) -> C
 
 
 def _blocks(build: _Builder, t: Node, size: int, blocks: Sequence[int]) -> Node:
-    found = [build(rows, t, i * size, (i + 1) * size) for i in blocks]
+    found = [build(rows_of, t, i * size, (i + 1) * size) for i in blocks]
     return found[0] if len(found) == 1 else build(aten.cat.default, found, 0)
 
 
-def _lstm(build: _Builder, w: _Weights, size: int) -> Layer:
+def _lstm(build: _Builder, w: _Weights, size: int) -> Step:
     gates, signal = _linear(build, w, size, (0, 1, 3)), _linear(build, w, size, (2,))
 
     def step(x: Sequence[Node], state: State) -> State:
@@ -120,7 +122,7 @@ def _lstm(build: _Builder, w: _Weights, size: int) -> Layer:
     return step
 
 
-def _gru(build: _Builder, w: _Weights, size: int) -> Layer:
+def _gru(build: _Builder, w: _Weights, size: int) -> Step:
     gates = _linear(build, w, size, (0, 1))
     of_input, of_hidden = (_blocks(build, t, size, (2,)) for t in (w.input, w.hidden))
     input_bias, hidden_bias = (
@@ -141,8 +143,8 @@ def _gru(build: _Builder, w: _Weights, size: int) -> Layer:
     return step
 
 
-def _rnn(activation: Any) -> Callable[[_Builder, _Weights, int], Layer]:
-    def cell(build: _Builder, w: _Weights, size: int) -> Layer:
+def _rnn(activation: Any) -> Callable[[_Builder, _Weights, int], Step]:
+    def cell(build: _Builder, w: _Weights, size: int) -> Step:
         linear = _linear(build, w, size, (0,))
         return lambda x, state: (build(activation, linear(x, state[0])),)
 
@@ -151,7 +153,7 @@ def _rnn(activation: Any) -> Callable[[_Builder, _Weights, int], Layer]:
 
 @dataclass(frozen=True)
 class _Kind:
-    cell: Callable[[_Builder, _Weights, int], Layer]
+    cell: Callable[[_Builder, _Weights, int], Step]
     blocks: int
 
 
@@ -163,53 +165,81 @@ KINDS = {
 }
 
 
+def _step(build: _Builder, kind: _Kind, w: _Weights) -> Step:
+    rows, *_ = shape_of(w.input) or (0,)
+    assert rows is not None
+    return kind.cell(build, w, rows // kind.blocks)
+
+
+def unroll_cell(graph: Graph, node: Node) -> Node | None:
+    """`nn.LSTMCell` and its like: one step."""
+    args: Any = node.args
+    x, given, *parameters = args
+    build = _Builder(graph, node)
+    step = _step(build, KINDS[operator_name(node).removesuffix("_cell")], _Weights(*parameters))
+    state = step([x], tuple(given) if isinstance(given, list) else (given,))
+    if len(state) == 1:
+        return state[0]
+    _replace_readers(node, state.__getitem__)
+    return None
+
+
 def unroll(graph: Graph, node: Node) -> None:
-    """Replace whoever reads a result of a recurrent network by the unrolled network."""
-    kind = KINDS[operator_name(node)]
+    """`nn.LSTM` and its like: layers, directions and steps one after another."""
     assert isinstance(node.target, torch._ops.OpOverload)
     if node.target._overloadname != "input":
-        raise CaptureError(
-            f"{where_is(node)} runs on packed sequences, which relprop does not unroll: pad them instead."
-        )
-    x, given, params, has_biases, layers, _, _, bidirectional, batch_first = node.args
-    assert isinstance(x, Node) and isinstance(params, list) and isinstance(layers, int)  # noqa: PT018
-    directions, time = 2 if bidirectional else 1, 1 if batch_first else 0
-    length = _length(node, x, time, layers * directions)
-    build = _Builder(graph, node)
+        raise CaptureError(f"{where_is(node)} reads packed sequences, which relprop does not unroll. Give padded ones.")
+    args: Any = node.args
+    x, given, params, has_biases, layers, _, _, bidirectional, batch_first = args
+    build, kind = _Builder(graph, node), KINDS[operator_name(node)]
+    directions, time = 1 + bidirectional, int(batch_first)
+    weights = list(_weights(params, has_biases, layers * directions))
     initial = given if isinstance(given, list) else [given]
-    sequence: list[list[Node]] = [[build.select(x, time, t)] for t in range(length)]
+    sequence = [[build.select(x, time, t)] for t in range(_length(node, x, time, len(weights)))]
     final: list[State] = []
-    weights = list(_weights(params, bool(has_biases), layers * directions))
     for layer in range(layers):
-        outputs: list[list[Node]] = [[] for _ in range(length)]
-        for direction in range(directions):
-            index = layer * directions + direction
-            w = weights[index]
-            step = kind.cell(build, w, _rows_of(w.input) // kind.blocks)
-            state: State = tuple(build.select(s, 0, index) for s in initial)
-            for t in reversed(range(length)) if direction else range(length):
-                state = step(sequence[t], state)
-                outputs[t].append(state[0])
-            final.append(state)
-        sequence = outputs
+        passes = []
+        for i in range(layer * directions, (layer + 1) * directions):
+            start = tuple(build.select(s, 0, i) for s in initial)
+            states = _run(_step(build, kind, weights[i]), sequence, start, backwards=i % directions == 1)
+            final.append(states[0 if i % directions == 1 else -1])
+            passes.append(states)
+        sequence = [[state[0] for state in states] for states in zip(*passes, strict=True)]
+
+    def result(which: int) -> Node:
+        if which == 0:
+            return build(aten.stack.default, [build.cat(parts) for parts in sequence], time)
+        return build(aten.stack.default, [state[which - 1] for state in final], 0)
+
+    _replace_readers(node, result)
+
+
+def _run(step: Step, sequence: Sequence[Sequence[Node]], state: State, *, backwards: bool) -> list[State]:
+    """The state after each step, in the order of the sequence."""
+    states = []
+    for x in reversed(sequence) if backwards else sequence:
+        state = step(x, state)
+        states.append(state)
+    return states[::-1] if backwards else states
+
+
+def _replace_readers(node: Node, result: Callable[[int], Node]) -> None:
+    """Let readers of `node[i]` read `result(i)`."""
     for reader in list(node.users):
-        which = reader.args[1]
-        results = (
-            [build.cat(step_outputs) for step_outputs in sequence] if which == 0 else [s[which - 1] for s in final]
-        )
-        reader.replace_all_uses_with(build(aten.stack.default, results, time if which == 0 else 0))
+        which: Any = reader.args[1]
+        reader.replace_all_uses_with(result(which))
 
 
-def _length(node: Node, x: Node, time: int, cells: int) -> int:
+def _length(node: Node, x: Node, time: int, passes: int) -> int:
     size = fake_value(x).shape[time]
     length = size if isinstance(size, int) else size.node.maybe_as_int()  # export may have fixed a symbolic size
     if length is None:
         raise CaptureError(
             f"{where_is(node)}: the length of the sequence is not known at capture, so the network cannot be unrolled."
         )
-    if length * cells > LONGEST:
+    if length * passes > LONGEST:
         raise CaptureError(
-            f"{where_is(node)}: {length} steps through {cells} layers and directions are {length * cells} cells, and "
+            f"{where_is(node)}: {length} steps in {passes} layers and directions are {length * passes} cells, and "
             f"relprop unrolls up to {LONGEST}. Explain a shorter sequence, or a part of the model."
         )
     return int(length)
@@ -219,13 +249,6 @@ def _weights(params: Sequence[Node], has_biases: bool, count: int) -> Iterator[_
     """The parameters of each layer and direction: two weights, two biases or none, and perhaps a projection."""
     size = len(params) // count
     for i in range(count):
-        own = list(params[i * size : (i + 1) * size])
-        biases = (own[2], own[3]) if has_biases else (None, None)
-        rest = own[4 if has_biases else 2 :]
-        yield _Weights(own[0], own[1], *biases, rest[0] if rest else None)
-
-
-def _rows_of(weight: Node) -> int:
-    rows_, *_ = shape_of(weight) or (0,)
-    assert rows_ is not None
-    return rows_
+        first, second, *rest = params[i * size : (i + 1) * size]
+        biases = [rest.pop(0), rest.pop(0)] if has_biases else [None, None]
+        yield _Weights(first, second, *biases, *rest)

@@ -19,8 +19,8 @@ HELP = "Explain what a model sees in pictures and reads in text, by layer-wise r
 
 # One paragraph each in the help of every command; `composites.COMPOSITES` holds what the second one lists.
 SPECS = (
-    "Models: demo, torchvision:NAME[@WEIGHTS], timm:NAME[@WEIGHTS], hf:ID_OR_FOLDER, "
-    "path/to/file.py:function[@WEIGHTS]. WEIGHTS is a .safetensors, .pt or .pth file, or a name that "
+    "Models: demo, torchvision:NAME\\[@WEIGHTS], timm:NAME\\[@WEIGHTS], hf:ID_OR_FOLDER, "
+    "path/to/file.py:function\\[@WEIGHTS]. WEIGHTS is a .safetensors, .pt or .pth file, or a name that "
     "the source knows, such as DEFAULT for torchvision and pretrained for timm."
 )
 COMPOSITES = (

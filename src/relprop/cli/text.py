@@ -41,9 +41,9 @@ class Books:
         named = [(name, amount) for name, amount in parts.items() if name == "tokens" or abs(amount) > enough]
         (_, first), *others = named
         sums = "".join(
-            f" {'−' if amount < 0 else '+'} {name.replace('_', ' ')} {abs(amount):.3g}" for name, amount in others
+            f" {'-' if amount < 0 else '+'} {name.replace('_', ' ')} {abs(amount):.3g}" for name, amount in others
         )
-        return f"{self.output:.4g} = tokens {first:.3g}{sums}".replace(" -", " −")
+        return f"{self.output:.4g} = tokens {first:.3g}{sums}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def finish_texts(plan: TextPlan, results: Sequence[TextResult]) -> None:
         RelpropError: the file cannot be written.
     """
     if len(results) > 1:
-        save_page(plan.options.out / ALL, [result.explained for result in results], _heading(plan))
+        save_page(plan.options.out / ALL, [result.explained for result in results], _heading(plan), shared=True)
 
 
 def _check(sentence: Sentence, relevance: Tensor, ledger: Ledger, plan: TextPlan) -> None:
@@ -102,7 +102,7 @@ def _check(sentence: Sentence, relevance: Tensor, ledger: Ledger, plan: TextPlan
         raise RelpropError(f"the relevance of {sentence.text[:40]!r} is not finite; try --composite {other}")
     if abs(ledger.input) > LARGE * abs(ledger.output):
         warnings.warn(
-            f"{sentence.text[:40]!r}: the tokens got {ledger.input:.1e} of an output of {ledger.output:.3g}, so next to "
+            f"{sentence.text[:40]!r}: the tokens got {ledger.input:.1e} of an output of {ledger.output:.3g}, so nearly "
             f"all of it cancels and colours mean little; try --composite {other}",
             stacklevel=2,
         )

@@ -87,7 +87,7 @@ class TextPlan:
     other: Tensor | None
 
     @property
-    def seed(self) -> int | None | Callable[[Tensor], Tensor]:
+    def seed(self) -> int | Callable[[Tensor], Tensor] | None:
         """What `LRP` calls the target."""
         if self.loaded.kind != "encoder":
             return self.target

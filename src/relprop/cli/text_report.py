@@ -10,6 +10,7 @@ from rich.text import Text
 
 from relprop.cli.text import TextResult, explain_texts, finish_texts
 from relprop.cli.text_plan import ALL, TextOptions, TextPlan, make_text_plan
+from relprop.text import visible
 
 TOP = 5
 MANY = 8  # sentences from which on a progress bar shows
@@ -32,13 +33,15 @@ def run_texts(options: TextOptions, quiet: bool) -> None:
 
 def show_texts(plan: TextPlan, results: Sequence[TextResult], console: Console) -> None:
     """The coloured sentences, what was explained, the books, and where the files are."""
+    limit = max(result.explained.limit for result in results)
     for result in results:
-        console.print(Text(result.explained.title, style="bold"))
-        console.print(result.explained.rich())
-        best = ", ".join(f"{text} {r:.3g}" for text, r in result.explained.top(TOP))
+        console.print(Text(visible(result.explained.title), style="bold"))
+        console.print(result.explained.rich(limit))
+        best = ", ".join(f"{visible(text)} {r:.3g}" for text, r in result.explained.top(TOP))
         console.print(Text(f"most for it: {best}"))
         console.print(Text(f"{result.books}\n", style="dim"))
-    console.print(Text("Red speaks for the target, blue against it; each sentence has its own scale.", style="dim"))
+    scale = "; all sentences have one scale" if len(results) > 1 else ""
+    console.print(Text(f"Red speaks for the target, blue against it{scale}.", style="dim"))
     if plan.loaded.kind == "encoder" and plan.other is None:
         console.print(
             Text("The length of an embedding says little; --similar-to SENTENCE explains a similarity.", "dim")

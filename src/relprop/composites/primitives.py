@@ -50,7 +50,7 @@ class GlobalMap(_RuleMap):
 
 @dataclass(frozen=True)
 class FirstLayerMap(_RuleMap):
-    """`FirstLayerMap(rule)`: the layer that is executed first, reshaping and activations not counted."""
+    """`FirstLayerMap(rule)`: the layer executed first; reshaping, dropout and activations are not counted."""
 
     def assign(self, layers: Sequence[Layer]) -> Iterator[Assignment]:
         return ((layer, self.rule) for layer in first_layers(layers, 1))
@@ -61,7 +61,7 @@ class FirstLayerMap(_RuleMap):
 
 @dataclass(frozen=True)
 class LastLayerMap(_RuleMap):
-    """`LastLayerMap(rule)`: the layer that is executed last, reshaping and activations not counted."""
+    """`LastLayerMap(rule)`: the layer executed last; reshaping, dropout and activations are not counted."""
 
     def assign(self, layers: Sequence[Layer]) -> Iterator[Assignment]:
         return ((layer, self.rule) for layer in first_layers(layers[::-1], 1))
@@ -76,7 +76,7 @@ class LayerMap(Primitive):
 
     Args:
         index: an int, or for nested models a tuple with a position per level. A container's index means all in it;
-            negative indices count from the end.
+            a negative first position counts from the end.
     """
 
     index: int | tuple[int, ...]

@@ -86,7 +86,7 @@ def CPLRP(
 ) -> Composite:
     """Conservative propagation (Ali et al. 2022): `AttnLRP` with attention weights as constants.
 
-    On models without biases it conserves relevance exactly.
+    On models without biases it conserves relevance, but for what stabilizers keep.
     """
     return AttnLRP(
         attention="cp", gate=gate, gamma_linear=gamma_linear, gamma_conv=gamma_conv, epsilon=epsilon, bias=bias

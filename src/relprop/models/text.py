@@ -63,8 +63,8 @@ class SentenceEmbedding(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1)
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * (mask / mask.sum(1, keepdim=True))).sum(1)
 
 
 WRAPPERS: dict[Kind, type[ClassLogits | NextToken | SentenceEmbedding]] = {
@@ -102,7 +102,7 @@ class TextModel:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"the text {ascii(text)} is not valid Unicode; is it UTF-8?") from error
+            raise InputError(f"the text {text!a} is not valid Unicode; is it UTF-8?") from error
         ids = self.tokenizer(text)["input_ids"]
         if not text.strip() or not ids:
             raise InputError(f"the text {text!r} has no tokens to explain")
@@ -121,14 +121,19 @@ def similarity_to(other: Tensor) -> Callable[[Tensor], Tensor]:
     v = torch.nn.functional.normalize(other.detach(), dim=-1)
 
     def target(u: Tensor) -> Tensor:
-        return u * v / u.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(u.dtype).tiny)
+        return u * v / _length(u)
 
     return target
 
 
 def embedding_length(u: Tensor) -> Tensor:
     """A target for an embedding `u`: its length, `R_d = u_d² / ‖u‖`."""
-    return u * u / u.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(u.dtype).tiny)
+    return u * u / _length(u)
+
+
+def _length(u: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+    return length.clamp(min=torch.finfo(u.dtype).tiny)
 
 
 def load_text(spec: str) -> TextModel:
@@ -187,8 +192,8 @@ def _architecture(transformers: Any, where: str, spec: Spec) -> tuple[Kind, str,
     kind = next((kind for end, kind in KINDS.items() if name.endswith(end)), None)
     if kind is None or getattr(config, "is_encoder_decoder", False) or not hasattr(transformers, name):
         raise ModelError(
-            f"{spec} is a {name}; relprop explains text for sequence classifiers (...ForSequenceClassification), causal "
-            "language models (...ForCausalLM, ...LMHeadModel) and encoders (...Model). Others: LRP from Python"
+            f"{spec} is a {name}; relprop explains text for sequence classifiers (...ForSequenceClassification), "
+            "causal language models (...ForCausalLM, ...LMHeadModel) and encoders (...Model). Others: LRP from Python"
         )
     return kind, name, config
 
@@ -209,12 +214,14 @@ def _without_broken_torchvision() -> Iterator[None]:
     if not _broken("torchvision"):
         yield
         return
+    before = {key: module for key, module in sys.modules.items() if key == "torchvision"}
     sys.modules["torchvision"] = None  # type: ignore[assignment]
     try:
         _forget_torchvision()
         yield
     finally:
         del sys.modules["torchvision"]
+        sys.modules.update(before)
 
 
 def _broken(module: str) -> bool:
@@ -231,19 +238,13 @@ def _broken(module: str) -> bool:
 def _forget_torchvision() -> None:
     """transformers remembers whether torchvision is there, and may have been asked before."""
     with suppress(ImportError, AttributeError):
-        from transformers.utils import is_torchvision_available
-
-        is_torchvision_available.cache_clear()
+        importlib.import_module("transformers.utils").is_torchvision_available.cache_clear()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars for files that are on this machine; the setting is put back."""
-    try:
-        from transformers.utils import logging
-    except ModuleNotFoundError:
-        yield
-        return
+    logging: Any = optional_import("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -43,10 +43,12 @@ register("dropout alpha_dropout feature_dropout native_dropout", "activation", n
 register("relu6", "activation", nonneg=always, options=Activation())
 register("hardtanh clamp clamp_min", "activation", nonneg=_clamped_from_below, options=Activation("none"))
 register("leaky_relu prelu elu selu celu silu gelu mish hardswish tanh softsign hardshrink softshrink tanhshrink rrelu "
-         "threshold sin asinh atan tan sinh expm1 erf sign pow round floor ceil trunc nan_to_num", "activation",
+         "asinh atan sinh expm1 erf sign pow round floor ceil trunc", "activation",
          nonneg=inherits, options=Activation())  # fmt: skip
 register("sigmoid hardsigmoid softplus exp exp2 cosh", "activation", nonneg=always, options=Activation("none"))
 register("log_sigmoid log log2 log10 log1p cos logit clamp_max", "activation", nonneg=never, options=Activation("none"))
+register("sin tan nan_to_num", "activation", nonneg=never, options=Activation())
+register("threshold", "activation", nonneg=never, options=Activation("none"))
 register("abs sqrt square", "activation", nonneg=always, options=Activation())
 
 

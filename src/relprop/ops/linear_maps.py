@@ -48,7 +48,7 @@ register("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool
 register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", "affine",
          nonneg=inherits, options=Affine(kind="positive"))  # fmt: skip
 register(
-    "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d",
+    "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d real_part",
     "affine",
     options=Affine(kind="mixed"),
 )

@@ -116,14 +116,15 @@ _OTHERS = [
     "replication_pad1d",
     "replication_pad2d",
     "replication_pad3d",
-    "topk",
-    "sort",
     "masked_select",
     "broadcast_to",
     "atleast_1d",
 ]
 
-register([*RESHAPES, *_OTHERS], "movement", nonneg=inherits)
+BY_VALUE = frozenset(["topk", "sort"])
+"""Operators that place values by what they are."""
+
+register([*RESHAPES, *BY_VALUE, *_OTHERS], "movement", nonneg=inherits)
 register(FILLS, "movement")
 
 
@@ -134,6 +135,8 @@ class MovementStep(Step):
         super().__init__(node, rule, forms, prefers)
         if operator_name(node) in LIKE_ANOTHER:
             self.sources = tuple(s for s in self.sources if s is node.args[0])
+        self.by_value = operator_name(node) in BY_VALUE
+        self.read(*(self.sources if self.by_value else ()))
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:
@@ -150,7 +153,7 @@ class MovementStep(Step):
             return [(self.sources[0], message.map(lambda part: part.reshape(shape)))]
         if operator_name(self.node) in FILLS or self._constants(tape):
             tape.sink(self.node, "constant", lambda: self._on_constants(message, tape))
-        return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=True), strict=True)
+        return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=not self.by_value), strict=True)
 
     def _constants(self, tape: Tape) -> list[Node]:
         return [n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values.get(n))]

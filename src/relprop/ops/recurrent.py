@@ -1,8 +1,8 @@
 """Gates of recurrent cells: the signal takes all, and the gate counts as a constant (Arras et al. 2017, 2019).
 
-Captured cells are unrolled into linear layers, activations, sums and `gated` (see `relprop.canonize.recurrent`), so only
-the gate is here. A composite gives the whole `nn.LSTM` one rule, which serves its linear layers and sums; gates take it as
-signal-takes-all.
+Captured cells are unrolled into linear layers, activations, sums and `gated` (see `relprop.canonize.recurrent`), so
+only the gate is here. A composite gives the whole `nn.LSTM` one rule, which serves its linear layers and sums;
+`ProductRule` speaks of its gates.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from relprop.graph import Node
+from relprop.graph import Node, constant_name, operator_name
 from relprop.ops.registry import inherits, register
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import AffineRule, ProductRule, Rule
 from relprop.tape import Form, Forms, Message, Tape
 
 register("gated", "gate", nonneg=inherits)
+
+RECURRENT = frozenset(f"{kind}{end}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for end in ("", "_cell"))
+"""Captured operators that are unrolled."""
 
 
 def gated(gate: Tensor, signal: Tensor) -> Tensor:
@@ -49,8 +52,9 @@ class GateStep(Step):
             raise cannot_serve(node, rule, "a gate takes ProductRule(), or any affine rule as signal-takes-all.")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
-        if not self.sources:  # the signal is a constant, such as a learned initial state
-            tape.sink(self.node, "constant", lambda: tape.total(self.node, message))
+        if not self.sources:  # a signal that is a constant comes from the initial state
+            name = "bias" if operator_name(self.signal) == "linear" else constant_name(self.signal)
+            tape.sink(self.node, name, lambda: tape.total(self.node, message))
         for source in self.sources:
             other = self.gate if source is self.signal else self.signal
             c = None if message.c is None else message.c * tape.value(other) / len(self.sources)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relprop.errors import RelpropError
-from relprop.graph import Node, operator_name, target_name
+from relprop.graph import Node, info, is_floating, operator_name, target_name
 from relprop.units import Unit
 
 Sign = Callable[[Node, Sequence[bool]], bool]
@@ -37,8 +37,9 @@ def always(node: Node, args: Sequence[bool]) -> bool:
 
 
 def inherits(node: Node, args: Sequence[bool]) -> bool:
-    """Non-negative when every data argument is."""
-    return bool(args) and all(args)
+    """Non-negative when every data argument is, and every other floating point argument."""
+    others = [a for a in node.all_input_nodes if not info(a).data and (info(a).static or is_floating(a))]
+    return bool(args) and all(args) and all(info(a).nonneg for a in others)
 
 
 FRESH = {"linear", "scale", "add", "normalize", *(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))}
@@ -76,6 +77,8 @@ def register_op(operator: Any, *, like: str | None = None, family: str | None = 
         family: instead of `like`: `"activation"` (elementwise, relevance passes), `"movement"` (values are only moved),
             `"affine"` (linear in its one data input, without a weight that rules could modify), `"max"`, or
             `"source"` (relevance stops there).
+
+    Holds for the whole process, for models captured afterwards.
 
     Raises:
         RelpropError: neither or both of `like` and `family` are given, or one of them is unknown.

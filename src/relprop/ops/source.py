@@ -5,7 +5,8 @@ from __future__ import annotations
 from relprop.ops.registry import always, never, register
 
 register(
-    "sym_size sym_numel sym_stride zeros_like empty_like new_zeros new_empty randn_like rand_like bernoulli arange full full_like "
+    "sym_size sym_numel sym_stride zeros_like empty_like new_zeros new_empty randn_like rand_like bernoulli "
+    "arange full full_like "
     "gt lt ge le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf isfinite "
     "argmax argmin argsort nonzero any all embedding isin bucketize searchsorted "
     # statistics that a quotient divides by count as constants (LN-rule)

@@ -54,4 +54,4 @@ class Step:
 
 
 def cannot_serve(node: Node, rule: Rule, why: str) -> RuleError:
-    return RuleError(f"{rule!r} cannot serve the layer {where_is(node)}, operator {operator_name(node)}: {why}")
+    return RuleError(f"{rule!r} cannot serve {where_is(node)}, operator {operator_name(node)}: {why}")

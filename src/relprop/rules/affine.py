@@ -22,7 +22,8 @@ class ZeroRule(AffineRule):
     """LRP-0: `R_i = Σ_j a_i w_ij / z_j · R_j` (Bach et al. 2015).
 
     On activations, dropout and reshaping it passes relevance on; on max pooling the winner takes all; on a
-    normalization it is the `LayerNormRule`.
+    normalization it is the `LayerNormRule`. Products share evenly, a softmax gets the `SoftmaxRule`, fused attention
+    the `AttentionRule`.
     """
 
 
@@ -32,6 +33,9 @@ class EpsilonRule(AffineRule):
 
     Args:
         epsilon: ε, or a callable that stabilizes `z`. It takes the place of the stabilizer.
+
+    Raises:
+        RuleError: a negative ε.
     """
 
     epsilon: Stabilizer = 1e-6
@@ -51,6 +55,9 @@ class GammaRule(AffineRule):
     """LRP-γ: `R_i = Σ_j a_i (w_ij + γ w_ij⁺) / (Σ_i a_i (w_ij + γ w_ij⁺) + b_j + γ b_j⁺) · R_j` (Montavon et al. 2019).
 
     Made for layers with non-negative inputs; for others see `GeneralizedGammaRule`.
+
+    Raises:
+        RuleError: a negative γ.
     """
 
     gamma: float = 0.25
@@ -149,7 +156,8 @@ class ZBoxRule(AffineRule):
     `R_i = Σ_j (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / Σ_i (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) · R_j`. The bias cancels.
 
     Args:
-        low, high: bounds `l` and `h`: numbers, or tensors that broadcast to the input, such as (C, 1, 1).
+        low, high: bounds `l` and `h`: numbers, or tensors that broadcast to the input (B, C, ...): (C, 1, 1), or
+            (B, C, 1, 1) for bounds per sample.
 
     Raises:
         RuleError: a lower bound above its upper bound.

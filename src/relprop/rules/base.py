@@ -106,18 +106,23 @@ class AffineRule(Rule):
             )
 
     def modify_input(self, a: Tensor) -> Tensor:
+        """`a` (B, ...) -> what takes its place, in numerator and denominator."""
         return a
 
     def modify_parameters(self, parameter: Tensor) -> Tensor:
+        """A weight or a bias -> what takes its place, same shape."""
         return parameter
 
     def modify_weight(self, weight: Tensor) -> Tensor:
+        """A weight -> what takes its place, same shape."""
         return self.modify_parameters(weight)
 
     def modify_bias(self, bias: Tensor) -> Tensor:
+        """A bias -> what takes its place, same shape."""
         return self.modify_parameters(bias)
 
     def modify_denominator(self, z: Tensor) -> Tensor:
+        """`z` (B, ...) -> the stabilized denominator, same shape."""
         return stabilize(z, self.stabilizer)
 
     def groups(self) -> tuple[Group, ...]:

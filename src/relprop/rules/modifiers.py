@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from relprop.errors import RuleError
+
 Modifier = Callable[[Tensor], Tensor]
 
 
@@ -62,4 +64,10 @@ class Constant:
 
     def __call__(self, t: Tensor) -> Tensor:
         value = torch.as_tensor(self.value, dtype=t.dtype, device=t.device)
-        return value.expand_as(t) if value.dim() <= t.dim() else value
+        try:
+            return value.expand_as(t)
+        except RuntimeError:
+            raise RuleError(
+                f"A bound of shape {tuple(value.shape)} does not broadcast to an input of shape {tuple(t.shape)}: give "
+                "a number, or for bounds per channel a tensor of shape (C, 1, 1)."
+            ) from None

@@ -13,7 +13,7 @@ from relprop.rules.stabilizer import Stabilizer
 
 @dataclass(frozen=True, repr=False)
 class PassRule(Rule):
-    """`R_in = R_out`, for layers that keep the shape."""
+    """`R_in = R_out`, for layers with one input, shaped like their output. A layer of another shape is a RuleError."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,0 +1,145 @@
+"""Defects that the first readers of the docs found, each with the case that showed it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relprop import LRP
+from relprop.composites import Composite, EpsilonPlus, EpsilonPlusFlat, GlobalTypeMap, LinearLayer
+from relprop.errors import ImageError, InputError, RuleError
+from relprop.rules import FlatRule, ProductRule, ZBoxRule, ZeroRule, ZPlusRule
+
+
+class Signed(nn.Module):
+    """A linear layer behind something that looks non-negative and is not."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.linear = kind, nn.Linear(8 if kind == "cat" else 4, 3)
+
+    def before(self, x: Tensor) -> Tensor:
+        h = 3 * F.relu(x)
+        return {
+            "sin": lambda: torch.sin(h),
+            "tan": lambda: torch.tan(h),
+            "cat": lambda: torch.cat([h, -torch.ones_like(h)], 1),
+            "minimum": lambda: torch.minimum(h, -torch.ones(1, 4, dtype=h.dtype)),
+            "threshold": lambda: F.threshold(h, 1.0, -1.0),
+        }[self.kind]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.before(x))
+
+
+@pytest.mark.parametrize("kind", ["sin", "tan", "cat", "minimum", "threshold"])
+def test_signs_are_not_taken_for_granted(kind: str) -> None:
+    """Relevance in front of the layer is that of the z+ formula with both signs of its input."""
+    torch.manual_seed(0)
+    model = Signed(kind).double()
+    x = torch.rand(5, 4, dtype=torch.float64) * 2
+    rules = Composite(GlobalTypeMap({LinearLayer: ZPlusRule()}))
+    ledger = LRP(model, rules)(x, target=1, audit=True).ledger
+    assert ledger is not None
+    a, w, b = model.before(x).detach(), model.linear.weight[1].detach(), model.linear.bias[1].detach()
+    positive = a.clamp(min=0) * w.clamp(min=0) + a.clamp(max=0) * w.clamp(max=0)
+    z = positive.sum(1) + b.clamp(min=0) + 1e-9
+    (entry,) = [e for e in ledger if e.operator == "linear"]
+    assert entry.passed == pytest.approx(float((positive.sum(1) / z).sum()))
+    assert entry.sinks["bias"] == pytest.approx(float((b.clamp(min=0) / z).sum()), abs=1e-12)
+
+
+def test_replaced_parameters_and_modules_are_followed() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.rand(2, 4)
+    lrp = LRP(model, ZPlusRule())
+    lrp(x, target=0)
+    model[0].weight = nn.Parameter(-model[0].weight.detach())
+    assert torch.equal(lrp(x, target=0).relevance, LRP(model, ZPlusRule())(x, target=0).relevance)
+    model[2] = nn.Linear(3, 2)
+    expl = lrp(x, target=0)
+    assert torch.allclose(expl.output, model(x))
+    assert torch.equal(expl.relevance, LRP(model, ZPlusRule())(x, target=0).relevance)
+
+
+def test_relevance_is_contiguous() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    expl = LRP(model, EpsilonPlus())(torch.rand(3, 3, 8, 8), layers=True)
+    assert expl.relevance.view(3, -1).shape == (3, 192)
+    assert all(r.is_contiguous() for r in expl.layers.values())
+
+
+@pytest.mark.parametrize("name", ["conv2d", "Conv2d"])
+def test_tables_before_and_after_the_capture_agree(name: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)
+    )
+    composite = Composite(
+        GlobalTypeMap({name: FlatRule(), "linear": ZPlusRule(), "max_pool2d": ZeroRule(stabilizer=0.5)})
+    )
+    lrp = LRP(model.eval(), composite)
+    before = repr(lrp)
+    lrp(torch.rand(2, 1, 6, 6))
+    assert repr(lrp) == before
+    assert "Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))" in before
+    assert before.count("FlatRule()") == before.count("ZPlusRule()") == before.count("ZeroRule(stabilizer=0.5)") == 1
+
+
+def test_a_list_of_rules_for_a_functional_model_prints() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.linear(x)) + x
+
+    lrp = LRP(Residual(), [ZeroRule()] * 3)
+    assert "known after the first call" in repr(lrp)
+    lrp(torch.rand(2, 3))
+    assert repr(lrp).count("ZeroRule()") == 3
+
+
+def test_padding_is_no_first_layer() -> None:
+    model = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2))
+    assert "FlatRule" in repr(LRP(model, EpsilonPlusFlat())).splitlines()[2]
+
+
+def test_product_rule_on_a_linear_layer() -> None:
+    with pytest.raises(RuleError, match="Linear"):
+        LRP(nn.Sequential(nn.Linear(3, 2)), ProductRule())(torch.rand(2, 3))
+
+
+def test_only_pictures_are_drawn_as_pictures() -> None:
+    with pytest.raises(ImageError, match="no batch of pictures"):
+        LRP(nn.Sequential(nn.Linear(3, 2)))(torch.rand(2, 3)).heatmap()
+
+
+def test_bounds_that_do_not_broadcast() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3))
+    with pytest.raises(RuleError, match=r"\(C, 1, 1\)"):
+        LRP(model, [ZBoxRule(torch.zeros(3), torch.ones(3))])(torch.rand(2, 3, 8, 8), target=(0, 0, 0))
+
+
+def test_numpy_targets_and_wrong_layers() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 2)), torch.rand(2, 3)
+    assert torch.equal(LRP(model)(x, target=np.int64(1)).relevance, LRP(model)(x, target=1).relevance)
+    with pytest.raises(InputError, match="layers=3"):
+        LRP(model)(x, layers=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="as a tuple"):
+        LRP(model, example_inputs=x)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"shape \(1, 4\)"):
+        LRP(model)(torch.rand(1, 4))
+
+
+def test_analyzers_copy_and_pickle() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 2)), torch.rand(2, 3)
+    lrp = LRP(model)
+    expected = lrp(x).relevance
+    for twin in (copy.deepcopy(lrp), pickle.loads(pickle.dumps(lrp))):
+        assert torch.equal(twin(x).relevance, expected)
