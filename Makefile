@@ -21,7 +21,7 @@ demo: venv
 	$(BIN)/relprop explain --model demo --out $(OUT) --overwrite
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow

@@ -31,7 +31,7 @@ TINY = (Case("resnet18", 2, 32),)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="write the page there")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each case")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each case")
     parser.add_argument("--tiny", action="store_true", help="small models and inputs, one round")
     parser.add_argument("--memory-of", nargs=4, metavar=("MODEL", "BATCH", "SIZE", "METHOD"), help=argparse.SUPPRESS)
     args = parser.parse_args()
