@@ -171,10 +171,10 @@ def _write(plan: Plan, result: Result, relevance: Tensor) -> None:
     with replacing(outputs.overlay) as path:
         laid.save(path)
     with replacing(outputs.relevance) as path:
-        _save_relevance(path, relevance, _metadata(plan, result))
+        save_relevance(path, relevance, _metadata(plan, result))
 
 
-def _save_relevance(path: Any, relevance: Tensor, metadata: dict[str, str]) -> None:
+def save_relevance(path: Any, relevance: Tensor, metadata: dict[str, str]) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError as error:

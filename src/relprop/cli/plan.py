@@ -73,7 +73,7 @@ def make_plan(options: Options) -> Plan:
     """
     # Cheap checks come first: a typo should not cost the loading of a model.
     heatmap(torch.zeros(1, 1), cmap=options.cmap, clip=options.clip)
-    device = _device(options.device)
+    device = device_named(options.device)
     check_composite(options.composite)
     pictures = _pictures(options)
     files = [file for picture in pictures for file in picture.outputs]
@@ -112,7 +112,7 @@ def resolve_target(text: str, classes: Sequence[str] | None, outputs: int) -> in
     raise TargetError(f"no class is named {text!r}; did you mean {' or '.join(close or classes[:4])}?")
 
 
-def _device(text: str) -> torch.device:
+def device_named(text: str) -> torch.device:
     try:
         device = torch.device(text)
         torch.empty(0, device=device)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from relprop import __version__
-from relprop.cli.explain import _save_relevance
+from relprop.cli.explain import save_relevance
 from relprop.cli.files import replacing
 from relprop.cli.text_plan import ALL, Sentence, TextPlan
 from relprop.errors import RelpropError
@@ -116,7 +116,7 @@ def _write(plan: TextPlan, result: TextResult, relevance: Tensor) -> None:
     outputs = result.sentence.outputs
     save_page(outputs.page, [result.explained], _heading(plan))
     with replacing(outputs.relevance) as path:
-        _save_relevance(path, relevance, {key: str(value) for key, value in _facts(plan, result).items()})
+        save_relevance(path, relevance, {key: str(value) for key, value in _facts(plan, result).items()})
     with replacing(outputs.tokens) as path:
         path.write_text(json.dumps(_record(plan, result), indent=2, ensure_ascii=False) + "\n", "utf-8")
 

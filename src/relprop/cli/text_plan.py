@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relprop import LRP
 from relprop.cli.files import check_folder, unique_names
-from relprop.cli.plan import _device, resolve_target
+from relprop.cli.plan import device_named, resolve_target
 from relprop.composites import CPLRP, AttnLRP, Composite, recommended
 from relprop.errors import CompositeError, InputError, TargetError
 from relprop.models import TextModel, embedding_length, load_text, similarity_to
@@ -108,7 +108,7 @@ def make_text_plan(options: TextOptions) -> TextPlan:
     Raises:
         RelpropError: what is wrong, and what to do about it.
     """
-    device = _device(options.device)
+    device = device_named(options.device)
     if options.composite not in TEXT_COMPOSITES:
         raise CompositeError(
             f"unknown composite {options.composite!r} for text; choose one of {', '.join(TEXT_COMPOSITES)}"
