@@ -90,6 +90,18 @@ def test_two_inputs_and_keywords() -> None:
     assert torch.allclose(sum(r.sum(1) for r in expl.relevance), torch.ones(3), atol=1e-5)
 
 
+def test_variable_numbers_of_inputs() -> None:
+    class Many(nn.Module):
+        def forward(self, x: Tensor, *more: Tensor, last: Tensor) -> Tensor:
+            return x + sum(more) + last
+
+    inputs = [torch.rand(2, 3) for _ in range(4)]
+    expl = LRP(Many())(*inputs[:3], last=inputs[3], target=1)
+    total = sum(i[:, 1] for i in inputs)
+    for given, relevance in zip(inputs, expl.relevance, strict=True):
+        assert torch.allclose(relevance[:, 1], given[:, 1] / total, atol=1e-6)
+
+
 def test_captums_signature() -> None:
     model, x = small(), torch.rand(2, 3, 12, 12)
     lrp = LRP(model, EpsilonPlus())

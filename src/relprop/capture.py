@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -138,13 +139,9 @@ def _check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _by_parameter(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`dynamic_shapes` as export wants it: positional entries, or a dict when there are keyword inputs."""
-    if not kwargs:
-        return tuple(args)
-    import inspect
-
-    names = list(inspect.signature(model.forward).parameters)
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    """`dynamic_shapes` as export wants it: by name of the parameter, the inputs of `*args` nested."""
+    signature = inspect.signature(model.forward)
+    return dict(signature.bind_partial(*args).arguments) | dict(kwargs)
 
 
 def explain_failure(model: nn.Module, error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_arg
 
 from relprop import functions as f
 from relprop.analysis import analyze_operator
@@ -44,21 +45,36 @@ def sum_of(*biases: Tensor) -> Tensor:
     return torch.stack(biases).sum(0)
 
 
+def _described(node: Node) -> Any:
+    value = fake_value(node)
+    return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
+
+
 class _Builder:
     """Puts operators ahead of a node, each with its symbolic value."""
 
     def __init__(self, graph: Graph, before: Node) -> None:
         self.graph, self.before = graph, before
+        self.values: dict[str, Any] = {}
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
         with self.graph.fx.inserting_before(self.before):
             node = self.graph.fx.call_function(function, args, kwargs)
         node.meta["relprop"] = replace(info(self.before), entry="", data=False, static=False, nonneg=False)
-        symbolic = torch.fx.node.map_arg((node.args, node.kwargs), fake_value)
-        with torch.no_grad():
-            node.meta["val"] = function(*symbolic[0], **symbolic[1])
+        node.meta["val"] = self._symbolic(node)
         analyze_operator(node)
         return node
+
+    def _symbolic(self, node: Node) -> Any:
+        """The node's symbolic value, made once for all steps, which differ in nothing but what they select."""
+        given: Any = (*node.args[:2], 0) if node.target is aten.select.int else node.args
+        args, kwargs = map_arg((given, node.kwargs), fake_value)
+        key = str((node.target, map_arg((given, node.kwargs), _described)))
+        if key not in self.values:
+            assert callable(node.target)
+            with torch.no_grad():
+                self.values[key] = node.target(*args, **kwargs)
+        return self.values[key]
 
     def add(self, *summands: Node) -> Node:
         return self(f.add, *summands, coefficients=(1,) * len(summands))
