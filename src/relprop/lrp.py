@@ -13,26 +13,24 @@ from torch.utils import _pytree as pytree
 from relprop import checks as _checks
 from relprop import ops
 from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
+from relprop.assign import explained_output, node_rule, unit_rule
 from relprop.canonize import canonical
 from relprop.capture import capture
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
 from relprop.explanation import Explanation
-from relprop.graph import Graph, Node, data_inputs, info, shape_of
-from relprop.layer_types import ProductLayer
+from relprop.graph import Graph, Node, info, shape_of
 from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
 from relprop.ledger import ledger_of
 from relprop.modules import module_outputs
-from relprop.ops import lookup
-from relprop.ops.recurrent import RECURRENT
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
 from relprop.propagate import run
-from relprop.rules import LayerNormRule, PassRule, ProductRule, Rule, StopRule, ZeroRule
+from relprop.rules import PassRule, Rule, StopRule
 from relprop.show import entries, printed
 from relprop.signature import batch_size, signature_of
 from relprop.targets import Target, check_target, seed_relevance
-from relprop.units import collapse_registered, unit_of
+from relprop.units import collapse_registered
 
 Layers = bool | str | Sequence[str] | None
 
@@ -252,19 +250,19 @@ class LRP:
         self._parameters = parameters
 
     def _build(self, graph: Graph) -> _Prepared:
-        explained = _explained_output(graph)
+        explained = explained_output(graph)
         if self._checks:
             _checks.check_output(explained)
         reached = reached_by_relevance(explained)
         layers = layers_of_graph(graph, reached, self._source, flatten=self._flatten)
-        row_rules = [_unit_rule(layer) or rule for layer, rule in zip(layers, self._assign(layers), strict=True)]
+        row_rules = [unit_rule(layer) or rule for layer, rule in zip(layers, self._assign(layers), strict=True)]
         assigned = list(zip(layers, row_rules, strict=True))
         stop_at(graph, {node for layer, rule in assigned if isinstance(rule, StopRule) for node in layer.nodes})
         reached = reached_by_relevance(explained)
         _checks.check_explained(unexplained(graph, reached))
         rules: dict[Node, Rule] = {node: PassRule() for node in reached if needs_rule(node)}
         for layer, rule in assigned:
-            rules.update({node: _node_rule(node, rule) for node in layer.nodes if node in rules})
+            rules.update({node: node_rule(node, rule) for node in layer.nodes if node in rules})
         for node, rule in rules.items():
             ops.check(node, rule)
         return _Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
@@ -311,52 +309,6 @@ def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Compos
     if rules is None or not all(isinstance(r, Rule) for r in rules):
         raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {composite!r}.")
     return rules
-
-
-def _unit_rule(layer: Layer) -> Rule | None:
-    """The rule that the layer's module was registered with."""
-    units = [unit for node in layer.nodes if (unit := unit_of(node)) is not None]
-    return units[0].rule if units else None
-
-
-def _node_rule(node: Node, rule: Rule) -> Rule:
-    """A layer's rule for one of its operators: padding only moves values, an LN-rule's affine part gets the 0-rule."""
-    op = lookup(node)
-    family = op.family if op is not None else ""
-    if family == "movement":
-        return PassRule()
-    if isinstance(rule, LayerNormRule) and family in {"affine", "sum"}:
-        return ZeroRule(stabilizer=rule.stabilizer)
-    by_constant = info(node).operator in ProductLayer.operators and len(data_inputs(node)) == 1
-    if isinstance(rule, ProductRule) and family in {"affine", "sum"} and by_constant:
-        return ZeroRule()  # the other factor is a constant
-    if isinstance(rule, ProductRule) and info(node).operator in RECURRENT and family != "gate":
-        return ZeroRule()  # it speaks of the gates
-    return rule
-
-
-def _explained_output(graph: Graph) -> Node:
-    """The output that is explained: the one called `logits` or `out` if there is one, else the first."""
-    carrying = [o for o in graph.outputs if isinstance(o, Node) and info(o).data]
-    if not carrying:
-        raise InputError(
-            "No output of the model depends on a floating point input or on embedded token ids, so there is no "
-            "relevance to propagate. Integers may have to be converted: x.float()."
-        )
-    names = _output_names(graph)
-    for wanted in ("logits", "out"):
-        for name, output in zip(names, graph.outputs, strict=True):
-            if name == wanted and output in carrying:
-                return carrying[carrying.index(output)]
-    return carrying[0]
-
-
-def _output_names(graph: Graph) -> list[str]:
-    spec = graph.out_spec
-    context = getattr(spec, "context", None)
-    keys = context if isinstance(context, (list, tuple)) else []
-    names = [str(k) for k in keys if isinstance(k, str)]
-    return names if len(names) == len(graph.outputs) else [""] * len(graph.outputs)
 
 
 def _usable(leaf: Any) -> Any:
