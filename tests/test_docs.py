@@ -4,6 +4,8 @@ Every ```pycon block of a page runs as a doctest, in order and in one namespace.
 `$ relprop ...` lines through the command line and compares what they print; where the page shows no output, the command
 needs pictures or a download, and only its arguments are read. A ```python block is a file: its first line says which,
 and the console blocks read it. Other code is not allowed: nobody would notice when it stops working.
+
+`<!-- needs MODULE -->` in a page skips its code where that module is not installed.
 """
 
 from __future__ import annotations
@@ -125,7 +127,10 @@ def run_page(text: str, name: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("page", PAGES, **in_order)
 def test_the_code_of_a_page_runs(page: Path):
-    run_page(page.read_text(encoding="utf-8"), page.name)
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"<!-- needs (\w+) -->", text):
+        pytest.importorskip(module)
+    run_page(text, page.name)
 
 
 @pytest.mark.parametrize("module", MODULES)

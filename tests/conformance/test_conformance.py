@@ -142,9 +142,7 @@ def test_reference_value(case: dict[str, Any]):
         selection = case["output_selection"]
         chosen = lrp(arrays["input"], target=selection["index"])
         assert selection["normalize"]
-        assert torch.equal(
-            arrays["relevance_out"], torch.eye(chosen.output.shape[1])[selection["index"]][None]
-        )
+        assert torch.equal(arrays["relevance_out"], torch.eye(chosen.output.shape[1])[selection["index"]][None])
         assert_close(chosen.relevance, arrays["relevance_in"], what="relevance of the index", **bounds)
 
 
@@ -170,15 +168,11 @@ def test_the_dense_oracle_reproduces_it_too(case: dict[str, Any]):
     arrays = {key: array.double() for key, array in load(case).items()}
     layer = LAYERS[case["layer_kind"]](case["layer"], arrays)
     L = oracle.dense(layer, tuple(arrays["input"].shape[1:]))
-    shares = FORMULAS[case["rule"]["name"]](
-        L, arrays["input"], arrays["relevance_out"], **case["rule"]["params"]
-    )
+    shares = FORMULAS[case["rule"]["name"]](L, arrays["input"], arrays["relevance_out"], **case["rule"]["params"])
     tolerance = case.get("tight_tolerance", case["tolerance"])
     assert_close(shares.R_in, arrays["relevance_in"], rtol=tolerance["rtol"], atol=tolerance["atol"])
 
 
 def test_the_cases_are_all_here():
     assert len(CASES) == len({case["name"] for case in CASES}) == 62
-    assert {Path(case["files"]["tensors"]).name for case in CASES} == {
-        file.name for file in (HERE / "cases").iterdir()
-    }
+    assert {Path(case["files"]["tensors"]).name for case in CASES} == {file.name for file in (HERE / "cases").iterdir()}

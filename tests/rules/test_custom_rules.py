@@ -92,6 +92,8 @@ PAIRS = [
     (MyGammaInTwoHooks(gamma=0.7, bias="distribute"), GammaRule(0.7, bias="distribute")),
     (MyGammaWithItsOwnBias(), GammaRule(0.25, bias="ignore")),
     (MyEpsilon(), EpsilonRule(0.5)),
+    (MyEpsilon(bias="ignore"), EpsilonRule(0.5, bias="ignore")),
+    (MyEpsilon(bias="distribute"), EpsilonRule(0.5, bias="distribute")),
     (MyWSquare(), WSquareRule()),
     (MyFlat(), FlatRule()),
     (NotADataclass(), GammaRule(0.25)),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.errors import RuleError
-from relprop.rules import PassRule
+from relprop.rules import PassRule, ZBoxRule
 
 PAIRS = [(o, r) for o in OPERATORS for r in RULES]
 SERVED = [pair for pair in PAIRS if (pair[1].name, pair[0].name) not in REFUSED]
@@ -59,7 +59,7 @@ def make_case(operator: Operator, rule: Rule, pick: Pick, seed: int) -> Case:
     torch.manual_seed(seed)
     layer = operator.build(pick, pick(True, True, False) and operator.biased)
     layer.module.double().eval()
-    parameters, oracle_parameters = rule.draw(pick, layer.shape)
+    parameters, oracle_parameters = rule.draw(pick, layer)
     if not operator.weighted and rule.name in ("w_square", "flat"):
         # a pool's weights are equal, whatever they are: all shares are equal, and only ε could tell them apart
         parameters["stabilizer"] = oracle_parameters["stabilizer"] = 1e-15
@@ -138,7 +138,7 @@ def test_equals_the_dense_oracle(pair, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", SERVED, ids=name)
-@settings(FRUGAL, max_examples=40)
+@settings(FRUGAL, max_examples=15)
 @given(data=st.data())
 def test_equals_the_dense_oracle_thoroughly(pair, data):
     draw_and_check(pair, data)
@@ -165,6 +165,12 @@ def test_books_balance_with_every_sink_named(case):
     assert all(isinstance(sink, str) and sink for sink in ledger.sinks)
 
 
+def test_asking_for_more_changes_nothing(case):
+    plain = case.lrp(case.x, target=lambda output: case.R_out).relevance
+    expl = case.lrp(case.x, target=lambda output: case.R_out, audit=True, layers=True)
+    assert_close(expl.relevance, plain, rtol=1e-12)
+
+
 def test_batched_equals_looped(case):
     whole = case.lrp(case.x, target=lambda output: case.R_out).relevance
     for k in range(len(case.x)):
@@ -180,10 +186,10 @@ def test_an_output_that_sees_padding_only_is_in_the_books(rule, policy):
     torch.manual_seed(3)
     module, x = nn.Conv2d(2, 3, 1, padding=1).double(), torch.randn(2, 2, 3, 3).double()
     R_out = torch.randn_like(module(x))
-    parameters, oracle_parameters = rule.draw(first, (2, 3, 3))
+    layer = Layer(module, (2, 3, 3))
+    parameters, oracle_parameters = rule.draw(first, layer)
     lrp = LRP(nn.Sequential(module), [rule.make(**parameters, bias=policy)])
     expl = lrp(x, target=lambda output: R_out, audit=True)
-    layer = Layer(module, (2, 3, 3))
     R_in, _ = expected(layer, rule, oracle_parameters | {"bias": policy}, x, R_out)
     assert_close(expl.relevance, R_in, rtol=1e-9)
     assert expl.ledger.imbalance <= 1e-10
@@ -214,7 +220,7 @@ def with_dead_outputs(operator: Operator) -> Layer:
 def test_keeps_dtype_and_device_and_is_finite_at_zero(pair, dtype, device):
     operator, rule = pair
     layer = with_dead_outputs(operator)
-    parameters, _ = rule.draw(first, layer.shape)
+    parameters, _ = rule.draw(first, layer)
     parameters = {k: v.to(device, dtype) if isinstance(v, Tensor) else v for k, v in parameters.items()}
     model = nn.Sequential(copy.deepcopy(layer.module)).to(device, dtype).eval()
     x = inputs(layer.shape).to(device, dtype)
@@ -254,3 +260,10 @@ def test_what_a_rule_cannot_serve_is_refused_by_name(rule_name, operator_name):
         LRP(nn.Sequential(layer.module), [rule.make()], canonize=False)(torch.rand(2, *layer.shape))
     assert rule.make.__name__ in str(error.value)
     assert type(layer.module).__name__ in str(error.value)
+
+
+def test_a_box_of_the_inputs_shape_does_not_fit_a_convolution_that_pads_with_data():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"))
+    rule = ZBoxRule(torch.zeros(2, 5, 5), torch.ones(2, 5, 5))
+    with pytest.raises(RuleError, match="broadcast"):
+        LRP(model, [rule])(torch.rand(2, 2, 5, 5), target=lambda output: torch.ones_like(output))

@@ -20,9 +20,7 @@ def assert_close(
     entries.
     """
     __tracebackhide__ = True
-    assert actual.shape == expected.shape, (
-        f"{what} shapes differ: {tuple(actual.shape)} is not {tuple(expected.shape)}"
-    )
+    assert actual.shape == expected.shape, f"{what} shapes differ: {tuple(actual.shape)} is not {tuple(expected.shape)}"
     a, e = actual.detach().double().cpu(), expected.detach().double().cpu()
     difference, scale = (a - e).norm().item(), max(a.norm().item(), e.norm().item())
     if difference <= max(atol, rtol * scale) and difference < float("inf"):  # NaN fails either test

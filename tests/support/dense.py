@@ -97,9 +97,7 @@ def negative(q: Tensor) -> Tensor:
     return torch.where(q < 0, q, torch.zeros_like(q))
 
 
-def share(
-    q: Tensor, q_bias: Tensor, R: Tensor, connected: Tensor, stabilizer: Stabilizer, bias: str
-) -> Shares:
+def share(q: Tensor, q_bias: Tensor, R: Tensor, connected: Tensor, stabilizer: Stabilizer, bias: str) -> Shares:
     """Share R (batch, out) in proportion to contributions q (batch or 1, out, in) and q_bias (out,).
 
     `bias` says what happens with the bias: "absorb" (it takes part and keeps its share), "ignore" (it does

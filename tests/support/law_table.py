@@ -187,9 +187,7 @@ def avg_pool(dims: int) -> Callable[[Pick, bool], Layer]:
 
     def build(pick: Pick, bias: bool) -> Layer:
         kernel, stride, padding = pick((3, 2, 1), (2, 2, 0), (3, 1, 0), (2, 3, 1))
-        module = Pool(
-            kernel, stride, padding, ceil_mode=pick(True, False), count_include_pad=pick(False, True)
-        )
+        module = Pool(kernel, stride, padding, ceil_mode=pick(True, False), count_include_pad=pick(False, True))
         return Layer(module, (2, *_spatial(dims)))
 
     return build
@@ -268,7 +266,7 @@ OPERATORS = [
 
 @dataclass(frozen=True)
 class Rule:
-    """A row: `draw(pick, shape)` gives the rule's parameters, as relprop's rule and as the oracle take them.
+    """A row: `draw(pick, layer)` gives the rule's parameters, as relprop's rule and as the oracle take them.
 
     The bias policy is drawn beside them.
     """
@@ -276,11 +274,11 @@ class Rule:
     name: str
     make: Callable[..., Any]
     formula: Callable[..., oracle.Shares]
-    draw: Callable[[Pick, tuple[int, ...]], tuple[dict[str, Any], dict[str, Any]]]
+    draw: Callable[[Pick, Layer], tuple[dict[str, Any], dict[str, Any]]]
 
 
-def _stabilized(**choices: tuple[Any, ...]) -> Callable[[Pick, tuple[int, ...]], tuple[dict, dict]]:
-    def draw(pick: Pick, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _stabilized(**choices: tuple[Any, ...]) -> Callable[[Pick, Layer], tuple[dict, dict]]:
+    def draw(pick: Pick, layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
         parameters = {name: pick(*options) for name, options in choices.items()}
         parameters["stabilizer"] = pick(1e-9, 0.25, lambda d: d + 0.5 * (2 * (d >= 0) - 1))
         return parameters, parameters
@@ -288,23 +286,25 @@ def _stabilized(**choices: tuple[Any, ...]) -> Callable[[Pick, tuple[int, ...]],
     return draw
 
 
-def _epsilon(pick: Pick, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _epsilon(pick: Pick, layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
     epsilon = pick(1e-6, 0.25, lambda d: d + 0.5 * (2 * (d >= 0) - 1))
     return {"epsilon": epsilon}, {"stabilizer": epsilon}
 
 
-def _alpha_beta(pick: Pick, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _alpha_beta(pick: Pick, layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
     beta = pick(1.0, 0.0, 0.5, 3.0)
     parameters = {"alpha": 1.0 + beta, "beta": beta, "stabilizer": pick(1e-9, 0.25)}
     return parameters, parameters
 
 
-def _box(pick: Pick, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scalars; or a tensor for one sample; or a tensor with a batch dimension of one, and per channel
-    only.
+def _box(pick: Pick, layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scalars, or a tensor per channel, or one for a sample, the latter also with a batch dimension of one.
+
+    A convolution that first pads with data has another shape inside, so its box cannot be one of a sample's shape.
     """
-    bottom, top, stabilizer = -4.0, 5.0, pick(1e-9, 0.25)
-    kind = pick("sample", "scalar", "batched", "channel")
+    shape, bottom, top, stabilizer = layer.shape, -4.0, 5.0, pick(1e-9, 0.25)
+    kinds = ("sample", "scalar", "batched", "channel") if layer.movement is None else ("channel", "scalar")
+    kind = pick(*kinds)
     if kind == "scalar":
         low, high = bottom, top
     else:
