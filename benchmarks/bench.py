@@ -106,13 +106,13 @@ def render(rows: list[dict[str, object]], rounds: int) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Time and memory of one explanation of the largest logits, next to one plain gradient of the same model.",
+        "Time and memory of one explanation of the largest logits, next to one plain gradient of the model.",
         "Written by `make bench`: do not edit.",
         "",
-        f"CPU, float32, {torch.get_num_threads()} threads ({platform.machine()}), {rounds} interleaved rounds, medians; "
+        f"CPU, float32, {torch.get_num_threads()} threads ({platform.machine()}), {rounds} rounds in turn, medians; "
         f"torch {torch.__version__}, torchvision {version('torchvision')}, Zennit {version('zennit')}, "
         f"relprop {version('relprop')}. Random weights.",
-        "*Ratio* is to the plain gradient. *Peak* is what a call takes above model, input and kept weights; "
+        "*Ratio* is to the plain gradient. *Peak* is what a call takes above model, input, kept weights; "
         "*kept* is what stays after the first call: for relprop, the weights that rules have modified.",
         "",
         "| case | method | seconds | ratio | times as fast as Zennit | peak, MiB | kept, MiB |",

@@ -109,6 +109,7 @@ BECOMES = {
     "matmul": "`linear`, for a product with a constant matrix",
     "mm": "`linear`, for a product with a constant matrix",
     "pow": "a statistic, where the exponent is negative",
+    "real": "the real part of a Fourier transform as one linear map",
     "rms_norm": "`normalize` without centring, and `scale`",
     "rsub": "a sum",
     "scaled_dot_product_attention": "the same, with queries, keys and values as nodes of their own",

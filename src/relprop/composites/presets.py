@@ -90,6 +90,9 @@ def EpsilonGammaBox(
 ) -> Composite:
     """γ-rule for convolutions, ε-rule for linear layers, z^B-rule for the first layer if it is a convolution.
 
+    The γ-rule is made for layers with non-negative outputs. In front of residual sums, where outputs of either sign carry
+    relevance, denominators near zero make it large; there `GeneralizedGammaRule` is the better choice.
+
     Args:
         low, high: smallest and largest values of the input: numbers or tensors that broadcast to it, such as (C, 1, 1).
             For pictures normalized with `mean` and `std` they are `(0 - mean) / std` and `(1 - mean) / std`.

@@ -195,10 +195,14 @@ class AffineStep(Step):
         return b if b is None or modifier is keep else modifier(b)
 
     def _distribute(self, kept: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
-        """Spread what the bias would keep evenly over the inputs connected to each output."""
+        """Spread what the bias would keep evenly over the inputs connected to each output.
+
+        An output that sees nothing but padding has none; there the bias keeps its share.
+        """
         w = ones(self.map.weight(tape))
         count = self.map.apply(tape, [torch.ones_like(tape.value(x)) for x in self.map.xs], w, None)
-        shares = self.map.pull(tape, w, kept / count.clamp(min=1e-30))
+        tape.sink(self.node, self._bias_name, lambda: torch.where(count == 0, kept, 0))
+        shares = self.map.pull(tape, w, torch.where(count == 0, 0, kept / count))
         for x, share in zip(self.map.xs, shares, strict=True):
             yield x, Message(R=share)
 
