@@ -90,8 +90,8 @@ def EpsilonGammaBox(
 ) -> Composite:
     """γ-rule for convolutions, ε-rule for linear layers, z^B-rule for the first layer if it is a convolution.
 
-    The γ-rule is made for layers with non-negative outputs. In front of residual sums, where outputs of either sign carry
-    relevance, denominators near zero make it large; there `GeneralizedGammaRule` is the better choice.
+    The γ-rule is made for layers with non-negative outputs. In front of residual sums, where outputs of either sign
+    have relevance, denominators near zero make it large; there `GeneralizedGammaRule` is the better choice.
 
     Args:
         low, high: smallest and largest values of the input: numbers or tensors that broadcast to it, such as (C, 1, 1).
