@@ -39,7 +39,12 @@ def main() -> None:
         model, batch, size, method = args.memory_of
         print(json.dumps(memory_of(Case(model, int(batch), int(size)), method)))
         return
-    rows = [row for case in (TINY if args.tiny else FULL) for row in measure(case, 1 if args.tiny else args.rounds)]
+    rows: list[dict[str, object]] = []
+    for case in TINY if args.tiny else FULL:
+        rows += measure(case, 1 if args.tiny else args.rounds)
+        print(f"{case.name}: done", file=sys.stderr)
+        if args.write:  # as far as it is measured
+            args.write.write_text(render(rows, 1 if args.tiny else args.rounds))
     page = render(rows, 1 if args.tiny else args.rounds)
     print(page)
     if args.write:
