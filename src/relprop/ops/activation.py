@@ -62,8 +62,8 @@ class ActivationStep(Step):
         self.ratio = (known or Activation(_ratio_of_unit(node))).ratio
         self.source = self.sources[0]
         same_shape = shape_of(node) == shape_of(self.source)
-        self.factored = "c" in forms and self.ratio != "none" and prefers[self.source] == "c" and same_shape
-        if self.factored:
+        self.stays_factored = "c" in forms and self.ratio != "none" and prefers[self.source] == "c" and same_shape
+        if self.stays_factored:
             self.read(*{"mask": (node,), "identity": (), "divide": (node, self.source)}[self.ratio])
         else:
             self.emits = R
@@ -75,7 +75,7 @@ class ActivationStep(Step):
             raise cannot_serve(node, rule, "relevance passes through activations; use PassRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
-        if not self.factored or message.c is None:
+        if not self.stays_factored or message.c is None:
             return [(self.source, Message(R=tape.total(self.node, message)))]
         return [(self.source, Message(message.c * self._slope(tape), message.R))]
 

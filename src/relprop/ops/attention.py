@@ -17,7 +17,7 @@ from torch import Tensor
 from relprop.graph import Node
 from relprop.ops.registry import always, inherits, register
 from relprop.ops.step import Preference, Step, cannot_serve
-from relprop.rules import AffineRule, AttentionRule, Rule, SoftmaxRule, stabilize
+from relprop.rules import AffineRule, AttentionRule, EpsilonRule, Rule, SoftmaxRule, stabilize
 from relprop.tape import C, Form, Forms, Message, R, Tape
 
 register("softmax _softmax", "softmax", nonneg=always)
@@ -77,7 +77,7 @@ class AttentionStep(Step):
         value = node.args[2]
         if self.mode == "cp":
             self.sources = tuple(s for s in self.sources if s is value)
-        self.read(*self.leaves, *((node,) if "R" in forms else ()))
+        self.read(*self.leaves, *((node,) if "R" in forms or isinstance(rule, EpsilonRule) else ()))
         self.emits = C
 
     @staticmethod
@@ -90,14 +90,7 @@ class AttentionStep(Step):
             raise cannot_serve(node, rule, "attention takes AttentionRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
-        c = message.c
-        if message.R is not None:
-            z = tape.value(self.node)
-            denominator = stabilize(z, 1e-9)
-            s = message.R / denominator
-            tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
-            c = _add(c, s)
-        assert c is not None
+        c = self.factored(message, tape)
         shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
         sent = [
             (source, share.map(partial(torch.mul, self._factor(source))))

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor
-
 from relprop.functions import group, statistics
 from relprop.graph import Node
 from relprop.ops.registry import register
 from relprop.ops.step import Preference, Step, cannot_serve
-from relprop.rules import EpsilonRule, LayerNormRule, NormRule, Rule, ZeroRule, stabilize
+from relprop.rules import EpsilonRule, LayerNormRule, NormRule, Rule, ZeroRule
 from relprop.tape import C, Form, Forms, Message, Tape
 
 register("normalize", "normalization")
@@ -42,7 +40,7 @@ class NormalizationStep(Step):
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         (source,) = self.sources
-        c = self._share(message, tape)
+        c = self.factored(message, tape)
         x, dims, groups, eps = tape.value(source), *self.node.args[1:4]
         centre = bool(self.node.args[4]) if len(self.node.args) > 4 else True
         grouped = group(x, int(groups))  # type: ignore[arg-type]
@@ -50,18 +48,3 @@ class NormalizationStep(Step):
         c = c.reshape(grouped.shape)
         centred = c - c.mean(tuple(dims), keepdim=True) if centre else c  # type: ignore[arg-type]
         return [(source, Message((centred * rstd).reshape(x.shape)))]
-
-    def _share(self, message: Message, tape: Tape) -> Tensor:
-        """The message in factored form; what the stabilizer absorbs is accounted for."""
-        if message.R is None and message.c is not None and not isinstance(self.rule, EpsilonRule):
-            return message.c
-        z = tape.value(self.node)
-        relevance = tape.total(self.node, message) if isinstance(self.rule, EpsilonRule) else message.R
-        assert relevance is not None
-        if isinstance(self.rule, EpsilonRule):
-            denominator = self.rule.modify_denominator(z)
-        else:
-            denominator = stabilize(z, getattr(self.rule, "stabilizer", 1e-9))
-        s = relevance / denominator
-        tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
-        return s if isinstance(self.rule, EpsilonRule) or message.c is None else s + message.c

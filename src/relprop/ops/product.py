@@ -12,7 +12,7 @@ from typing import ClassVar
 from relprop.graph import Node, data_inputs, info, operator_name
 from relprop.ops.registry import inherits, lookup, register
 from relprop.ops.step import Preference, Step, cannot_serve
-from relprop.rules import AffineRule, EpsilonRule, PassRule, ProductRule, Rule, stabilize
+from relprop.rules import AffineRule, EpsilonRule, PassRule, ProductRule, Rule
 from relprop.tape import C, Form, Forms, Message, Tape
 
 register("product", "product", nonneg=inherits)
@@ -33,8 +33,7 @@ class ProductStep(Step):
         if share == "signal" and signals:
             self.sources = tuple(signals)
         self.read(*self.leaves)
-        self.stabilized = isinstance(rule, EpsilonRule)
-        if self.stabilized or "R" in forms:
+        if isinstance(rule, EpsilonRule) or "R" in forms:
             self.read(node)
         self.emits = C
 
@@ -50,17 +49,7 @@ class ProductStep(Step):
             raise cannot_serve(node, rule, "a product has no weights to modify; use ProductRule() or ZeroRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
-        c = message.c
-        if message.R is not None or self.stabilized:
-            z = tape.value(self.node)
-            relevance = tape.total(self.node, message) if self.stabilized else message.R
-            assert relevance is not None
-            denominator = self.rule.modify_denominator(z) if isinstance(self.rule, AffineRule) else stabilize(z, 1e-9)
-            s = relevance / denominator
-            tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
-            c = s if self.stabilized or c is None else s + c
-        assert c is not None
-        shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
+        shares = tape.adjoint(self.node, self.leaves, Message(self.factored(message, tape)), linear=False)
         taking = sum(degree(self.node, s) for s in self.sources)
         for source, share in zip(self.leaves, shares, strict=True):
             if source in self.sources:

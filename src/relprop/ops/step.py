@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from relprop.errors import RuleError
 from relprop.graph import Node, data_inputs, operator_name, other_inputs, where_is
-from relprop.rules import Rule
+from relprop.rules import AffineRule, EpsilonRule, Rule, stabilize
 from relprop.tape import Form, Forms, Message, Tape
 
 Preference = Literal["c", "R", "source"]
@@ -48,6 +50,26 @@ class Step:
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         raise NotImplementedError
+
+    def factored(self, message: Message, tape: Tape) -> Tensor:
+        """The whole message as `c` with `R = z · c`, where `z` is the node's value.
+
+        What came as R is divided by the stabilized `z`; an ε-rule divides all of it. The stabilizer's part is booked.
+        """
+        epsilon = isinstance(self.rule, EpsilonRule)
+        if message.R is None and not epsilon:
+            assert message.c is not None
+            return message.c
+        z = tape.value(self.node)
+        relevance = tape.total(self.node, message) if epsilon else message.R
+        assert relevance is not None
+        if isinstance(self.rule, AffineRule):
+            denominator = self.rule.modify_denominator(z)
+        else:
+            denominator = stabilize(z, getattr(self.rule, "stabilizer", 1e-9))
+        s = relevance / denominator
+        tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+        return s if epsilon or message.c is None else s + message.c
 
     def read(self, *nodes: Node) -> None:
         self.reads |= frozenset(nodes)
