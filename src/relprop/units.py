@@ -11,7 +11,7 @@ from torch.fx import Graph as FxGraph
 
 from relprop.errors import CaptureError, RuleError
 from relprop.graph import Graph, Node, annotate, fake_value, info, where_is
-from relprop.rules import FunctionRule, PassRule, Rule, ZeroRule
+from relprop.rules import AffineRule, FunctionRule, PassRule, Rule, ZeroRule
 
 _REGISTERED: dict[type[nn.Module], Rule] = {}
 
@@ -68,21 +68,13 @@ def register_module(
     if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
         raise RuleError(f"register_module takes a class of modules, got {module_type!r}.")
     chosen = ZeroRule() if rule is None else rule if isinstance(rule, Rule) else FunctionRule(rule)
-    if not isinstance(chosen, (PassRule, FunctionRule)) and not _is_plain(chosen):
+    unmodified = isinstance(chosen, AffineRule) and chosen.unmodified
+    if not isinstance(chosen, (PassRule, FunctionRule)) and not unmodified:
         raise RuleError(
             f"register_module({module_type.__name__}): {chosen!r} modifies weights, which a module as a whole does not "
             "have. Use ZeroRule(), EpsilonRule(), PassRule(), or a function."
         )
     _REGISTERED[module_type] = chosen
-
-
-def _is_plain(rule: Rule) -> bool:
-    from relprop.rules import AffineRule
-
-    if not isinstance(rule, AffineRule):
-        return False
-    groups = rule.groups()
-    return len(groups) == 1 and len(groups[0].terms) == 1 and groups[0].terms[0].plain
 
 
 def collapse_registered(graph: Graph) -> Graph:

@@ -42,7 +42,7 @@ class SoftmaxStep(Step):
 
     @staticmethod
     def check(node: Node, rule: Rule) -> None:
-        if not isinstance(rule, SoftmaxRule) and not _is_plain(rule):
+        if not isinstance(rule, SoftmaxRule) and not (isinstance(rule, AffineRule) and rule.unmodified):
             raise cannot_serve(node, rule, "a softmax takes SoftmaxRule() or StopRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
@@ -86,7 +86,7 @@ class AttentionStep(Step):
 
     @staticmethod
     def check(node: Node, rule: Rule) -> None:
-        if not isinstance(rule, AttentionRule) and not _is_plain(rule):
+        if not isinstance(rule, AttentionRule) and not (isinstance(rule, AffineRule) and rule.unmodified):
             raise cannot_serve(node, rule, "attention takes AttentionRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
@@ -110,10 +110,6 @@ class AttentionStep(Step):
         """What the softmax's tangent keeps on the way to queries and keys, from the values' half: Σ R − Σ sent."""
         arrived = (tape.value(self.node) * c).double().sum()
         return arrived - torch.stack([tape.total(s, share).double().sum() for s, share in sent]).sum()
-
-
-def _is_plain(rule: Rule) -> bool:
-    return isinstance(rule, AffineRule) and all(t.plain for g in rule.groups() for t in g.terms)
 
 
 def _add(c: Tensor | None, s: Tensor) -> Tensor:

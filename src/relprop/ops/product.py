@@ -12,7 +12,7 @@ from typing import ClassVar
 from relprop.graph import Node, data_inputs, info, operator_name
 from relprop.ops.registry import inherits, lookup, register
 from relprop.ops.step import Preference, Step, cannot_serve
-from relprop.rules import AffineRule, EpsilonRule, PassRule, ProductRule, Rule
+from relprop.rules import AffineRule, EpsilonRule, ProductRule, Rule
 from relprop.tape import C, Form, Forms, Message, Tape
 
 register("product", "product", nonneg=inherits)
@@ -43,9 +43,9 @@ class ProductStep(Step):
 
     @staticmethod
     def check(node: Node, rule: Rule) -> None:
-        if not isinstance(rule, (AffineRule, ProductRule)) or isinstance(rule, PassRule):
+        if not isinstance(rule, (AffineRule, ProductRule)):
             raise cannot_serve(node, rule, "a product of data with data takes ProductRule().")
-        if isinstance(rule, AffineRule) and any(not t.plain for g in rule.groups() for t in g.terms):
+        if isinstance(rule, AffineRule) and not rule.unmodified:
             raise cannot_serve(node, rule, "a product has no weights to modify; use ProductRule() or ZeroRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:

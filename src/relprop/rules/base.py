@@ -130,6 +130,11 @@ class AffineRule(Rule):
         return (Group((Term(self._input(), self._parameter("modify_weight"), self._parameter("modify_bias")),)),)
 
     @property
+    def unmodified(self) -> bool:
+        """The rule leaves input, weight and bias as they are, so that it makes sense where there is no weight."""
+        return all(term.plain for group in self.groups() for term in group.terms)
+
+    @property
     def stabilizes_itself(self) -> bool:
         """A subclass overrides `modify_denominator`."""
         return type(self).modify_denominator is not AffineRule.modify_denominator
