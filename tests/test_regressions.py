@@ -25,7 +25,7 @@ class Signed(nn.Module):
         self.kind, self.linear = kind, nn.Linear(8 if kind == "cat" else 4, 3)
 
     def before(self, x: Tensor) -> Tensor:
-        h = 3 * F.relu(x)
+        h = F.relu(3 * x)  # a factor behind the ReLU would hide its sign from the analysis
         return {
             "sin": lambda: torch.sin(h),
             "tan": lambda: torch.tan(h),
@@ -43,16 +43,20 @@ def test_signs_are_not_taken_for_granted(kind: str) -> None:
     """Relevance in front of the layer is that of the z+ formula with both signs of its input."""
     torch.manual_seed(0)
     model = Signed(kind).double()
-    x = torch.rand(5, 4, dtype=torch.float64) * 2
+    x = torch.rand(40, 4, dtype=torch.float64) * 2
     rules = Composite(GlobalTypeMap({LinearLayer: ZPlusRule()}))
-    ledger = LRP(model, rules)(x, target=1, audit=True).ledger
-    assert ledger is not None
-    a, w, b = model.before(x).detach(), model.linear.weight[1].detach(), model.linear.bias[1].detach()
-    positive = a.clamp(min=0) * w.clamp(min=0) + a.clamp(max=0) * w.clamp(max=0)
-    z = positive.sum(1) + b.clamp(min=0) + 1e-9
-    (entry,) = [e for e in ledger if e.operator == "linear"]
-    assert entry.passed == pytest.approx(float((positive.sum(1) / z).sum()))
-    assert entry.sinks["bias"] == pytest.approx(float((b.clamp(min=0) / z).sum()), abs=1e-12)
+    lrp = LRP(model, rules)
+    a = model.before(x).detach()
+    assert (a < 0).any()
+    for target in range(3):
+        ledger = lrp(x, target=target, audit=True).ledger
+        assert ledger is not None
+        w, b = model.linear.weight[target].detach(), model.linear.bias[target].detach()
+        positive = a.clamp(min=0) * w.clamp(min=0) + a.clamp(max=0) * w.clamp(max=0)
+        z = positive.sum(1) + b.clamp(min=0) + 1e-9
+        (entry,) = [e for e in ledger if e.operator == "linear"]
+        assert entry.passed == pytest.approx(float((positive.sum(1) / z).sum()))
+        assert entry.sinks["bias"] == pytest.approx(float((b.clamp(min=0) / z).sum()), abs=1e-12)
 
 
 def test_replaced_parameters_and_modules_are_followed() -> None:
