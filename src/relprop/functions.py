@@ -33,6 +33,11 @@ def product(*factors: Tensor) -> Tensor:
     return z
 
 
+def hold(x: Tensor) -> Tensor:
+    """`x`, counted as a constant."""
+    return x
+
+
 def negative_power(x: Tensor, exponent: float) -> Tensor:
     """`x ** exponent` with a negative exponent: the inverse of a statistic."""
     return x**exponent

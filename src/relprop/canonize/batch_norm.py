@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relprop import functions as f
 from relprop.analysis import analyze, remove_dead
-from relprop.canonize.lowering import insert
+from relprop.canonize.rewriting import insert
 from relprop.graph import Graph, Node, annotate, info, operator_name, shape_of
 
 FUSABLE = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}

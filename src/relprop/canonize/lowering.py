@@ -11,9 +11,7 @@ Each is an equivalence, always done, whether or not the user asks for canonizati
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +19,10 @@ from torch import Tensor
 
 from relprop import functions as f
 from relprop.analysis import analyze, analyze_operator, remove_dead
+from relprop.canonize.norms import NORMS
 from relprop.canonize.recurrent import KINDS, unroll, unroll_cell
-from relprop.graph import Graph, Node, annotate, fake_value, info, is_floating, operator_name, shape_of
-
-Rewrite = Callable[[Graph, Node], Node | None]
+from relprop.canonize.rewriting import Rewrite, arguments, insert
+from relprop.graph import Graph, Node, fake_value, info, is_floating, operator_name, shape_of
 
 
 def lower(graph: Graph) -> Graph:
@@ -41,122 +39,6 @@ def lower(graph: Graph) -> Graph:
             if new is not None:
                 node.replace_all_uses_with(new)
     return analyze(remove_dead(graph))
-
-
-def insert(
-    graph: Graph,
-    before: Node,
-    function: Callable[..., Any],
-    *args: Any,
-    like: Node | None = None,
-    **kwargs: Any,
-) -> Node:
-    """A call of `function` ahead of `before`, known as part of the same module; a data node if it is `like` one."""
-    with graph.fx.inserting_before(before):
-        node = graph.fx.call_function(function, args, kwargs)
-    node.meta["relprop"] = replace(info(before), entry="")
-    arguments = node.all_input_nodes
-    annotate(node, static=all(info(a).static for a in arguments), data=False, nonneg=False)
-    if like is not None:
-        node.meta["val"] = fake_value(like)
-        annotate(node, data=True)
-    return node
-
-
-def arguments(node: Node) -> dict[str, Any]:
-    """A captured operator's arguments by name, defaults included."""
-    target = node.target
-    assert isinstance(target, torch._ops.OpOverload)
-    bound = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
-    bound |= {a.name: value for a, value in zip(target._schema.arguments, node.args, strict=False)}
-    return bound | dict(node.kwargs)
-
-
-def _batch_norm(graph: Graph, node: Node) -> Node | None:
-    given = arguments(node)
-    x, weight, bias = given["input"], given["weight"], given["bias"]
-    mean, variance, eps = given["running_mean"], given["running_var"], float(given["eps"])
-    rank = len(shape_of(node) or ())
-    if mean is None or variance is None or given.get("training", given.get("use_input_stats", False)):
-        normalized = insert(graph, node, f.normalize, x, [0, *range(2, rank)], 0, eps, like=node)
-        return _affine(graph, node, normalized, weight, bias, rank - 2)
-    scaling = insert(graph, node, f.batch_norm_weight, weight, variance, eps)
-    shift = insert(graph, node, f.batch_norm_bias, bias, mean, scaling)
-    result = _affine(graph, node, x, scaling, shift, rank - 2)
-    result.meta["channels"] = (scaling, shift)
-    return result
-
-
-def _native_batch_norm(graph: Graph, node: Node) -> Node | None:
-    """`(output, saved mean, saved std)`, left behind by PyTorch's own functionalization: only the output is read."""
-    for reader in list(node.users):
-        if reader.target is operator.getitem and reader.args[1] == 0:
-            node.meta["val"] = fake_value(reader)
-            new = _batch_norm(graph, node)
-            if new is not None:
-                reader.replace_all_uses_with(new)
-    return None
-
-
-def _affine(graph: Graph, node: Node, x: Node, weight: Node | None, bias: Node | None, trailing: int) -> Node:
-    """Learned scale and shift per channel; `trailing` dimensions follow the channels."""
-    if weight is None and bias is None:
-        return x
-    if weight is None:
-        assert bias is not None
-        return insert(graph, node, f.add, x, _channels(graph, node, bias, trailing), like=node, coefficients=(1, 1))
-    shift = None if bias is None else _channels(graph, node, bias, trailing)
-    return insert(graph, node, f.scale, x, _channels(graph, node, weight, trailing), shift, like=node)
-
-
-def _channels(graph: Graph, node: Node, t: Node, trailing: int) -> Node:
-    return insert(graph, node, f.as_channels, t, trailing) if trailing > 0 else t
-
-
-def _layer_norm(graph: Graph, node: Node) -> Node | None:
-    given = arguments(node)
-    rank = len(shape_of(node) or ())
-    dims = list(range(rank - len(given["normalized_shape"]), rank))
-    normalized = insert(graph, node, f.normalize, given["input"], dims, 0, float(given["eps"]), like=node)
-    return _affine(graph, node, normalized, given["weight"], given["bias"], 0)
-
-
-def _group_norm(graph: Graph, node: Node) -> Node | None:
-    given = arguments(node)
-    rank = len(shape_of(node) or ())
-    normalized = insert(
-        graph,
-        node,
-        f.normalize,
-        given["input"],
-        [-1],
-        int(given["num_groups"]),
-        float(given["eps"]),
-        like=node,
-    )
-    return _affine(graph, node, normalized, given["weight"], given["bias"], rank - 2)
-
-
-def _instance_norm(graph: Graph, node: Node) -> Node | None:
-    given = arguments(node)
-    if not given["use_input_stats"]:
-        return _batch_norm(graph, node)
-    shape = shape_of(node) or ()
-    channels = shape[1]
-    assert channels is not None
-    normalized = insert(graph, node, f.normalize, given["input"], [-1], channels, float(given["eps"]), like=node)
-    return _affine(graph, node, normalized, given["weight"], given["bias"], len(shape) - 2)
-
-
-def _rms_norm(graph: Graph, node: Node) -> Node | None:
-    given = arguments(node)
-    value = fake_value(node)
-    eps = given.get("eps")
-    eps = float(eps) if eps is not None else torch.finfo(value.dtype).eps
-    rank = len(shape_of(node) or ())
-    dims = list(range(rank - len(given["normalized_shape"]), rank))
-    normalized = insert(graph, node, f.normalize, given["input"], dims, 0, eps, False, like=node)
-    return _affine(graph, node, normalized, given["weight"], None, 0)
 
 
 def _mul(graph: Graph, node: Node) -> Node | None:
@@ -370,12 +252,7 @@ def _real(graph: Graph, node: Node) -> Node | None:
 
 
 REWRITES: dict[str, Rewrite] = {
-    "batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": _native_batch_norm,
-    "layer_norm": _layer_norm,
-    "group_norm": _group_norm,
-    "instance_norm": _instance_norm,
-    "rms_norm": _rms_norm,
+    **NORMS,
     "mul": _mul,
     "multiply": _mul,
     "div": _div,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relprop.ops.registry import always, never, register
+from relprop.ops.registry import always, inherits, never, register
 
 register(
     "sym_size sym_numel sym_stride zeros_like empty_like new_zeros new_empty randn_like rand_like bernoulli "
@@ -15,3 +15,4 @@ register(
     nonneg=never,
 )
 register("ones_like new_ones", "source", nonneg=always)
+register("hold", "source", nonneg=inherits)
