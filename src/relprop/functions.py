@@ -124,3 +124,30 @@ def fused_weight(weight: Tensor, scaling: Tensor, channel_dim: int, groups: int 
 
 def fused_bias(bias: Tensor | None, scaling: Tensor, shift: Tensor) -> Tensor:
     return shift if bias is None else bias * scaling + shift
+
+
+def weight_of_scaled(weight: Tensor, scaling: Tensor, groups: int) -> Tensor:
+    """A layer's weight (out, in / groups, ...) with its inputs scaled, per input channel."""
+    trailing = [1] * (weight.dim() - 2)
+    per_group = scaling.reshape(groups, 1, -1, *trailing)
+    return (weight.reshape(groups, -1, *weight.shape[1:]) * per_group).reshape(weight.shape)
+
+
+def bias_of_shifted(weight: Tensor, bias: Tensor | None, shift: Tensor, groups: int) -> Tensor:
+    """`b + W t`, shape (out,), for inputs shifted by `t` per channel."""
+    per_group = shift.reshape(groups, 1, -1)
+    taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
+    shifted = (taps.reshape(groups, -1, taps.shape[1]) * per_group).sum(2).reshape(-1)
+    return shifted if bias is None else bias + shifted
+
+
+def clip_at_threshold(x: Tensor, scaling: Tensor, shift: Tensor) -> Tensor:
+    """`max(x, −t/s)` where `s > 0`, `min(x, −t/s)` where `s < 0`, so that `s · clip(x) + t = relu(s x + t)`."""
+    trailing = x.dim() - 2
+    threshold = as_channels(torch.where(scaling == 0, 0, -shift / scaling), trailing)
+    return torch.where(as_channels(scaling >= 0, trailing), torch.maximum(x, threshold), torch.minimum(x, threshold))
+
+
+def shift_behind_threshold(scaling: Tensor, shift: Tensor) -> Tensor:
+    """What stays behind `clip_at_threshold`: `t`, or `relu(t)` where `s = 0`."""
+    return torch.where(scaling == 0, shift.relu(), shift)

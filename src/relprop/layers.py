@@ -164,17 +164,21 @@ def _is_torchs(module: nn.Module) -> bool:
 
 
 def _with_fused(rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Layer]:
-    """Put a row for each fused batch norm behind the layer that it is now a part of."""
+    """Put a row for each fused batch norm next to the layer that it is now a part of."""
+
+    seen: set[str] = set()
+
+    def fused(paths: Iterable[str], row: Layer) -> list[Layer]:
+        new = [path for path in paths if path in modules and _is_leaf(modules[path]) and path not in seen]
+        seen.update(new)
+        known = [(path, modules[path]) for path in new]
+        return [Layer(p, (), describe(m), type(m), frozenset({"batch_norm"}), (), row.name) for p, m in known]
+
     result = []
     for row in rows:
+        result += fused([path for node in row.nodes for path in info(node).absorbed], row)
         result.append(row)
-        for node in row.nodes:
-            for alias in info(node).aliases:
-                module = modules.get(alias)
-                if module is not None and not list(module.children()):
-                    result.append(
-                        Layer(alias, (), describe(module), type(module), frozenset({"batch_norm"}), (), row.name)
-                    )
+        result += fused([path for node in row.nodes for path in info(node).aliases], row)
     return result
 
 
@@ -183,6 +187,9 @@ def _mark_fused(rows: list[Layer], modules: Sequence[nn.Module]) -> list[Layer]:
     for i in range(1, len(rows)):
         if fusable(modules[i - 1], modules[i]) and marked[i - 1].fused_into is None:
             marked[i] = replace(rows[i], fused_into=rows[i - 1].name)
+    for i in range(len(rows) - 1):
+        if absorbable(modules[i], modules[i + 1]) and marked[i].fused_into is None:
+            marked[i] = replace(rows[i], fused_into=rows[i + 1].name)
     return marked
 
 
@@ -203,3 +210,17 @@ def fusable(layer: nn.Module, norm: nn.Module) -> bool:
         return False
     outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     return outputs == norm.num_features
+
+
+def absorbable(norm: nn.Module, layer: nn.Module) -> bool:
+    """A batch norm with fixed statistics in front of a layer that pads nothing."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+        return False
+    if isinstance(layer, nn.Linear):
+        return layer.in_features == norm.num_features
+    unpadded = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return (
+        isinstance(layer, unpadded)
+        and layer.in_channels == norm.num_features
+        and (layer.padding == "valid" or (not isinstance(layer.padding, str) and not any(layer.padding)))
+    )

@@ -14,7 +14,7 @@ from relprop import checks as _checks
 from relprop import ops
 from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
 from relprop.assign import explained_output, node_rule, unit_rule
-from relprop.canonize import canonical
+from relprop.canonize import Canonize, canonical
 from relprop.capture import capture
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
@@ -57,7 +57,8 @@ class LRP:
         composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
             each row of the printed table that takes one (a fused batch norm takes none). None: the 0-rule everywhere.
         example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
-        canonize: fuse batch norms into the layers before them.
+        canonize: fuse batch norms into the layers before or behind them, and hold constant what selective scans select
+            (MambaLRP). `"thresholds"`: also where a ReLU is between a batch norm and the layer behind it (DenseNet).
         flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
             the outermost containers.
         normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
@@ -93,11 +94,13 @@ class LRP:
         composite: Composite | Rule | Sequence[Rule] | None = None,
         *,
         example_inputs: Sequence[Any] | None = None,
-        canonize: bool = True,
+        canonize: Canonize = True,
         flatten: bool = True,
         normalize_output: bool = True,
         checks: bool = True,
     ) -> None:
+        if canonize not in (True, False, "thresholds"):
+            raise InputError(f"canonize={canonize!r} is none of True, False, 'thresholds'.")
         if not isinstance(model, nn.Module):
             raise InputError(f"LRP takes a torch.nn.Module, got {type(model).__name__}.")
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
@@ -129,7 +132,7 @@ class LRP:
         """The table's rows: in order of execution once the model was captured, else in that of registration."""
         if self._latest is not None:
             return self._latest.layers
-        return layers_of_modules(self._source, flatten=self._flatten, fuse=self._canonize)
+        return layers_of_modules(self._source, flatten=self._flatten, fuse=bool(self._canonize))
 
     def __call__(
         self, *args: Any, target: Target = None, layers: Layers = None, audit: bool = False, **kwargs: Any

@@ -14,7 +14,7 @@ from relprop.canonize import canonical
 from relprop.capture import capture, copy_modules
 from relprop.errors import ModelError
 from relprop.graph import Graph, Node, info, operator_name
-from relprop.layers import fusable, is_sequential
+from relprop.layers import absorbable, fusable, is_sequential
 from relprop.signature import signature_of
 
 SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
@@ -113,9 +113,9 @@ def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> n
             "example_inputs=(x,). LRP(model) canonizes by itself."
         )
     canonical_model = copy_modules(model)
-    for layer, norm in _fused_pairs(model, example_inputs):
-        fused = fuse(model.get_submodule(layer), model.get_submodule(norm))
-        canonical_model.set_submodule(layer, fused)
+    for layer, norm, behind in _fused_pairs(model, example_inputs):
+        modules = canonical_model.get_submodule(layer), model.get_submodule(norm)
+        canonical_model.set_submodule(layer, fuse(*modules) if behind else absorb(*reversed(modules)))
         canonical_model.set_submodule(norm, nn.Identity())
     for name, module in list(canonical_model.named_modules()):
         if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
@@ -128,6 +128,8 @@ def _canonical_chain(leaves: list[nn.Module]) -> list[nn.Module]:
     for module in leaves:
         if chain and fusable(chain[-1], module):
             chain[-1] = fuse(chain[-1], module)
+        elif chain and absorbable(chain[-1], module):
+            chain[-1] = absorb(chain[-1], module)
         elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
             chain.extend(split(module))
         else:
@@ -137,20 +139,45 @@ def _canonical_chain(leaves: list[nn.Module]) -> list[nn.Module]:
 
 def fuse(layer: nn.Module, norm: nn.Module) -> nn.Module:
     """`layer` with the batch norm's scale and shift in its weight and bias."""
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scaling = f.batch_norm_weight(norm.weight, norm.running_var, norm.eps).detach()
-    shift = f.batch_norm_bias(norm.bias, norm.running_mean, scaling).detach()
-    fused = copy.copy(layer)
-    fused._parameters = dict(layer._parameters)
+    scaling, shift = scale_and_shift(norm)
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
     weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
     assert weight is not None
     groups = layer.groups if isinstance(layer, nn.modules.conv._ConvNd) else 1
-    fused.weight = nn.Parameter(f.fused_weight(weight.detach(), scaling, 1 if transposed else 0, groups))
-    fused.bias = nn.Parameter(f.fused_bias(None if bias is None else bias.detach(), scaling, shift))
-    return fused
+    return _with_parameters(
+        layer,
+        f.fused_weight(weight.detach(), scaling, 1 if transposed else 0, groups),
+        f.fused_bias(None if bias is None else bias.detach(), scaling, shift),
+    )
+
+
+def absorb(norm: nn.Module, layer: nn.Module) -> nn.Module:
+    """`layer` with the scale and shift of the batch norm in front of it in its weight and bias."""
+    scaling, shift = scale_and_shift(norm)
+    groups = layer.groups if isinstance(layer, nn.modules.conv._ConvNd) else 1
+    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+    assert weight is not None
+    return _with_parameters(
+        layer,
+        f.weight_of_scaled(weight.detach(), scaling, groups),
+        f.bias_of_shifted(weight.detach(), None if bias is None else bias.detach(), shift, groups),
+    )
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """`γ/σ` and `β − μγ/σ` of a batch norm, shape (C,) each."""
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scaling = f.batch_norm_weight(norm.weight, norm.running_var, norm.eps).detach()
+    return scaling, f.batch_norm_bias(norm.bias, norm.running_mean, scaling).detach()
+
+
+def _with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
+    changed = copy.copy(layer)
+    changed._parameters = dict(layer._parameters)
+    changed.weight, changed.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return changed
 
 
 def split(norm: nn.LayerNorm) -> tuple[nn.LayerNorm, Scale]:
@@ -159,15 +186,19 @@ def split(norm: nn.LayerNorm) -> tuple[nn.LayerNorm, Scale]:
     return plain.train(norm.training), Scale(norm.weight, norm.bias)
 
 
-def _fused_pairs(model: nn.Module, example_inputs: Sequence[Any]) -> list[tuple[str, str]]:
-    """(layer, batch norm) paths that the graph shows to follow each other, each called once."""
+def _fused_pairs(model: nn.Module, example_inputs: Sequence[Any]) -> list[tuple[str, str, bool]]:
+    """(layer, batch norm, norm is behind the layer) that the graph shows to follow each other, each called once."""
     graph = canonical(capture(model, example_inputs))
     used: dict[str, int] = {}
+    whole: dict[str, int] = {}
     for node in graph.operators():
         if info(node).data:
             used[info(node).path] = used.get(info(node).path, 0) + 1
-    pairs = [(info(n).path, alias) for n in graph.operators() for alias in info(n).aliases]
-    return [(layer, norm) for layer, norm in pairs if used[layer] == 1]
+        for norm in info(node).absorbed:
+            whole[norm] = whole.get(norm, 0) + 1
+    pairs = [(info(n).path, norm, True) for n in graph.operators() for norm in info(n).aliases]
+    pairs += [(info(n).path, norm, False) for n in graph.operators() for norm in info(n).absorbed]
+    return [(layer, norm, behind) for layer, norm, behind in pairs if used[layer] == 1 and whole.get(norm, 1) == 1]
 
 
 def strip_graph(graph: Graph) -> Graph:

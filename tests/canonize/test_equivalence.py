@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop import LRP
-from relprop.canonize import canonical
+from relprop.canonize import Canonize, canonical
 from relprop.capture import capture
 from relprop.errors import ModelError
 from relprop.graph import Graph, info, operator_name
@@ -83,6 +83,27 @@ class Fused(nn.Module):
         return self.bn_second(self.twice(self.bn_first(self.twice(h)))).mean((2, 3))
 
 
+class NormFirst(nn.Module):
+    """Batch norms in front of layers: with padding, without, grouped, behind a ReLU, over branches (MixNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm0, self.padded = nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3, padding=1)
+        self.norm1, self.grouped = nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2)
+        self.wide, self.narrow = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1, bias=False)
+        self.mixed = nn.BatchNorm2d(8)
+        self.norm2, self.squeeze = nn.BatchNorm2d(14), nn.Conv2d(14, 4, 1)
+        self.norm3, self.head = nn.BatchNorm2d(18), nn.Linear(18, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.grouped(self.norm1(self.padded(self.norm0(x)).relu()))
+        a, b = h.chunk(2, 1)
+        mixed = self.mixed(torch.cat([self.wide(a), self.narrow(b)], 1)).relu()
+        h = torch.cat([h, mixed], 1)
+        h = torch.cat([h, self.squeeze(self.norm2(h).relu())], 1)
+        return self.head(F.adaptive_avg_pool2d(self.norm3(h).relu(), 1).flatten(1))
+
+
 CHAINS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU()), (3, 2, 8)),
     (nn.Sequential(nn.Conv2d(2, 4, 3, padding="same", padding_mode="reflect"), nn.BatchNorm2d(4)), (3, 2, 6, 6)),
@@ -95,6 +116,12 @@ CHAINS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), (2, 2, 6, 6)),
     (nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, affine=False)), (2, 2, 6, 6)),
     (nn.Sequential(nn.RMSNorm(5), nn.Linear(5, 3)), (2, 5)),
+    (nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)), (2, 5)),
+    (
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3, groups=2, bias=False)),
+        (2, 2, 6, 6),
+    ),
+    (nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3), nn.BatchNorm1d(3)), (2, 5)),
 ]
 MODELS = [
     *CHAINS,
@@ -102,14 +129,15 @@ MODELS = [
     (InPlace(into_a_view=False), (3, 6)),
     (InPlace(into_a_view=True), (3, 6)),
     (Fused(), (3, 2, 8, 8)),
+    (NormFirst(), (3, 2, 8, 8)),
 ]
 
 
-@pytest.mark.parametrize("canonize", [False, True])
+@pytest.mark.parametrize("canonize", [False, True, "thresholds"])
 @pytest.mark.parametrize(
     ("model", "shape"), MODELS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else None
 )
-def test_rewritten_graph_computes_the_same(model: nn.Module, shape: tuple[int, ...], canonize: bool) -> None:
+def test_rewritten_graph_computes_the_same(model: nn.Module, shape: tuple[int, ...], canonize: Canonize) -> None:
     model = randomized(model)
     x = torch.randn(shape, dtype=torch.float64)
     graph = canonical(capture(model, (x,)), canonize=canonize)
@@ -149,6 +177,36 @@ def test_canonize_of_a_model_that_is_no_chain() -> None:
     assert isinstance(canonized.get_submodule("bn"), nn.Identity)
     assert isinstance(canonized.get_submodule("bn_second"), nn.BatchNorm2d)  # its layer is called twice
     assert isinstance(model.bn, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(("canonize", "left"), [(True, ["norm0", "norm2", "norm3"]), ("thresholds", ["norm0"])])
+def test_norms_in_front_of_layers_are_taken_in(canonize: Canonize, left: list[str]) -> None:
+    model = randomized(NormFirst())
+    with torch.no_grad():
+        for norm in (model.norm2, model.norm3):
+            norm.weight.mul_(torch.tensor([-1.0, 0.0, 1.0]).repeat(6)[: len(norm.weight)])
+            norm.bias.sub_(0.8)
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+    graph = canonical(capture(model, (x,)), canonize=canonize)
+    assert [info(n).path for n in graph.operators() if operator_name(n) == "scale"] == left
+    assert torch.allclose(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
+    lrp = LRP(model, canonize=canonize, example_inputs=(x,))
+    table = str(lrp)
+    assert [layer.name for layer in lrp.layers if layer.fused_into is None and "norm" in layer.name] == left
+    assert "=> fused into wide" in table
+    explained = lrp(x, audit=True)
+    assert explained.ledger.imbalance < 1e-9
+
+
+def test_canonized_model_has_norms_in_front_taken_in() -> None:
+    model = randomized(NormFirst())
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+    canonized = rp.canonize(model, (x,))
+    assert torch.allclose(canonized(x), model(x), rtol=1e-12, atol=1e-12)
+    assert isinstance(canonized.norm1, nn.Identity)
+    assert isinstance(canonized.mixed, nn.BatchNorm2d)  # the graph splits it over two layers, modules cannot
+    rules = rp.composites.EpsilonPlus()
+    assert torch.allclose(LRP(model, rules)(x).relevance, LRP(canonized, rules)(x).relevance, rtol=1e-10, atol=1e-12)
 
 
 def test_layer_norm_is_split() -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from relprop.canonize.batch_norm import fuse_batch_norms
 from relprop.canonize.elementwise import lift_elementwise
 from relprop.canonize.lowering import lower
 from relprop.canonize.scans import hold_selections
 from relprop.graph import Graph
 
+Canonize = bool | Literal["thresholds"]
+"""Whether to fuse batch norms and hold selections; `"thresholds"`: also take norm, ReLU, layer apart (DenseNet)."""
 
-def canonical(graph: Graph, *, canonize: bool = True) -> Graph:
-    """Lower operators to relprop's own few and lift spelled-out activations; with `canonize`, also fuse batch
-    norms and hold what selective scans select."""
+
+def canonical(graph: Graph, *, canonize: Canonize = True) -> Graph:
+    """Lower operators to relprop's own few and lift spelled-out activations; with `canonize`, also fuse batch norms
+    and hold what selective scans select.
+    """
     graph = lift_elementwise(lower(graph))
-    return fuse_batch_norms(hold_selections(graph)) if canonize else graph
+    if not canonize:
+        return graph
+    return fuse_batch_norms(hold_selections(graph), thresholds=canonize == "thresholds")

@@ -48,7 +48,7 @@ register("leaky_relu prelu elu selu celu silu gelu mish hardswish tanh softsign 
 register("sigmoid hardsigmoid softplus exp exp2 cosh", "activation", nonneg=always, options=Activation("none"))
 register("log_sigmoid log log2 log10 log1p cos logit clamp_max", "activation", nonneg=never, options=Activation("none"))
 register("sin tan nan_to_num", "activation", nonneg=never, options=Activation())
-register("threshold", "activation", nonneg=never, options=Activation("none"))
+register("threshold clip_at_threshold", "activation", nonneg=never, options=Activation("none"))
 register("abs sqrt square", "activation", nonneg=always, options=Activation())
 
 
