@@ -20,10 +20,14 @@ class TypeGroup:
     operators: frozenset[str]
 
     def matches(self, module_type: ModuleType, operators: frozenset[str]) -> bool:
-        """Whether a module of this class (None: a functional operator) that runs these operators belongs here."""
-        if module_type is not None:
-            return issubclass(module_type, self.modules)
-        return bool(operators & self.operators)
+        """Whether a module of this class (None: a functional operator) that runs these operators belongs here.
+
+        A user's own module that does one thing is what its operator is.
+        """
+        if module_type is not None and issubclass(module_type, self.modules):
+            return True
+        by_operator = module_type is None or not module_type.__module__.startswith("torch.nn.")
+        return by_operator and bool(operators & self.operators)
 
     def __repr__(self) -> str:
         return self.name

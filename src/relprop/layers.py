@@ -122,7 +122,8 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
             name = f"{path}:{label}"
         else:
             label, name = describe(modules[path]), path + (f"@{call}" if call else "")
-        operators = frozenset(info(n).operator for n in nodes)
+        kinds = [n for n in nodes if not _moves(n)] or nodes  # a layer that also reshapes is of its operator's kind
+        operators = frozenset(info(n).operator for n in kinds)
         rows.append(Layer(name, (), label, type(module) if module is not None else None, operators, tuple(nodes)))
     return _with_fused(rows, modules)
 

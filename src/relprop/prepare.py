@@ -93,8 +93,9 @@ def _unnest(model: nn.Module) -> list[nn.Module]:
 def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> nn.Module:
     """An equivalent model in the form that LRP's papers speak of: batch norms fused, LayerNorms split.
 
-    A batch norm is fused, exactly, into the convolution, transposed convolution or linear layer in front of it. A
-    LayerNorm becomes its normalization followed by a `Scale`. Nested `nn.Sequential` are flattened on the way.
+    A batch norm is fused, exactly, into the convolution, transposed convolution or linear layer in front of it, or into
+    a convolution or linear layer behind it that pads nothing. A LayerNorm becomes its normalization followed by a
+    `Scale`. Nested `nn.Sequential` are flattened on the way.
 
     `LRP` does the same on the captured graph by itself; this is for looking at the result, or working on with it.
 

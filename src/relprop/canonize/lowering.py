@@ -27,7 +27,7 @@ from relprop.graph import Graph, Node, fake_value, info, is_floating, operator_n
 
 def lower(graph: Graph) -> Graph:
     """Apply every rewrite, in order of execution, and analyze the result."""
-    analyze(graph)
+    analyze(_embed_ids_as_given(graph))
     for node in list(graph.fx.nodes):
         if node.op != "call_function":
             continue
@@ -39,6 +39,21 @@ def lower(graph: Graph) -> Graph:
             if new is not None:
                 node.replace_all_uses_with(new)
     return analyze(remove_dead(graph))
+
+
+def _embed_ids_as_given(graph: Graph) -> Graph:
+    """The embedding of transposed ids as the transposed embedding, so that relevance is read as ids came: (B, T, D)."""
+    for node in list(graph.operators()):
+        ids = node.args[1] if operator_name(node) == "embedding" else None
+        while isinstance(ids, Node) and operator_name(ids) in {"contiguous", "clone"}:
+            ids = ids.args[0]
+        if isinstance(ids, Node) and operator_name(ids) == "transpose":
+            first, second = (int(d) % len(shape_of(ids) or ()) for d in ids.args[1:])  # type: ignore[arg-type]
+            embedded = insert(graph, node, node.target, node.args[0], ids.args[0], *node.args[2:], like=node)  # type: ignore[arg-type]
+            embedded.meta["val"] = fake_value(node).transpose(first, second)
+            moved = insert(graph, node, torch.ops.aten.transpose.int, embedded, first, second, like=node)
+            node.replace_all_uses_with(moved)
+    return remove_dead(graph)
 
 
 def _mul(graph: Graph, node: Node) -> Node | None:

@@ -35,12 +35,13 @@ from relprop.rules import (
     StopRule,
     ZeroRule,
 )
+from relprop.rules.special import AttentionMode, SoftmaxBias
 
 
 def AttnLRP(
     *,
-    attention: Literal["attnlrp", "cp"] = "attnlrp",
-    softmax: Literal["absorb", "omit", "distribute"] = "absorb",
+    attention: AttentionMode = "attnlrp",
+    softmax: SoftmaxBias = "absorb",
     gate: Literal["uniform", "signal"] = "uniform",
     gamma_linear: float | None = None,
     gamma_conv: float | None = None,
@@ -53,20 +54,21 @@ def AttnLRP(
     where a γ is given, which vision transformers want. Norm statistics count as constants, activations pass relevance.
 
     Args:
-        attention: rule of the attention weights: through the softmax, or constants (CP-LRP).
+        attention: rule of the attention weights: through the softmax; `"cp"`: constants (CP-LRP); `"half"`: they keep
+            their half of the product with the values.
         softmax: what the softmax expansion's bias does; fused attention always absorbs.
         gate: how products of data with data share: every factor alike, or signals take all from activated gates.
         gamma_linear, gamma_conv: γ of linear layers and of convolutions; None: no γ.
         epsilon: ε of linear layers and convolutions. bias: policy of all affine rules.
     """
     plain: Rule = EpsilonRule(epsilon, bias=bias) if epsilon else ZeroRule(bias=bias)
-    stops = attention == "cp"
+    weights: dict[str, Rule] = {"attnlrp": SoftmaxRule(softmax), "cp": StopRule(), "half": SoftmaxRule("keep")}
     rules: dict[LayerType, Rule] = {
         LinearLayer: plain if gamma_linear is None else GeneralizedGammaRule(gamma_linear, bias=bias),
         ConvLayer: plain if gamma_conv is None else GeneralizedGammaRule(gamma_conv, bias=bias),
         ProductLayer: ProductRule(gate),
         AttentionLayer: AttentionRule(attention),
-        SoftmaxLayer: StopRule() if stops else SoftmaxRule(softmax),
+        SoftmaxLayer: weights[AttentionRule(attention).mode],
         NormalizationLayer: LayerNormRule(),
         BatchNormLayer: PassRule(),
         DropoutLayer: PassRule(),

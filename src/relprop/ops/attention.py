@@ -2,19 +2,19 @@
 
 AttnLRP takes the softmax by its derivative, `R_i = x_i (R_i − s_i Σ_j R_j)`, and halves relevance at each of the two
 products around it. So values get 1/2, queries and keys 1/4 each of what the fused kernel's own derivative gives, and no
-attention matrix is ever made here. CP-LRP treats attention weights as constants: values take it all.
+attention matrix is ever made here, but for the books. CP-LRP treats attention weights as constants: values take it all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from relprop.graph import Node
+from relprop.graph import Node, operator_name
 from relprop.ops.registry import always, inherits, register
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import AffineRule, AttentionRule, EpsilonRule, Rule, SoftmaxRule, stabilize
@@ -44,26 +44,41 @@ class SoftmaxStep(Step):
     def check(node: Node, rule: Rule) -> None:
         if not isinstance(rule, SoftmaxRule) and not (isinstance(rule, AffineRule) and rule.unmodified):
             raise cannot_serve(node, rule, "a softmax takes SoftmaxRule() or StopRule().")
+        if isinstance(rule, SoftmaxRule) and rule.bias == "omit" and _is_log(node):
+            raise cannot_serve(node, rule, 'bias="omit" is for softmax alone; use "absorb" or "distribute".')
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         (source,) = self.sources
-        s = tape.value(self.node)
-        c = message.c if message.R is None else _add(message.c, message.R / stabilize(s, 1e-9))
-        assert c is not None
-        x = tape.value(source)
-        relevance = s * c
-        dim = int(self.node.args[1])  # type: ignore[arg-type]
-        (share,) = tape.adjoint(self.node, self.sources, Message(c), linear=False)
-        assert share.c is not None
-        kept = torch.where(share.c == 0, relevance, relevance - x * share.c)  # masked scores may be -inf
-        if self.bias == "absorb":
-            tape.sink(self.node, "softmax", lambda: kept)
-            return [(source, share)]
+        c = self.factored(message, tape)
+        s, x = tape.value(self.node), tape.value(source)
+        dim, log = int(self.node.args[1]), _is_log(self.node)  # type: ignore[arg-type]
+        if self.bias == "keep":
+            tape.sink(self.node, "softmax", lambda: s * c)
+            return []
         if self.bias == "omit":  # R_i = x_i s_i (v_i − Σ_j s_j v_j), v = c / (x − Σ s x)
             v = c / stabilize(x - (s * x).sum(dim, keepdim=True), 1e-9)
             return [(source, Message(s * (v - (s * v).sum(dim, keepdim=True))))]
-        even = kept.sum(dim, keepdim=True) / x.shape[dim]
+        (share,) = tape.adjoint(self.node, self.sources, Message(c), linear=False)
+        if self.bias == "absorb":
+            tape.sink(self.node, "softmax", lambda: c * tangent_bias(s, x, dim, log=log))
+            return [(source, share)]
+        even = (c * tangent_bias(s, x, dim, log=log)).sum(dim, keepdim=True) / x.shape[dim]
         return [(source, Message(share.c, even.expand_as(x)))]
+
+
+def _is_log(node: Node) -> bool:
+    return operator_name(node) in {"log_softmax", "_log_softmax"}
+
+
+def tangent_bias(y: Tensor, x: Tensor, dim: int, *, log: bool = False) -> Tensor:
+    """`y − J x`, what the tangent of `y = softmax(x)` at `x` adds to a linear map: `y (1 − x + Σ y x)`.
+
+    Of a log-softmax it is `y − x + Σ exp(y) x`. Masked scores of −inf count for nothing.
+    """
+    weights = y.exp() if log else y
+    finite = torch.where(weights == 0, 0, x)
+    mean = (weights * finite).sum(dim, keepdim=True)
+    return y - finite + mean if log else y * (1 - finite + mean)
 
 
 class AttentionStep(Step):
@@ -75,7 +90,7 @@ class AttentionStep(Step):
         super().__init__(node, rule, forms, prefers)
         self.mode = rule.mode if isinstance(rule, AttentionRule) else "attnlrp"
         value = node.args[2]
-        if self.mode == "cp":
+        if self.mode != "attnlrp":
             self.sources = tuple(s for s in self.sources if s is value)
         self.read(*self.leaves, *((node,) if "R" in forms or isinstance(rule, EpsilonRule) else ()))
         self.emits = C
@@ -97,7 +112,8 @@ class AttentionStep(Step):
             for source, share in zip(self.leaves, shares, strict=True)
             if source in self.sources
         ]
-        tape.sink(self.node, "softmax", lambda: self._kept(c, sent, tape))
+        if self.mode != "cp":
+            tape.sink(self.node, "softmax", lambda: self._kept(c, tape))
         return sent
 
     def _factor(self, source: Node) -> float:
@@ -106,11 +122,42 @@ class AttentionStep(Step):
             return 1.0
         return 0.5 if source is self.node.args[2] else 0.25
 
-    def _kept(self, c: Tensor, sent: list[tuple[Node, Message]], tape: Tape) -> Tensor:
-        """What the softmax's tangent keeps on the way to queries and keys, from the values' half: Σ R − Σ sent."""
-        arrived = (tape.value(self.node) * c).double().sum()
-        return arrived - torch.stack([tape.total(s, share).double().sum() for s, share in sent]).sum()
+    def _kept(self, c: Tensor, tape: Tape) -> Tensor:
+        """The weights' half of relevance, or what of it the softmax's tangent and an additive mask keep.
+
+        Made anew from scores and weights, which the fused kernel does not give, so that the books check its adjoint.
+        """
+        if self.mode == "half":
+            return tape.value(self.node) * c / 2
+        scores, weights, values = attention_weights(*self._operands(tape))
+        return c * ((tangent_bias(weights, scores, -1)) @ values) / 2
+
+    def _operands(self, tape: Tape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool, float | None]:
+        """Query, key, value, mask, causal, scale."""
+        given: dict[str, Any] = dict(zip(OPERANDS, self.node.args, strict=False)) | dict(self.node.kwargs)
+        q, k, v = (tape.value(given[name]) for name in OPERANDS[:3])
+        mask = given.get("attn_mask")
+        mask = tape.values[mask] if isinstance(mask, Node) else None
+        scale = given.get("scale")
+        scale = tape.values[scale] if isinstance(scale, Node) else scale
+        return q, k, v, mask, bool(given.get("is_causal", False)), scale
 
 
-def _add(c: Tensor | None, s: Tensor) -> Tensor:
-    return s if c is None else c + s
+OPERANDS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+"""Positional arguments of `scaled_dot_product_attention`."""
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores `q kᵀ · scale` (..., T, S), weights `softmax(scores + mask)` of the same shape, and values per head."""
+    if k.shape[-3] != q.shape[-3]:  # grouped queries
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    masked = scores
+    if causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        masked = masked.masked_fill(~allowed, -torch.inf)
+    if mask is not None:
+        masked = masked.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else masked + mask
+    return scores, masked.softmax(-1).nan_to_num(), v  # a row that is masked altogether attends to nothing

@@ -10,6 +10,9 @@ from relprop.errors import RuleError
 from relprop.rules.base import Rule
 from relprop.rules.stabilizer import Stabilizer
 
+AttentionMode = Literal["attnlrp", "cp", "half"]
+SoftmaxBias = Literal["absorb", "omit", "distribute", "keep"]
+
 
 @dataclass(frozen=True, repr=False)
 class PassRule(Rule):
@@ -64,13 +67,14 @@ class SoftmaxRule(Rule):
 
     Args:
         bias: `"absorb"`: `R_i = x_i (R_i − s_i Σ_j R_j)`, the expansion's bias keeps the rest; `"omit"`: the bias is
-            left out of the denominators; `"distribute"`: what it would keep is spread evenly over the inputs.
+            left out of the denominators; `"distribute"`: what it would keep is spread evenly over the inputs; `"keep"`:
+            all of it stays here, in the sink `softmax`.
     """
 
-    bias: Literal["absorb", "omit", "distribute"] = "absorb"
+    bias: SoftmaxBias = "absorb"
 
     def __post_init__(self) -> None:
-        _one_of(self, "bias", self.bias, ("absorb", "omit", "distribute"))
+        _one_of(self, "bias", self.bias, ("absorb", "omit", "distribute", "keep"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,13 +84,14 @@ class AttentionRule(Rule):
     Args:
         mode: `"attnlrp"`: half of the relevance goes to the values, a quarter each is sent through the softmax to
             queries and keys (Achtibat et al. 2024); `"cp"`: attention weights are constants, values take it all (Ali
-            et al. 2022).
+            et al. 2022); `"half"`: values get their half of the product, attention weights keep theirs in the sink
+            `softmax` (the half-rule for gates, Jafari et al. 2024, where the gate is the softmax).
     """
 
-    mode: Literal["attnlrp", "cp"] = "attnlrp"
+    mode: AttentionMode = "attnlrp"
 
     def __post_init__(self) -> None:
-        _one_of(self, "mode", self.mode, ("attnlrp", "cp"))
+        _one_of(self, "mode", self.mode, ("attnlrp", "cp", "half"))
 
 
 def _one_of(rule: Rule, name: str, value: str, allowed: tuple[str, ...]) -> None:
