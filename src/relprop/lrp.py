@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,14 +19,14 @@ from relprop.canonize import canonical
 from relprop.capture import capture
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
+from relprop.explain import explain
 from relprop.explanation import Explanation
-from relprop.graph import Graph, Node, info, shape_of
+from relprop.graph import Graph, Node, shape_of
 from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
 from relprop.ledger import ledger_of
 from relprop.modules import module_outputs
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
-from relprop.propagate import run
 from relprop.rules import PassRule, Rule, StopRule
 from relprop.show import entries, printed
 from relprop.signature import batch_size, signature_of
@@ -154,23 +155,16 @@ class LRP:
         check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
         wanted = self._wanted(prepared, layers)
         leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), kwargs))]
-        chosen: list[Tensor | None] = []
-
-        def seed(output: Tensor) -> Tensor:
-            relevance, index = seed_relevance(output, target, self._normalize_output)
-            chosen.append(index)
-            return relevance
-
-        result = run(prepared.program, leaves, seed, wanted.values(), audit)
-        by_input = _relevance(prepared.program, leaves, result.relevance)
-        several = tuple(by_input.values())
+        seed = partial(seed_relevance, target=target, normalize_output=self._normalize_output)
+        found = explain(prepared.program, leaves, seed, wanted, audit)
+        several = tuple(found.inputs.values())
         return Explanation(
             relevance=several[0] if len(several) == 1 else several,
-            inputs=by_input,
-            output=pytree.tree_unflatten(result.outputs, prepared.program.graph.out_spec),
-            target=chosen[0],
-            layers={n: result.recorded[node].contiguous() for n, node in wanted.items() if node in result.recorded},
-            ledger=ledger_of(result, prepared.rules) if audit else None,
+            inputs=found.inputs,
+            output=pytree.tree_unflatten(found.outputs, prepared.program.graph.out_spec),
+            target=found.target,
+            layers=found.layers,
+            ledger=ledger_of(found.result, prepared.rules) if audit else None,
         )
 
     def attribute(self, inputs: Any, target: Target = None, **kwargs: Any) -> Any:
@@ -319,21 +313,6 @@ def _usable(leaf: Any) -> Any:
         with torch.inference_mode(False):
             return leaf.clone()
     return leaf.detach()
-
-
-def _relevance(program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]) -> dict[str, Tensor]:
-    """Relevance by input: of every floating point input, and of the embeddings of every input of token ids."""
-    results: dict[str, Tensor] = {}
-    for node, leaf in zip(program.graph.inputs, leaves, strict=True):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            relevance = found.get(node)
-            results[node.name] = (
-                torch.zeros_like(leaf) if relevance is None else relevance.to(leaf.dtype)
-            ).contiguous()
-        embedded = [found[n] for n in program.arrivals if info(n).entry == node.name and n in found]
-        for i, relevance in enumerate(embedded):
-            results[f"{node.name}@{i}" if i else node.name] = relevance
-    return results
 
 
 def _row(layer: Layer) -> str:

@@ -33,12 +33,17 @@ def seed_relevance(
     """
     if callable(target):
         return _from_callable(output, target), None
-    flat = output.reshape(output.shape[0], -1)
     index = flat_index(output, target)
-    rows = torch.arange(len(flat), device=output.device)
-    seed = torch.zeros_like(flat)
-    seed[rows, index] = 1.0 if normalize_output else flat[rows, index]
-    return seed.reshape(output.shape), index
+    return seed_at(output, index, normalize_output), index
+
+
+def seed_at(
+    output: Float[Tensor, "B *output"], index: Int[Tensor, " B"], normalize_output: bool
+) -> Float[Tensor, "B *output"]:
+    """1 (or the output's own value) at each sample's flat index, 0 elsewhere."""
+    flat, position = output.reshape(output.shape[0], -1), index.unsqueeze(1)
+    value = flat.new_ones(()).expand(position.shape) if normalize_output else flat.gather(1, position)
+    return torch.zeros_like(flat).scatter(1, position, value).reshape(output.shape)
 
 
 def check_target(target: Target, batch: int, shape: tuple[int | None, ...]) -> None:
