@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +178,57 @@ class LRP:
         several = isinstance(inputs, tuple)
         relevance = self(*inputs if several else (inputs,), target=target, **kwargs).relevance
         return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        target: Target | Literal["input"] = None,
+        layers: Layers = None,
+    ) -> Path:
+        """Write a program that takes the model's inputs and returns output and relevance, and that needs only torch.
+
+        `torch.export.load(path).module()(x)` returns a dict: `output`, `relevance` (a tuple for several inputs),
+        `target`, and `layers` if they were asked for. Batches of any size fit if they do here. `relprop.load(path)`
+        checks inputs and returns an `Explanation`.
+
+        Args:
+            path: a file that ends in `.pt2`. One that exists is replaced, once the new one is complete.
+            example_inputs: positional inputs as a tuple, or keyword inputs as a dict; the program is tried on them.
+                None: inputs like those of the last call.
+            target: as in a call, fixed in the program; `"input"` makes it an input `target` of the program, a
+                LongTensor (B,) of classes (for outputs of other shapes, of indices into a sample's flattened output).
+            layers: as in a call.
+
+        Raises:
+            ArtifactError: the file cannot be written. InputError, TargetError: as the call does.
+        """
+        from relprop import export
+
+        file = export.check_path(path)
+        if isinstance(example_inputs, Tensor):
+            raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
+        if example_inputs is None and self._latest is None:
+            raise InputError("Nothing was captured yet, so give export(path, example_inputs=(x,)).")
+        args: tuple[Any, ...] = () if isinstance(example_inputs, Mapping) else tuple(example_inputs or ())
+        kwargs = dict(example_inputs) if isinstance(example_inputs, Mapping) else {}
+        if example_inputs is not None:
+            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+            self._prepare(args, kwargs)
+        assert self._latest is not None
+        prepared = self._latest
+        job = export.Job(
+            program=prepared.program,
+            wanted=self._wanted(prepared, layers),
+            target=target,
+            normalize_output=self._normalize_output,
+            checks=self._checks,
+            model=type(self._source).__name__,
+            table=str(self),
+        )
+        export.write(job, file, None if example_inputs is None else (args, kwargs))
+        return file
 
     def __repr__(self) -> str:
         return "\n".join(line for line, _ in self._lines())

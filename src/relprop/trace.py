@@ -23,7 +23,7 @@ from relprop.constants import Constants
 from relprop.explain import explain
 from relprop.graph import Graph, Node, fake_value
 from relprop.program import Program
-from relprop.targets import Target, seed_at, seed_relevance
+from relprop.targets import Target, seed_index, seed_relevance
 
 Key = tuple[str, Any]
 """`("value", node)` of a constant, or `("modified", key)` of a modified weight."""
@@ -110,7 +110,7 @@ def trace(
         given_program = replace(program, constants=_Given(own, {key: state["modified", key] for key in modified}))
         inputs = iter(tensors[len(kept) :])
         given = [next(inputs) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        start = partial(_seed_at, index=next(inputs), normalize_output=normalize_output) if takes_index else seed
+        start = partial(seed_index, index=next(inputs), normalize_output=normalize_output) if takes_index else seed
         found = explain(given_program, given, start, wanted)
         names.append(Names(len(found.outputs), tuple(found.inputs), tuple(found.layers), found.target is not None))
         ends = [] if found.target is None else [found.target]
@@ -139,17 +139,13 @@ def example_leaves(graph: Graph) -> list[Any]:
     return [example(fake_value(node)) for node in graph.inputs]
 
 
-def is_open(size: int | torch.SymInt) -> bool:
+def is_open(size: Any) -> bool:
     """The capture serves any size of this dimension."""
     return not isinstance(size, int) and not size.node.expr.is_number
 
 
 def _hint(size: int | torch.SymInt) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
-
-
-def _seed_at(output: Tensor, index: Tensor, normalize_output: bool) -> tuple[Tensor, Tensor]:
-    return seed_at(output, index, normalize_output), index
 
 
 def _open(node: Node, leaf: Tensor, mode: FakeTensorMode) -> Tensor:

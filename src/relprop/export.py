@@ -1,0 +1,365 @@
+"""Writing an analyzer to a file: a program that takes the model's inputs and returns output and relevance.
+
+What is written is the flat graph of `relprop.trace` with its tensors, as `torch.export` stores programs. PyTorch alone
+runs it. `relprop.artifact` says what the file holds, and reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+from relprop.artifact import FORMAT, METADATA, InputSpec, Metadata
+from relprop.errors import ArtifactError, TargetError
+from relprop.explain import Seed, explain
+from relprop.graph import Graph, Node, fake_value, shape_of
+from relprop.program import Program
+from relprop.targets import check_target, seed_index, seed_relevance
+from relprop.trace import Key, Names, Traced, example_leaves, is_open, trace
+
+FROM_INPUT: Literal["input"] = "input"
+"""As a target: the artifact takes it as an input, a LongTensor (B,)."""
+
+
+SUFFIXES = (".pt2",)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written.
+
+    Attributes:
+        program: the program. wanted: name -> node whose relevance is part of the results.
+        target: as `LRP` takes it, or `"input"`.
+        normalize_output, checks: as the analyzer has them.
+        model, table: the model's class and the analyzer's printed table, for the reader of the file.
+    """
+
+    program: Program
+    wanted: Mapping[str, Node]
+    target: Any
+    normalize_output: bool
+    checks: bool
+    model: str
+    table: str
+
+    @property
+    def takes_target(self) -> bool:
+        return isinstance(self.target, str) and self.target == FROM_INPUT
+
+
+class Runner(nn.Module):
+    """The flat graph with its tensors as buffers, and with the model's own inputs and outputs."""
+
+    def __init__(self, job: Job, traced: Traced, state: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.graph = traced.module
+        self._traced, self._takes_target = traced, job.takes_target
+        self._captured = job.program.graph
+        self._names: list[str] = []
+        for key, tensor in zip(traced.keys, state, strict=True):
+            name = _buffer_name(key)
+            name = f"{name}_{len(self._names)}" if name in self._names else name
+            self._names.append(name)
+            self.register_buffer(name, _whole(tensor))
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        target = kwargs.pop("target") if self._takes_target else None
+        leaves = pytree.tree_leaves((args, kwargs))
+        _check_conditions(self._captured, leaves)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        ends = [] if target is None else [target]
+        if target is not None:
+            _require(target.shape[0] == _first(tensors).shape[0])
+        results = self.graph(*[getattr(self, name) for name in self._names], *tensors, *ends)
+        outputs, inputs, layers, index = self._traced.explained(results)
+        several = tuple(inputs.values())
+        found: dict[str, Any] = {
+            "output": plain(pytree.tree_unflatten(outputs, self._captured.out_spec)),
+            "relevance": several[0] if len(several) == 1 else several,
+        }
+        return found | ({"target": index} if index is not None else {}) | ({"layers": layers} if layers else {})
+
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword inputs of a model."""
+
+
+def write(job: Job, path: Path, inputs: Inputs | None) -> None:
+    """Write the artifact, or nothing.
+
+    Args:
+        inputs: what the artifact is tried with; None: zeros.
+
+    Raises:
+        ArtifactError: the path cannot be written, or the program cannot be exported. TargetError: as `LRP` does.
+    """
+    exported, names = make(job, inputs)
+    content = {METADATA: metadata_of(job, exported, names).to_json()}
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(exported, temporary, extra_files=content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path of the same name in a folder beside `path`, whose file takes its place only if the block succeeds.
+
+    The name is the same because PyTorch writes it into the file.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            yield Path(folder) / path.name
+            (Path(folder) / path.name).replace(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {error}") from error
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """The path, if a file can be written there.
+
+    Raises:
+        ArtifactError: another suffix, a folder that is missing or cannot be written to, or a folder of that name.
+    """
+    file = Path(path)
+    if file.suffix not in SUFFIXES:
+        raise ArtifactError(f"{file} should end in {' or '.join(SUFFIXES)}, which is what export writes.")
+    if not file.parent.is_dir():
+        raise ArtifactError(f"{file} cannot be written: there is no folder {file.parent}. Make it first.")
+    if file.is_dir():
+        raise ArtifactError(f"{file} cannot be written: it is a folder.")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{file} cannot be written: no permission in {file.parent}.")
+    return file
+
+
+def make(job: Job, inputs: Inputs | None) -> tuple[ExportedProgram, Names]:
+    """The exported program, tried and found to agree with the live one, and what its results are."""
+    graph = job.program.graph
+    _check_target(job)
+    traced = trace(
+        job.program,
+        job.wanted,
+        target=None if job.takes_target else job.target,
+        normalize_output=job.normalize_output,
+        takes_index=job.takes_target,
+    )
+    state = traced.state(job.program.constants)
+    assert state is not None, "tracing has made every weight"
+    exported = _export(Runner(job, traced, state), job)
+    _check_open(graph, exported)
+    _check_agreement(job, exported, inputs or _examples(graph))
+    return exported, traced.names
+
+
+def _export(runner: Runner, job: Job) -> ExportedProgram:
+    graph = job.program.graph
+    args, kwargs = _examples(graph)
+    sizes = [
+        {i: Dim.AUTO for i, size in enumerate(fake_value(node).shape) if is_open(size)}
+        if isinstance(fake_value(node), Tensor)
+        else None
+        for node in graph.inputs
+    ]
+    shapes, named = pytree.tree_unflatten(sizes, graph.in_spec)
+    if job.takes_target:
+        kwargs = kwargs | {"target": _zero_targets(args, kwargs)}
+        named = named | {"target": {0: Dim.AUTO}}
+    dynamic = ({"args": tuple(shapes)} if args else {}) | named
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(runner, tuple(args), kwargs, dynamic_shapes=dynamic, strict=False)
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise ArtifactError(f"torch.export could not write the program: {type(error).__name__}: {said}") from error
+    for node in exported.graph.nodes:  # where relprop's own lines are is nobody's business, and takes room
+        node.meta.pop("stack_trace", None)
+    return exported
+
+
+def _examples(graph: Graph) -> Inputs:
+    args, kwargs = pytree.tree_unflatten(example_leaves(graph), graph.in_spec)
+    return tuple(args), dict(kwargs)
+
+
+def _zero_targets(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    first = _first(pytree.tree_leaves((args, kwargs)))
+    return torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
+
+
+def plain(value: Any) -> Any:
+    """A model's output in tuples, lists and dicts, for whoever does not have the model's classes."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {name: plain(part) for name, part in fields.items() if part is not None}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value] if isinstance(value, list) else tuple(plain(part) for part in value)
+    if value is None or isinstance(value, (Tensor, int, float, str, bool)):
+        return value
+    return [plain(part) for part in pytree.tree_leaves(value)]
+
+
+def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
+    from relprop import __version__
+
+    graph = job.program.graph
+    args, kwargs = pytree.tree_unflatten([node.name for node in graph.inputs], graph.in_spec)
+    symbols: dict[str, str] = {}
+    return Metadata(
+        format=FORMAT,
+        relprop=__version__,
+        torch=torch.__version__,
+        model=job.model,
+        rules=job.table,
+        target=_described(job.target),
+        takes_target=job.takes_target,
+        checks_finite=job.checks,
+        device=str(_first(map(fake_value, graph.inputs)).device),
+        positional=len(args),
+        keywords=tuple(kwargs),
+        inputs=tuple(
+            _input_spec(node.name, value, symbols)
+            for node, value in zip(graph.inputs, _input_values(exported), strict=False)
+        ),
+        explained=tuple((shape_of(job.program.explained) or ())[1:]),
+        relevance=names.inputs,
+        layers=names.layers,
+    )
+
+
+def _input_values(exported: ExportedProgram) -> list[Any]:
+    """What the export recorded of each flat input."""
+    names = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT}
+    return [node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder" and node.name in names]
+
+
+def _input_spec(name: str, value: Any, symbols: dict[str, str]) -> InputSpec:
+    if not isinstance(value, Tensor):
+        return InputSpec(name, None, ())
+    shape = [
+        size if isinstance(size, int) else symbols.setdefault(str(size), f"d{len(symbols)}") for size in value.shape
+    ]
+    return InputSpec(name, str(value.dtype).removeprefix("torch."), tuple(shape))
+
+
+def _described(target: Any) -> str:
+    if target is None:
+        return "the largest output of each sample"
+    if callable(target):
+        return f"the function {getattr(target, '__name__', target)}"
+    return "an input of the artifact" if isinstance(target, str) else str(target)
+
+
+def _first(values: Iterable[Any]) -> Tensor:
+    return next(t for t in values if isinstance(t, Tensor) and t.dim())
+
+
+def _buffer_name(key: Key) -> str:
+    """`p_features_0_weight`, and `p_features_0_weight_positive` for what a rule has made of it."""
+    kind, what = key
+    if kind == "value":
+        return str(what.name)
+    node, modifier, _ = what
+    made = getattr(modifier, "__name__", type(modifier).__name__)
+    return f"{node.name}_{re.sub('[^0-9a-zA-Z]+', '_', made).strip('_')}"
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of it where it is a part of other memory, which would be stored with it."""
+    own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor.detach() if own else tensor.detach().clone()
+
+
+def _check_target(job: Job) -> None:
+    target = job.target
+    if job.takes_target:
+        if "target" in pytree.tree_unflatten([0] * len(job.program.graph.inputs), job.program.graph.in_spec)[1]:
+            raise TargetError(
+                "target='input': the model has an input of its own that is called target; give it by position."
+            )
+        return
+    if isinstance(target, str):
+        raise TargetError(f"target={target!r}: the only target with a name is 'input', which makes it an input.")
+    if isinstance(target, Tensor) and target.dim():
+        raise TargetError(
+            "A tensor of targets belongs to one batch. target='input' makes it an input of the artifact; an int or a "
+            "tuple selects one output for every sample."
+        )
+    shape = shape_of(job.program.explained)
+    check_target(target, 2, shape[1:] if shape else ())
+
+
+def _check_conditions(graph: Graph, leaves: Sequence[Any]) -> None:
+    """Put what the model's own code asked of its input's sizes into the program, as `Graph.serves` has it."""
+    sizes: dict[Any, Any] = {}
+    guards: list[Any] = []
+    for node, leaf in zip(graph.inputs, leaves, strict=True):
+        known = fake_value(node)
+        sizes_known: Sequence[Any] = known.shape if isinstance(known, Tensor) else ()
+        for size, given in zip(sizes_known, leaf.shape if sizes_known else (), strict=True):
+            if is_open(size):
+                guards = size.node.shape_env.guards
+                sizes.setdefault(size.node.expr, given)
+    for guard in guards:
+        if guard.expr.free_symbols <= sizes.keys():
+            _require(sympy_interp(PythonReferenceAnalysis, sizes, guard.expr))
+
+
+def _require(condition: bool | torch.SymBool) -> None:
+    """Make a condition on sizes a part of the program that is being exported."""
+    torch._check(condition)  # type: ignore[no-untyped-call]
+
+
+def _check_open(graph: Graph, exported: ExportedProgram) -> None:
+    """Say which sizes the program has fixed beyond what the capture did."""
+    for node, value in zip(graph.inputs, _input_values(exported), strict=False):
+        captured = fake_value(node)
+        for i, size in enumerate(captured.shape if isinstance(captured, Tensor) else ()):
+            if is_open(size) and isinstance(value.shape[i], int):
+                warnings.warn(
+                    f"The artifact takes {node.name} only with size {value.shape[i]} in dimension {i}. A target "
+                    "function or a rule of your own that reads sizes as numbers fixes them.",
+                    stacklevel=5,
+                )
+
+
+def _check_agreement(job: Job, exported: ExportedProgram, inputs: Inputs) -> None:
+    """Run the program and the analyzer on one input."""
+    args, kwargs = inputs
+    leaves = pytree.tree_leaves((args, kwargs))
+    index = _zero_targets(args, kwargs) if job.takes_target else None
+    if index is None:
+        seed: Seed = partial(seed_relevance, target=job.target, normalize_output=job.normalize_output)
+    else:
+        seed = partial(seed_index, index=index, normalize_output=job.normalize_output)
+    live = explain(job.program, leaves, seed, job.wanted)
+    with torch.no_grad():
+        found = exported.module()(*args, **kwargs, **({} if index is None else {"target": index}))
+    relevance = found["relevance"] if isinstance(found["relevance"], tuple) else (found["relevance"],)
+    for name, mine, its in zip(live.inputs, live.inputs.values(), relevance, strict=True):
+        scale = float(mine.abs().max()) or 1.0
+        if not torch.allclose(mine / scale, its / scale, atol=1e-3, equal_nan=True):
+            raise ArtifactError(
+                f"The exported program gives other relevance for {name} than the analyzer, so nothing was written. "
+                "This is a bug in relprop: please report it, with the model."
+            )
