@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Metadata:
         model: class of the model. rules: the analyzer as it prints itself.
         target: what is explained, in words. takes_target: the target is an input.
         checks_finite: inputs that are not finite are to be refused.
-        device: where the program runs. positional, keywords: how it is called.
+        device: where the program runs. positional, keywords: names of the arguments that it is called with.
         inputs: its flat inputs. explained: shape of one sample's explained output, None for a size that varies.
         relevance, layers: names of the results.
     """
@@ -67,7 +68,7 @@ class Metadata:
     takes_target: bool
     checks_finite: bool
     device: str
-    positional: int
+    positional: tuple[str, ...]
     keywords: tuple[str, ...]
     inputs: tuple[InputSpec, ...]
     explained: tuple[int | None, ...]
@@ -101,14 +102,14 @@ class Artifact:
         """Explain a batch.
 
         Args:
-            args, kwargs: the model's inputs, by position or by name as they were when the artifact was written.
+            args, kwargs: the model's inputs.
             target: for an artifact with `target="input"` an int, integers of shape (B,), or a tuple, as in `LRP`.
 
         Raises:
             InputError: the inputs do not fit the program. TargetError: the target does not, or is already fixed.
         """
         known = self.metadata
-        kwargs = self._ordered(args, kwargs)
+        args, kwargs = self._bound(args, kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
         self._check(leaves)
         given = {"target": self._index(target, leaves)} if known.takes_target else {}
@@ -140,13 +141,17 @@ class Artifact:
         lines += [f"from    relprop {known.relprop}, torch {known.torch}, for {known.device}"]
         return "\n".join([f"Artifact({self.path.name})", *(f"  {line}" for line in lines)])
 
-    def _ordered(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs, by position and by name as the program takes them."""
         known = self.metadata
-        if len(args) != known.positional or kwargs.keys() != set(known.keywords):
-            names = f" and {', '.join(known.keywords)} by name" if known.keywords else ""
-            got = f"{len(args)}" + (f" and {', '.join(kwargs)}" if kwargs else "")
-            raise InputError(f"{self.path.name} takes {known.positional} inputs by position{names}, got {got}.")
-        return {name: kwargs[name] for name in known.keywords}
+        names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in known.positional]
+        names += [Parameter(name, Parameter.KEYWORD_ONLY) for name in known.keywords]
+        try:
+            bound = Signature(names).bind(*args, **kwargs)
+        except TypeError as error:
+            taken = ", ".join([*known.positional, *(f"{name}=" for name in known.keywords)])
+            raise InputError(f"{self.path.name} takes ({taken}): {error}.") from error
+        return bound.args, {name: bound.arguments[name] for name in known.keywords}
 
     def _check(self, leaves: Sequence[Any]) -> None:
         specs, sizes = self.metadata.inputs, dict[str, int]()

@@ -11,10 +11,11 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ from relprop.trace import Key, Names, Traced, example_leaves, is_open, trace
 FROM_INPUT: Literal["input"] = "input"
 """As a target: the artifact takes it as an input, a LongTensor (B,)."""
 
+
+FROM_INPUT_NAME = "target"
 
 SUFFIXES = (".pt2",)
 
@@ -79,9 +82,21 @@ class Runner(nn.Module):
             name = f"{name}_{len(self._names)}" if name in self._names else name
             self._names.append(name)
             self.register_buffer(name, _whole(tensor))
+        self.forward = self._with_signature(job)  # torch.export names inputs by it
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        target = kwargs.pop("target") if self._takes_target else None
+    def _with_signature(self, job: Job) -> Callable[..., dict[str, Any]]:
+        names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in positional_names(self._captured)]
+        names += [Parameter(name, Parameter.KEYWORD_ONLY) for name in keyword_names(self._captured)]
+        names += [Parameter(FROM_INPUT_NAME, Parameter.KEYWORD_ONLY)] if job.takes_target else []
+
+        def forward(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            return self._run(args, kwargs)
+
+        forward.__signature__ = Signature(names)  # type: ignore[attr-defined]
+        return forward
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        target = kwargs.pop(FROM_INPUT_NAME) if self._takes_target else None
         leaves = pytree.tree_leaves((args, kwargs))
         _check_conditions(self._captured, leaves)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -180,9 +195,9 @@ def _export(runner: Runner, job: Job) -> ExportedProgram:
     ]
     shapes, named = pytree.tree_unflatten(sizes, graph.in_spec)
     if job.takes_target:
-        kwargs = kwargs | {"target": _zero_targets(args, kwargs)}
-        named = named | {"target": {0: Dim.AUTO}}
-    dynamic = ({"args": tuple(shapes)} if args else {}) | named
+        kwargs = kwargs | {FROM_INPUT_NAME: _zero_targets(args, kwargs)}
+        named = named | {FROM_INPUT_NAME: {0: Dim.AUTO}}
+    dynamic = dict(zip(positional_names(graph), shapes, strict=True)) | named
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -205,6 +220,16 @@ def _zero_targets(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     return torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
 
 
+def positional_names(graph: Graph) -> list[str]:
+    """A name for each positional input: that of its tensor, or of the first of several."""
+    args, _ = pytree.tree_unflatten([node.name for node in graph.inputs], graph.in_spec)
+    return [next(iter(pytree.tree_leaves(arg)), f"input_{i}") for i, arg in enumerate(args)]
+
+
+def keyword_names(graph: Graph) -> list[str]:
+    return list(pytree.tree_unflatten(graph.inputs, graph.in_spec)[1])
+
+
 def plain(value: Any) -> Any:
     """A model's output in tuples, lists and dicts, for whoever does not have the model's classes."""
     if isinstance(value, Mapping):
@@ -223,7 +248,6 @@ def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
     from relprop import __version__
 
     graph = job.program.graph
-    args, kwargs = pytree.tree_unflatten([node.name for node in graph.inputs], graph.in_spec)
     symbols: dict[str, str] = {}
     return Metadata(
         format=FORMAT,
@@ -235,8 +259,8 @@ def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
         takes_target=job.takes_target,
         checks_finite=job.checks,
         device=str(_first(map(fake_value, graph.inputs)).device),
-        positional=len(args),
-        keywords=tuple(kwargs),
+        positional=tuple(positional_names(graph)),
+        keywords=tuple(keyword_names(graph)),
         inputs=tuple(
             _input_spec(node.name, value, symbols)
             for node, value in zip(graph.inputs, _input_values(exported), strict=False)
@@ -293,10 +317,8 @@ def _whole(tensor: Tensor) -> Tensor:
 def _check_target(job: Job) -> None:
     target = job.target
     if job.takes_target:
-        if "target" in pytree.tree_unflatten([0] * len(job.program.graph.inputs), job.program.graph.in_spec)[1]:
-            raise TargetError(
-                "target='input': the model has an input of its own that is called target; give it by position."
-            )
+        if FROM_INPUT_NAME in (*positional_names(job.program.graph), *keyword_names(job.program.graph)):
+            raise TargetError("target='input': the model has an input of its own that is called target.")
         return
     if isinstance(target, str):
         raise TargetError(f"target={target!r}: the only target with a name is 'input', which makes it an input.")
@@ -354,7 +376,7 @@ def _check_agreement(job: Job, exported: ExportedProgram, inputs: Inputs) -> Non
         seed = partial(seed_index, index=index, normalize_output=job.normalize_output)
     live = explain(job.program, leaves, seed, job.wanted)
     with torch.no_grad():
-        found = exported.module()(*args, **kwargs, **({} if index is None else {"target": index}))
+        found = exported.module()(*args, **kwargs, **({} if index is None else {FROM_INPUT_NAME: index}))
     relevance = found["relevance"] if isinstance(found["relevance"], tuple) else (found["relevance"],)
     for name, mine, its in zip(live.inputs, live.inputs.values(), relevance, strict=True):
         scale = float(mine.abs().max()) or 1.0
