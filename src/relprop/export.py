@@ -12,7 +12,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, Signature
@@ -23,10 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
+from relprop import onnx
 from relprop.artifact import FORMAT, METADATA, InputSpec, Metadata
 from relprop.errors import ArtifactError, TargetError
 from relprop.explain import Seed, explain
@@ -41,7 +43,7 @@ FROM_INPUT: Literal["input"] = "input"
 
 FROM_INPUT_NAME = "target"
 
-SUFFIXES = (".pt2",)
+SUFFIXES = (".pt2", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,17 @@ def write(job: Job, path: Path, inputs: Inputs | None) -> None:
     Raises:
         ArtifactError: the path cannot be written, or the program cannot be exported. TargetError: as `LRP` does.
     """
-    exported, names = make(job, inputs)
-    content = {METADATA: metadata_of(job, exported, names).to_json()}
+    to_onnx = path.suffix == ".onnx"
+    if to_onnx:
+        onnx.check_installed()
+    exported, names = make(job, inputs, spelled_out=to_onnx)
+    notes = {METADATA: metadata_of(job, exported, names).to_json()}
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(exported, temporary, extra_files=content)
+        if to_onnx:
+            onnx.save(exported, temporary, _output_names(job, exported, names), notes)
+        else:
+            torch.export.save(exported, temporary, extra_files=notes)
 
 
 @contextmanager
@@ -165,20 +173,27 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def make(job: Job, inputs: Inputs | None) -> tuple[ExportedProgram, Names]:
-    """The exported program, tried and found to agree with the live one, and what its results are."""
+def make(job: Job, inputs: Inputs | None, *, spelled_out: bool = False) -> tuple[ExportedProgram, Names]:
+    """The exported program, tried and found to agree with the live one, and what its results are.
+
+    Args:
+        spelled_out: without fused attention and other operators that only PyTorch has.
+    """
     graph = job.program.graph
     _check_target(job)
-    traced = trace(
-        job.program,
-        job.wanted,
-        target=None if job.takes_target else job.target,
-        normalize_output=job.normalize_output,
-        takes_index=job.takes_target,
-    )
+    with sdpa_kernel(SDPBackend.MATH) if spelled_out else nullcontext():
+        traced = trace(
+            job.program,
+            job.wanted,
+            target=None if job.takes_target else job.target,
+            normalize_output=job.normalize_output,
+            takes_index=job.takes_target,
+        )
     state = traced.state(job.program.constants)
     assert state is not None, "tracing has made every weight"
     exported = _export(Runner(job, traced, state), job)
+    if spelled_out:
+        exported = onnx.spelled_out(exported)
     _check_open(graph, exported)
     _check_agreement(job, exported, inputs or _examples(graph))
     return exported, traced.names
@@ -242,6 +257,12 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (Tensor, int, float, str, bool)):
         return value
     return [plain(part) for part in pytree.tree_leaves(value)]
+
+
+def _output_names(job: Job, exported: ExportedProgram, names: Names) -> list[str]:
+    args, kwargs = _examples(job.program.graph)
+    given = kwargs | ({FROM_INPUT_NAME: _zero_targets(args, kwargs)} if job.takes_target else {})
+    return onnx.output_names(exported.module()(*args, **given), names.inputs)
 
 
 def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
