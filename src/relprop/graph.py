@@ -106,6 +106,22 @@ class Graph:
         # A batch of one runs what was captured for two or more: export sets it apart by convention only.
         return not any(guard.expr.subs(sizes) == False for guard in guards)  # noqa: E712  (sympy expressions)
 
+    def open_sizes(self, leaves: Sequence[Any]) -> dict[Any, Any]:
+        """Symbol of each size that the export left open -> its size in these inputs."""
+        sizes: dict[Any, Any] = {}
+        for node, leaf in zip(self.inputs, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                for known, size in zip(fake_value(node).shape, leaf.shape, strict=True):
+                    if not isinstance(known, int) and known.node.expr.is_Symbol:
+                        sizes.setdefault(known.node.expr, size)
+        return sizes
+
+    def conditions(self) -> list[Any]:
+        """What the export asked of the sizes that it left open, as sympy expressions of their symbols."""
+        values = [fake_value(node) for node in self.inputs]
+        known: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape if not isinstance(s, int)]
+        return [guard.expr for guard in known[0].node.shape_env.guards] if known else []
+
     def operators(self) -> Iterator[Node]:
         return (n for n in self.fx.nodes if n.op == "call_function")
 

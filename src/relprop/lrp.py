@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplai
 from relprop.assign import explained_output, node_rule, unit_rule
 from relprop.canonize import canonical
 from relprop.capture import capture
+from relprop.compiled import Compiler
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
 from relprop.explain import explain
@@ -26,7 +27,7 @@ from relprop.explanation import Explanation
 from relprop.graph import Graph, Node, shape_of
 from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
 from relprop.ledger import ledger_of
-from relprop.modules import module_outputs
+from relprop.modules import by_pattern, module_outputs
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
 from relprop.rules import PassRule, Rule, StopRule
@@ -40,54 +41,67 @@ Layers = bool | str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class _Prepared:
-    """All that one input signature needs."""
+    """All that one input signature needs; `compiled` fills as calls come."""
 
     program: Program
     layers: list[Layer]
     rules: Mapping[Node, Rule]
     row_rules: list[Rule]
+    compiled: dict[Any, Any] = field(default_factory=dict)
+
+    def wanted(self, layers: Layers, flatten: bool) -> dict[str, Node]:
+        """Name -> node whose relevance is asked for."""
+        if layers is None or layers is False:
+            return {}
+        available = module_outputs(self.program.graph, self.layers, self.program.forms)
+        if layers is not True:
+            return by_pattern(available, layers)
+        if not flatten:
+            return {name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name}
+        return {layer.name: available[layer.name] for layer in self.layers if layer.name in available}
 
 
 class LRP:
     """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
 
-    The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
-    for the batch), and is never changed. Its parameters are not copied: training on, loading, moving it are followed.
-    (What is written through `.data` behind autograd's back goes unnoticed.)
+        The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
+        for the batch), and is never changed. Its parameters are not copied: training on, loading, moving it are followed.
+        (What is written through `.data` behind autograd's back goes unnoticed.)
 
-    Args:
-        model: any module that `torch.export` can capture.
-        composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
-            each row of the printed table that takes one (a fused batch norm takes none). None: the 0-rule everywhere.
-        example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
-        canonize: fuse batch norms into the layers before them.
-        flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
-            the outermost containers.
-        normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
-        checks: refuse inputs that are not finite and models that end in a softmax.
+        Args:
+            model: any module that `torch.export` can capture.
+            composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
+                each row of the printed table that takes one (a fused batch norm takes none). None: the 0-rule everywhere.
+            example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
+            canonize: fuse batch norms into the layers before them.
+            flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
+                the outermost containers.
+            normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
+            checks: refuse inputs that are not finite and models that end in a softmax.
 
-    Raises:
-        SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError, InputError: with the next step.
+        Raises:
+            SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError, InputError: with the next step.
 
-    Examples:
-        >>> import torch
-        >>> from torch import nn
-        >>> from relprop import LRP
-        >>> from relprop.composites import EpsilonPlus
-        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3, bias=False))
-        >>> lrp = LRP(model, EpsilonPlus())
-        >>> print(lrp)
-        LRP(
-          0: Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), bias=False) => ZPlusRule(),
-          1: ReLU()                                                      => PassRule(),
-          2: Flatten(start_dim=1, end_dim=-1)                            => PassRule(),
-          3: Linear(in_features=8, out_features=3, bias=False)           => EpsilonRule(epsilon=1e-06),
-        )
-        >>> expl = lrp(torch.rand(5, 1, 4, 4), target=2, audit=True)
-        >>> expl.relevance.shape
-        torch.Size([5, 1, 4, 4])
-        >>> expl.ledger.imbalance < 1e-4
-        True
+        Examples:
+            >>> import torch
+            >>> from torch import nn
+            >>> from relprop import LRP
+            >>> from relprop.compiled import Compiler
+    from relprop.composites import EpsilonPlus
+            >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3, bias=False))
+            >>> lrp = LRP(model, EpsilonPlus())
+            >>> print(lrp)
+            LRP(
+              0: Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), bias=False) => ZPlusRule(),
+              1: ReLU()                                                      => PassRule(),
+              2: Flatten(start_dim=1, end_dim=-1)                            => PassRule(),
+              3: Linear(in_features=8, out_features=3, bias=False)           => EpsilonRule(epsilon=1e-06),
+            )
+            >>> expl = lrp(torch.rand(5, 1, 4, 4), target=2, audit=True)
+            >>> expl.relevance.shape
+            torch.Size([5, 1, 4, 4])
+            >>> expl.ledger.imbalance < 1e-4
+            True
     """
 
     def __init__(
@@ -113,6 +127,7 @@ class LRP:
         self._latest: _Prepared | None = None
         self._parameters: list[int] | None = None
         self._warned = False
+        self._compiler: Compiler | None = None
         if checks:
             _checks.check_last_module(self._source)
         if is_sequential(self._source):
@@ -155,10 +170,15 @@ class LRP:
         prepared = self._prepare(args, kwargs)
         shape = shape_of(prepared.program.explained)
         check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
-        wanted = self._wanted(prepared, layers)
+        wanted = prepared.wanted(layers, self._flatten)
         leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), kwargs))]
         seed = partial(seed_relevance, target=target, normalize_output=self._normalize_output)
-        found = explain(prepared.program, leaves, seed, wanted, audit)
+        run = partial(explain, prepared.program, leaves, seed, wanted, audit)
+        if self._compiler is None or audit:
+            found = run()
+        else:
+            known, program, normalize = prepared.compiled, prepared.program, self._normalize_output
+            found = self._compiler.explain(known, program, leaves, target, normalize, wanted, run)
         several = tuple(found.inputs.values())
         return Explanation(
             relevance=several[0] if len(several) == 1 else several,
@@ -204,9 +224,9 @@ class LRP:
         Raises:
             ArtifactError: the file cannot be written. InputError, TargetError: as the call does.
         """
-        from relprop import export
+        from relprop.artifact import write
 
-        file = export.check_path(path)
+        file = write.check_path(path)
         if isinstance(example_inputs, Tensor):
             raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
         if example_inputs is None and self._latest is None:
@@ -218,17 +238,35 @@ class LRP:
             self._prepare(args, kwargs)
         assert self._latest is not None
         prepared = self._latest
-        job = export.Job(
+        job = write.Job(
             program=prepared.program,
-            wanted=self._wanted(prepared, layers),
+            wanted=prepared.wanted(layers, self._flatten),
             target=target,
             normalize_output=self._normalize_output,
             checks=self._checks,
             model=type(self._source).__name__,
             table=str(self),
         )
-        export.write(job, file, None if example_inputs is None else (args, kwargs))
+        write.write(job, file, None if example_inputs is None else (args, kwargs))
         return file
+
+    def compile(self, **options: Any) -> LRP:
+        """Run forward and relevance as one graph that `torch.compile` made, from the next call on.
+
+        Compiling takes time at the first call of each kind: with and without a target, for each set of layers and each
+        new input signature. Batches may vary. Audited calls and target functions run as they are. Where `torch.compile`
+        fails, one warning says so, and everything runs as it is.
+
+        Args:
+            options: for `torch.compile`, such as `backend` and `mode`.
+
+        Returns:
+            This analyzer, which has changed: `lrp = LRP(model, composite).compile()`.
+        """
+        self._compiler = Compiler(options)
+        for prepared in (p for several in self._prepared.values() for p in several):
+            prepared.compiled.clear()
+        return self
 
     def __repr__(self) -> str:
         return "\n".join(line for line, _ in self._lines())
@@ -313,36 +351,6 @@ class LRP:
         for node, rule in rules.items():
             ops.check(node, rule)
         return _Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
-
-    def _wanted(self, prepared: _Prepared, layers: Layers) -> dict[str, Node]:
-        """Name -> node whose relevance is asked for."""
-        if layers is None or layers is False:
-            return {}
-        available = module_outputs(prepared.program.graph, prepared.layers, prepared.program.forms)
-        if layers is True:
-            if not self._flatten:
-                return {
-                    name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name
-                }
-            rows = [layer.name for layer in prepared.layers]
-            return {name: available[name] for name in rows if name in available}
-        patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
-        if not all(isinstance(pattern, str) for pattern in patterns):
-            raise InputError(f"layers={layers!r}: give True, a name or glob such as 'features.*', or a list of them.")
-        return _by_pattern(available, patterns)
-
-
-def _by_pattern(available: Mapping[str, Node], patterns: Sequence[str]) -> dict[str, Node]:
-    import fnmatch
-
-    wanted: dict[str, Node] = {}
-    for pattern in patterns:
-        found = [name for name in available if name and fnmatch.fnmatchcase(name, pattern)]
-        if not found:
-            names = ", ".join(n for n in list(available)[:8] if n)
-            raise InputError(f"layers={pattern!r} matches no module that relevance passes. There are {names}, ...")
-        wanted.update({name: available[name] for name in found})
-    return wanted
 
 
 def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Composite | tuple[Rule, ...]:

@@ -63,7 +63,7 @@ def save(exported: ExportedProgram, path: Path, names: Sequence[str], notes: dic
 
 
 def output_names(found: dict[str, Any], relevance: Sequence[str]) -> list[str]:
-    """A name for each flat result: `output`, `relevance`, `target`; `relevance.NAME` and the like where it has parts."""
+    """A name for each flat result: `output`, `relevance`, `target`; `relevance.NAME` where there are several."""
     flat, _ = pytree.tree_flatten_with_path(found)
     names = []
     for path, _ in flat:
