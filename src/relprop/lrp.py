@@ -64,44 +64,43 @@ class _Prepared:
 class LRP:
     """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
 
-        The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
-        for the batch), and is never changed. Its parameters are not copied: training on, loading, moving it are followed.
-        (What is written through `.data` behind autograd's back goes unnoticed.)
+    The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
+    for the batch), and is never changed. Its parameters are not copied: training on, loading, moving it are followed.
+    (What is written through `.data` behind autograd's back goes unnoticed.)
 
-        Args:
-            model: any module that `torch.export` can capture.
-            composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
-                each row of the printed table that takes one (a fused batch norm takes none). None: the 0-rule everywhere.
-            example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
-            canonize: fuse batch norms into the layers before them.
-            flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
-                the outermost containers.
-            normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
-            checks: refuse inputs that are not finite and models that end in a softmax.
+    Args:
+        model: any module that `torch.export` can capture.
+        composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
+            each row of the printed table that takes one (a fused batch norm takes none). None: the 0-rule everywhere.
+        example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
+        canonize: fuse batch norms into the layers before them.
+        flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
+            the outermost containers.
+        normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
+        checks: refuse inputs that are not finite and models that end in a softmax.
 
-        Raises:
-            SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError, InputError: with the next step.
+    Raises:
+        SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError, InputError: with the next step.
 
-        Examples:
-            >>> import torch
-            >>> from torch import nn
-            >>> from relprop import LRP
-            >>> from relprop.compiled import Compiler
-    from relprop.composites import EpsilonPlus
-            >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3, bias=False))
-            >>> lrp = LRP(model, EpsilonPlus())
-            >>> print(lrp)
-            LRP(
-              0: Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), bias=False) => ZPlusRule(),
-              1: ReLU()                                                      => PassRule(),
-              2: Flatten(start_dim=1, end_dim=-1)                            => PassRule(),
-              3: Linear(in_features=8, out_features=3, bias=False)           => EpsilonRule(epsilon=1e-06),
-            )
-            >>> expl = lrp(torch.rand(5, 1, 4, 4), target=2, audit=True)
-            >>> expl.relevance.shape
-            torch.Size([5, 1, 4, 4])
-            >>> expl.ledger.imbalance < 1e-4
-            True
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from relprop import LRP
+        >>> from relprop.composites import EpsilonPlus
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3, bias=False))
+        >>> lrp = LRP(model, EpsilonPlus())
+        >>> print(lrp)
+        LRP(
+          0: Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), bias=False) => ZPlusRule(),
+          1: ReLU()                                                      => PassRule(),
+          2: Flatten(start_dim=1, end_dim=-1)                            => PassRule(),
+          3: Linear(in_features=8, out_features=3, bias=False)           => EpsilonRule(epsilon=1e-06),
+        )
+        >>> expl = lrp(torch.rand(5, 1, 4, 4), target=2, audit=True)
+        >>> expl.relevance.shape
+        torch.Size([5, 1, 4, 4])
+        >>> expl.ledger.imbalance < 1e-4
+        True
     """
 
     def __init__(

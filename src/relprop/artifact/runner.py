@@ -1,4 +1,4 @@
-"""The module that is exported: a flat graph with its tensors, called like the model, that answers in plain containers."""
+"""The module that is exported: a flat graph with its tensors, called like the model, answering in plain containers."""
 
 from __future__ import annotations
 
