@@ -106,6 +106,11 @@ class Graph:
         # A batch of one runs what was captured for two or more: export sets it apart by convention only.
         return not any(guard.expr.subs(sizes) == False for guard in guards)  # noqa: E712  (sympy expressions)
 
+    def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs of the sizes at which the model was captured, filled with zeros."""
+        args, kwargs = pytree.tree_unflatten([_zeros_like(fake_value(node)) for node in self.inputs], self.in_spec)
+        return tuple(args), dict(kwargs)
+
     def open_sizes(self, leaves: Sequence[Any]) -> dict[Any, Any]:
         """Symbol of each size that the export left open -> its size in these inputs."""
         sizes: dict[Any, Any] = {}
@@ -171,6 +176,14 @@ def where_is(node: Node) -> str:
 def fake_value(node: Node) -> Any:
     """The symbolic value that the export recorded: dtype, device and (partly symbolic) shape."""
     return node.meta.get("val")
+
+
+def _zeros_like(value: Any) -> Any:
+    """A real tensor for a symbolic one; anything else is what it is."""
+    if not isinstance(value, Tensor):
+        return value
+    sizes = [size if isinstance(size, int) else int(size.node.hint) for size in value.shape]
+    return torch.zeros(sizes, dtype=value.dtype, device=value.device)
 
 
 def shape_of(node: Node) -> tuple[int | None, ...] | None:

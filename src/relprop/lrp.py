@@ -213,30 +213,23 @@ class LRP:
         checks inputs and returns an `Explanation`.
 
         Args:
-            path: a file that ends in `.pt2`. One that exists is replaced, once the new one is complete.
+            path: a file that ends in `.pt2`, or in `.onnx` for what ONNX has operators for. One that exists is
+                replaced, once the new one is complete.
             example_inputs: positional inputs as a tuple, or keyword inputs as a dict; the program is tried on them.
-                None: inputs like those of the last call.
+                None: zeros in the shapes of the last call.
             target: as in a call, fixed in the program; `"input"` makes it an input `target` of the program, a
                 LongTensor (B,) of classes (for outputs of other shapes, of indices into a sample's flattened output).
             layers: as in a call.
 
         Raises:
-            ArtifactError: the file cannot be written. InputError, TargetError: as the call does.
+            ArtifactError: the file cannot be written, or ONNX lacks an operator. MissingExtraError: onnx is not
+                installed. InputError, TargetError: as the call does.
         """
         from relprop.artifact import write
 
         file = write.check_path(path)
-        if isinstance(example_inputs, Tensor):
-            raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
-        if example_inputs is None and self._latest is None:
-            raise InputError("Nothing was captured yet, so give export(path, example_inputs=(x,)).")
-        args: tuple[Any, ...] = () if isinstance(example_inputs, Mapping) else tuple(example_inputs or ())
-        kwargs = dict(example_inputs) if isinstance(example_inputs, Mapping) else {}
-        if example_inputs is not None:
-            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
-            self._prepare(args, kwargs)
-        assert self._latest is not None
-        prepared = self._latest
+        args, kwargs = self._examples(example_inputs)
+        prepared = self._prepare(args, kwargs)
         job = write.Job(
             program=prepared.program,
             wanted=prepared.wanted(layers, self._flatten),
@@ -246,7 +239,7 @@ class LRP:
             model=type(self._source).__name__,
             table=str(self),
         )
-        write.write(job, file, None if example_inputs is None else (args, kwargs))
+        write.write(job, file, args, kwargs)
         return file
 
     def compile(self, **options: Any) -> LRP:
@@ -292,6 +285,19 @@ class LRP:
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave captured programs behind: they are made anew at the next call."""
         return self.__dict__ | {"_prepared": {}, "_latest": None, "_parameters": None}
+
+    def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
+        if isinstance(given, Tensor):
+            raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
+        if given is None:
+            if self._latest is None:
+                raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
+            return self._latest.program.graph.examples()
+        args = () if isinstance(given, Mapping) else tuple(given)
+        kwargs = dict(given) if isinstance(given, Mapping) else {}
+        _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+        return args, kwargs
 
     def _warn_once(self) -> None:
         if not self._warned and self._source.training:

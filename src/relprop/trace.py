@@ -18,10 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils import _pytree as pytree
 
 from relprop.constants import Constants
 from relprop.explain import explain
-from relprop.graph import Graph, Node, fake_value
+from relprop.graph import Node, fake_value
 from relprop.program import Program
 from relprop.targets import Target, seed_index, seed_relevance
 
@@ -96,7 +97,7 @@ def trace(
         target: as `LRP` takes it; it becomes part of the graph.
         takes_index: the target's flat index per sample, (B,), is an input of the graph instead.
     """
-    leaves = example_leaves(program.graph)
+    leaves = pytree.tree_leaves(program.graph.examples())
     seed = partial(seed_relevance, target=None if takes_index else target, normalize_output=normalize_output)
     explain(program, leaves, seed, wanted)  # makes all modified weights
     values, modified = program.constants.values(), dict(program.constants.modified)
@@ -128,24 +129,9 @@ def trace(
     return Traced(module, _drop_unread(module, tuple(kept)), names[-1])
 
 
-def example_leaves(graph: Graph) -> list[Any]:
-    """Flat inputs of the sizes at which the model was captured, filled with zeros."""
-
-    def example(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return torch.zeros([_hint(size) for size in value.shape], dtype=value.dtype, device=value.device)
-
-    return [example(fake_value(node)) for node in graph.inputs]
-
-
 def is_open(size: Any) -> bool:
     """The capture serves any size of this dimension."""
     return not isinstance(size, int) and not size.node.expr.is_number
-
-
-def _hint(size: int | torch.SymInt) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def _open(node: Node, leaf: Tensor, mode: FakeTensorMode) -> Tensor:

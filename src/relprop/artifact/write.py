@@ -31,7 +31,7 @@ from relprop.explain import Seed, explain
 from relprop.graph import Graph, Node, fake_value, shape_of
 from relprop.program import Program
 from relprop.targets import check_target, seed_index, seed_relevance
-from relprop.trace import Names, example_leaves, is_open, trace
+from relprop.trace import Names, is_open, trace
 
 FROM_INPUT: Literal["input"] = "input"
 """As a target: the artifact takes it as an input, a LongTensor (B,)."""
@@ -63,15 +63,11 @@ class Job:
         return isinstance(self.target, str) and self.target == FROM_INPUT
 
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword inputs of a model."""
-
-
-def write(job: Job, path: Path, inputs: Inputs | None) -> None:
+def write(job: Job, path: Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Write the artifact, or nothing.
 
     Args:
-        inputs: what the artifact is tried with; None: zeros.
+        args, kwargs: what the program is tried with.
 
     Raises:
         ArtifactError: the path cannot be written, or the program cannot be exported. TargetError: as `LRP` does.
@@ -79,7 +75,7 @@ def write(job: Job, path: Path, inputs: Inputs | None) -> None:
     to_onnx = path.suffix == ".onnx"
     if to_onnx:
         onnx.check_installed()
-    exported, names = make(job, inputs, spelled_out=to_onnx)
+    exported, names = make(job, args, kwargs, spelled_out=to_onnx)
     notes = {METADATA: metadata_of(job, exported, names).to_json()}
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -121,7 +117,9 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def make(job: Job, inputs: Inputs | None, *, spelled_out: bool = False) -> tuple[ExportedProgram, Names]:
+def make(
+    job: Job, args: tuple[Any, ...], kwargs: dict[str, Any], *, spelled_out: bool = False
+) -> tuple[ExportedProgram, Names]:
     """The exported program, tried and found to agree with the live one, and what its results are.
 
     Args:
@@ -143,13 +141,13 @@ def make(job: Job, inputs: Inputs | None, *, spelled_out: bool = False) -> tuple
     if spelled_out:
         exported = onnx.spelled_out(exported)
     _check_open(graph, exported)
-    _check_agreement(job, exported, inputs or _examples(graph))
+    _check_agreement(job, exported, args, kwargs)
     return exported, traced.names
 
 
 def _export(runner: Runner, job: Job) -> ExportedProgram:
     graph = job.program.graph
-    args, kwargs = _examples(graph)
+    args, kwargs = graph.examples()
     sizes = [
         {i: Dim.AUTO for i, size in enumerate(fake_value(node).shape) if is_open(size)}
         if isinstance(fake_value(node), Tensor)
@@ -173,18 +171,13 @@ def _export(runner: Runner, job: Job) -> ExportedProgram:
     return exported
 
 
-def _examples(graph: Graph) -> Inputs:
-    args, kwargs = pytree.tree_unflatten(example_leaves(graph), graph.in_spec)
-    return tuple(args), dict(kwargs)
-
-
 def _zero_targets(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     first = first_tensor(pytree.tree_leaves((args, kwargs)))
     return torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
 
 
 def _output_names(job: Job, exported: ExportedProgram, names: Names) -> list[str]:
-    args, kwargs = _examples(job.program.graph)
+    args, kwargs = job.program.graph.examples()
     given = kwargs | ({TARGET: _zero_targets(args, kwargs)} if job.takes_target else {})
     return onnx.output_names(exported.module()(*args, **given), names.inputs)
 
@@ -269,9 +262,8 @@ def _check_open(graph: Graph, exported: ExportedProgram) -> None:
                 )
 
 
-def _check_agreement(job: Job, exported: ExportedProgram, inputs: Inputs) -> None:
+def _check_agreement(job: Job, exported: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the program and the analyzer on one input."""
-    args, kwargs = inputs
     leaves = pytree.tree_leaves((args, kwargs))
     index = _zero_targets(args, kwargs) if job.takes_target else None
     if index is None:
