@@ -5,18 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from relprop.explain import Explained
-from relprop.graph import Node, fake_value
+from relprop.graph import Node, fake_value, is_open
 from relprop.program import Program
 from relprop.propagate import Result
 from relprop.signature import batch_size
 from relprop.targets import flat_index
-from relprop.trace import Traced, is_open, trace
+
+if TYPE_CHECKING:
+    from relprop.trace import Traced
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Compiler:
         """
         if callable(target) or self.failed:
             return as_it_is()
+        from relprop.trace import trace  # PyTorch's tracer takes a second to import
+
         index = None if target is None else _index(program, leaves, target)
         key = (index is not None, tuple(wanted), normalize_output)
         try:
@@ -66,7 +70,7 @@ class Compiler:
             warnings.warn(
                 "torch.compile failed, so this analyzer goes on without it. On a CPU it needs a C++ compiler such as "
                 "g++; lrp.compile(backend='aot_eager') does not. "
-                f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+                f"{type(error).__name__}: {' '.join(str(error).split()[:40])}",
                 UserWarning,
                 stacklevel=3,
             )

@@ -178,6 +178,11 @@ def fake_value(node: Node) -> Any:
     return node.meta.get("val")
 
 
+def is_open(size: Any) -> bool:
+    """The export serves any size of this dimension."""
+    return not isinstance(size, int) and not size.node.expr.is_number
+
+
 def _zeros_like(value: Any) -> Any:
     """A real tensor for a symbolic one; anything else is what it is."""
     if not isinstance(value, Tensor):

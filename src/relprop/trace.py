@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.constants import Constants
 from relprop.explain import explain
-from relprop.graph import Node, fake_value
+from relprop.graph import Node, fake_value, is_open
 from relprop.program import Program
 from relprop.targets import Target, seed_index, seed_relevance
 
@@ -127,11 +127,6 @@ def trace(
             arguments.append(batch.new_zeros(batch.shape[0], dtype=torch.long))
         module = make_fx(flat)(*arguments)
     return Traced(module, _drop_unread(module, tuple(kept)), names[-1])
-
-
-def is_open(size: Any) -> bool:
-    """The capture serves any size of this dimension."""
-    return not isinstance(size, int) and not size.node.expr.is_number
 
 
 def _open(node: Node, leaf: Tensor, mode: FakeTensorMode) -> Tensor:

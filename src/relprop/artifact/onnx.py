@@ -50,9 +50,11 @@ def save(exported: ExportedProgram, path: Path, names: Sequence[str], notes: dic
     Raises:
         ArtifactError: names the operator that has no ONNX form.
     """
+    taken = {spec.arg.name for spec in exported.graph_signature.input_specs}
+    names = [f"{name}_out" if name in taken else name for name in names]  # ONNX has one space of names
     try:
         with _quiet():
-            model = torch.onnx.export(exported, dynamo=True, output_names=list(names), verbose=False)
+            model = torch.onnx.export(exported, dynamo=True, output_names=names, verbose=False)
     except Exception as error:
         raise ArtifactError(_refusal(error)) from error
     assert model is not None

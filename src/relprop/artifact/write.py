@@ -28,10 +28,10 @@ from relprop.artifact.metadata import FORMAT, METADATA, InputSpec, Metadata
 from relprop.artifact.runner import TARGET, Runner, first_tensor, keyword_names, positional_names
 from relprop.errors import ArtifactError, TargetError
 from relprop.explain import Seed, explain
-from relprop.graph import Graph, Node, fake_value, shape_of
+from relprop.graph import Graph, Node, fake_value, is_open, shape_of
 from relprop.program import Program
 from relprop.targets import check_target, seed_index, seed_relevance
-from relprop.trace import Names, is_open, trace
+from relprop.trace import Names, trace
 
 FROM_INPUT: Literal["input"] = "input"
 """As a target: the artifact takes it as an input, a LongTensor (B,)."""
@@ -218,9 +218,7 @@ def _input_values(exported: ExportedProgram) -> list[Any]:
 def _input_spec(name: str, value: Any, symbols: dict[str, str]) -> InputSpec:
     if not isinstance(value, Tensor):
         return InputSpec(name, None, ())
-    shape = [
-        size if isinstance(size, int) else symbols.setdefault(str(size), f"d{len(symbols)}") for size in value.shape
-    ]
+    shape = [symbols.setdefault(str(size), f"d{len(symbols)}") if is_open(size) else int(size) for size in value.shape]
     return InputSpec(name, str(value.dtype).removeprefix("torch."), tuple(shape))
 
 
@@ -254,7 +252,7 @@ def _check_open(graph: Graph, exported: ExportedProgram) -> None:
     for node, value in zip(graph.inputs, _input_values(exported), strict=False):
         captured = fake_value(node)
         for i, size in enumerate(captured.shape if isinstance(captured, Tensor) else ()):
-            if is_open(size) and isinstance(value.shape[i], int):
+            if is_open(size) and not is_open(value.shape[i]):
                 warnings.warn(
                     f"The artifact takes {node.name} only with size {value.shape[i]} in dimension {i}. A target "
                     "function or a rule of your own that reads sizes as numbers fixes them.",
