@@ -53,8 +53,8 @@ def save(exported: ExportedProgram, path: Path, names: Sequence[str], notes: dic
     taken = {spec.arg.name for spec in exported.graph_signature.input_specs}
     names = [f"{name}_out" if name in taken else name for name in names]  # ONNX has one space of names
     try:
-        with _quiet():
-            model = torch.onnx.export(exported, dynamo=True, output_names=names, verbose=False)
+        with _quiet():  # optimize=False: onnxscript takes a stabilizer of 1e-9 for zero, and `z + 1e-9` for z
+            model = torch.onnx.export(exported, dynamo=True, output_names=names, verbose=False, optimize=False)
     except Exception as error:
         raise ArtifactError(_refusal(error)) from error
     assert model is not None
