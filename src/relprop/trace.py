@@ -117,7 +117,8 @@ def trace(
         ends = [] if found.target is None else [found.target]
         return [*found.outputs, *found.inputs.values(), *found.layers.values(), *ends]
 
-    mode = FakeTensorMode(shape_env=ShapeEnv())
+    # Tensors that rules hold, such as the bounds of a ZBoxRule, become constants of the graph.
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     arguments: list[Tensor] = [mode.from_tensor(t, static_shapes=True) for t in kept.values()]
     pairs = zip(program.graph.inputs, leaves, strict=True)
     arguments += [_open(node, leaf, mode) for node, leaf in pairs if isinstance(leaf, Tensor)]
