@@ -39,7 +39,9 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 MODULES = ["relprop", *(found.name for found in pkgutil.walk_packages(relprop.__path__, "relprop."))]
 MODULES = [name for name in MODULES if not name.endswith("__main__")]  # importing it would run it
 LANGUAGES = {"pycon", "console", "python", "text"}
-WITH_CODE = {"README.md", "index.md", "tutorial.md", "rules.md", "composites.md", "extending.md", "accounting.md"}
+WITH_CODE = {
+    "README.md", "index.md", "tutorial.md", "rules.md", "composites.md", "extending.md", "accounting.md", "deploy.md",
+}  # fmt: skip
 
 in_order = {"ids": lambda value: value.relative_to(ROOT).as_posix() if isinstance(value, Path) else None}
 

@@ -1,6 +1,7 @@
 """relprop: layer-wise relevance propagation for any PyTorch model."""
 
 from relprop import composites, errors, rules, targets
+from relprop.artifact import Artifact, load
 from relprop.errors import RelpropError
 from relprop.explanation import Explanation
 from relprop.lrp import LRP, layer_indices
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LRP",
+    "Artifact",
     "Explanation",
     "RelpropError",
     "canonize",
@@ -19,6 +21,7 @@ __all__ = [
     "errors",
     "flatten_model",
     "layer_indices",
+    "load",
     "register_module",
     "register_op",
     "rules",

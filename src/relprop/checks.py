@@ -43,11 +43,16 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
         _check_like(parameter, floats)
     if finite:
         for t in floats:
-            if torch.isfinite(t.sum()):  # one cheap pass; a sum may overflow where no value does
-                continue
-            bad = int((~torch.isfinite(t)).sum())
-            if bad:
-                raise InputError(f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite.")
+            check_finite(t)
+
+
+def check_finite(t: Tensor) -> None:
+    """Raise `InputError` for a tensor that holds NaN or infinite values."""
+    if torch.isfinite(t.sum()):  # one cheap pass; a sum may overflow where no value does
+        return
+    bad = int((~torch.isfinite(t)).sum())
+    if bad:
+        raise InputError(f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite.")
 
 
 def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:

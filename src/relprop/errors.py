@@ -35,6 +35,10 @@ class TargetError(RelpropError, ValueError):
     """A target does not select anything in the model's output."""
 
 
+class ArtifactError(RelpropError):
+    """An artifact cannot be written, or a file is no artifact that this version can read."""
+
+
 class ModelError(RelpropError):
     """A model specification, a weights file or a preprocessing does not fit."""
 

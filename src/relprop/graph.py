@@ -108,6 +108,27 @@ class Graph:
         # A batch of one runs what was captured for two or more: export sets it apart by convention only.
         return not any(guard.expr.subs(sizes) == False for guard in guards)  # noqa: E712  (sympy expressions)
 
+    def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs of the sizes at which the model was captured, filled with zeros."""
+        args, kwargs = pytree.tree_unflatten([_zeros_like(fake_value(node)) for node in self.inputs], self.in_spec)
+        return tuple(args), dict(kwargs)
+
+    def open_sizes(self, leaves: Sequence[Any]) -> dict[Any, Any]:
+        """Symbol of each size that the export left open -> its size in these inputs."""
+        sizes: dict[Any, Any] = {}
+        for node, leaf in zip(self.inputs, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                for known, size in zip(fake_value(node).shape, leaf.shape, strict=True):
+                    if not isinstance(known, int) and known.node.expr.is_Symbol:
+                        sizes.setdefault(known.node.expr, size)
+        return sizes
+
+    def conditions(self) -> list[Any]:
+        """What the export asked of the sizes that it left open, as sympy expressions of their symbols."""
+        values = [fake_value(node) for node in self.inputs]
+        known: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape if not isinstance(s, int)]
+        return [guard.expr for guard in known[0].node.shape_env.guards] if known else []
+
     def operators(self) -> Iterator[Node]:
         return (n for n in self.fx.nodes if n.op == "call_function")
 
@@ -157,6 +178,19 @@ def where_is(node: Node) -> str:
 def fake_value(node: Node) -> Any:
     """The symbolic value that the export recorded: dtype, device and (partly symbolic) shape."""
     return node.meta.get("val")
+
+
+def is_open(size: Any) -> bool:
+    """The export serves any size of this dimension."""
+    return not isinstance(size, int) and not size.node.expr.is_number
+
+
+def _zeros_like(value: Any) -> Any:
+    """A real tensor for a symbolic one; anything else is what it is."""
+    if not isinstance(value, Tensor):
+        return value
+    sizes = [size if isinstance(size, int) else int(size.node.hint) for size in value.shape]
+    return torch.zeros(sizes, dtype=value.dtype, device=value.device)
 
 
 def shape_of(node: Node) -> tuple[int | None, ...] | None:

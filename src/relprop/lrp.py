@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +19,17 @@ from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplai
 from relprop.assign import explained_output, node_rule, unit_rule
 from relprop.canonize import Canonize, canonical
 from relprop.capture import capture
+from relprop.compiled import Compiler
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
+from relprop.explain import explain
 from relprop.explanation import Explanation
-from relprop.graph import Graph, Node, info, shape_of
+from relprop.graph import Graph, Node, shape_of
 from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
 from relprop.ledger import ledger_of
-from relprop.modules import module_outputs
+from relprop.modules import by_pattern, module_outputs
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.program import Program, compile_program
-from relprop.propagate import run
 from relprop.rules import PassRule, Rule, StopRule
 from relprop.show import entries, printed
 from relprop.signature import batch_size, signature_of
@@ -37,12 +41,24 @@ Layers = bool | str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class _Prepared:
-    """All that one input signature needs."""
+    """All that one input signature needs; `compiled` fills as calls come."""
 
     program: Program
     layers: list[Layer]
     rules: Mapping[Node, Rule]
     row_rules: list[Rule]
+    compiled: dict[Any, Any] = field(default_factory=dict)
+
+    def wanted(self, layers: Layers, flatten: bool) -> dict[str, Node]:
+        """Name -> node whose relevance is asked for."""
+        if layers is None or layers is False:
+            return {}
+        available = module_outputs(self.program.graph, self.layers, self.program.forms)
+        if layers is not True:
+            return by_pattern(available, layers)
+        if not flatten:
+            return {name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name}
+        return {layer.name: available[layer.name] for layer in self.layers if layer.name in available}
 
 
 class LRP:
@@ -113,6 +129,7 @@ class LRP:
         self._latest: _Prepared | None = None
         self._parameters: list[int] | None = None
         self._warned = False
+        self._compiler: Compiler | None = None
         if checks:
             _checks.check_last_module(self._source)
         if is_sequential(self._source):
@@ -155,25 +172,23 @@ class LRP:
         prepared = self._prepare(args, kwargs)
         shape = shape_of(prepared.program.explained)
         check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
-        wanted = self._wanted(prepared, layers)
+        wanted = prepared.wanted(layers, self._flatten)
         leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), kwargs))]
-        chosen: list[Tensor | None] = []
-
-        def seed(output: Tensor) -> Tensor:
-            relevance, index = seed_relevance(output, target, self._normalize_output)
-            chosen.append(index)
-            return relevance
-
-        result = run(prepared.program, leaves, seed, wanted.values(), audit)
-        by_input = _relevance(prepared.program, leaves, result.relevance)
-        several = tuple(by_input.values())
+        seed = partial(seed_relevance, target=target, normalize_output=self._normalize_output)
+        run = partial(explain, prepared.program, leaves, seed, wanted, audit)
+        if self._compiler is None or audit:
+            found = run()
+        else:
+            known, program, normalize = prepared.compiled, prepared.program, self._normalize_output
+            found = self._compiler.explain(known, program, leaves, target, normalize, wanted, run)
+        several = tuple(found.inputs.values())
         return Explanation(
             relevance=several[0] if len(several) == 1 else several,
-            inputs=by_input,
-            output=pytree.tree_unflatten(result.outputs, prepared.program.graph.out_spec),
-            target=chosen[0],
-            layers={n: result.recorded[node].contiguous() for n, node in wanted.items() if node in result.recorded},
-            ledger=ledger_of(result, prepared.rules) if audit else None,
+            inputs=found.inputs,
+            output=pytree.tree_unflatten(found.outputs, prepared.program.graph.out_spec),
+            target=found.target,
+            layers=found.layers,
+            ledger=ledger_of(found.result, prepared.rules) if audit else None,
         )
 
     def attribute(self, inputs: Any, target: Target = None, **kwargs: Any) -> Any:
@@ -185,6 +200,68 @@ class LRP:
         several = isinstance(inputs, tuple)
         relevance = self(*inputs if several else (inputs,), target=target, **kwargs).relevance
         return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        target: Target | Literal["input"] = None,
+        layers: Layers = None,
+    ) -> Path:
+        """Write a program that takes the model's inputs and returns output and relevance, and that needs only torch.
+
+        `torch.export.load(path).module()(x)` returns a dict: `output`, `relevance` (a tuple for several inputs),
+        `target`, and `layers` if they were asked for. Batches of any size fit if they do here. `relprop.load(path)`
+        checks inputs and returns an `Explanation`.
+
+        Args:
+            path: a file that ends in `.pt2`, or in `.onnx` for what ONNX has operators for. One that exists is
+                replaced, once the new one is complete.
+            example_inputs: positional inputs as a tuple, or keyword inputs as a dict; the program is tried on them.
+                None: zeros in the shapes of the last call.
+            target: as in a call, fixed in the program; `"input"` makes it an input `target` of the program, a
+                LongTensor (B,) of classes (for outputs of other shapes, of indices into a sample's flattened output).
+            layers: as in a call.
+
+        Raises:
+            ArtifactError: the file cannot be written, or ONNX lacks an operator. MissingExtraError: onnx is not
+                installed. InputError, TargetError: as the call does.
+        """
+        from relprop.artifact import write
+
+        file = write.check_path(path)
+        args, kwargs = self._examples(example_inputs)
+        prepared = self._prepare(args, kwargs)
+        job = write.Job(
+            program=prepared.program,
+            wanted=prepared.wanted(layers, self._flatten),
+            target=target,
+            normalize_output=self._normalize_output,
+            checks=self._checks,
+            model=type(self._source).__name__,
+            table=str(self),
+        )
+        write.write(job, file, args, kwargs)
+        return file
+
+    def compile(self, **options: Any) -> LRP:
+        """Run forward and relevance as one graph that `torch.compile` made, from the next call on.
+
+        Compiling takes time at the first call of each kind: with and without a target, for each set of layers and each
+        new input signature. Batches may vary. Audited calls and target functions run as they are. Where `torch.compile`
+        fails, one warning says so, and everything runs as it is.
+
+        Args:
+            options: for `torch.compile`, such as `backend` and `mode`.
+
+        Returns:
+            This analyzer, which has changed: `lrp = LRP(model, composite).compile()`.
+        """
+        self._compiler = Compiler(options)
+        for prepared in (p for several in self._prepared.values() for p in several):
+            prepared.compiled.clear()
+        return self
 
     def __repr__(self) -> str:
         return "\n".join(line for line, _ in self._lines())
@@ -211,6 +288,19 @@ class LRP:
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave captured programs behind: they are made anew at the next call."""
         return self.__dict__ | {"_prepared": {}, "_latest": None, "_parameters": None}
+
+    def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
+        if isinstance(given, Tensor):
+            raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
+        if given is None:
+            if self._latest is None:
+                raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
+            return self._latest.program.graph.examples()
+        args = () if isinstance(given, Mapping) else tuple(given)
+        kwargs = dict(given) if isinstance(given, Mapping) else {}
+        _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+        return args, kwargs
 
     def _warn_once(self) -> None:
         if not self._warned and self._source.training:
@@ -270,36 +360,6 @@ class LRP:
             ops.check(node, rule)
         return _Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
 
-    def _wanted(self, prepared: _Prepared, layers: Layers) -> dict[str, Node]:
-        """Name -> node whose relevance is asked for."""
-        if layers is None or layers is False:
-            return {}
-        available = module_outputs(prepared.program.graph, prepared.layers, prepared.program.forms)
-        if layers is True:
-            if not self._flatten:
-                return {
-                    name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name
-                }
-            rows = [layer.name for layer in prepared.layers]
-            return {name: available[name] for name in rows if name in available}
-        patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
-        if not all(isinstance(pattern, str) for pattern in patterns):
-            raise InputError(f"layers={layers!r}: give True, a name or glob such as 'features.*', or a list of them.")
-        return _by_pattern(available, patterns)
-
-
-def _by_pattern(available: Mapping[str, Node], patterns: Sequence[str]) -> dict[str, Node]:
-    import fnmatch
-
-    wanted: dict[str, Node] = {}
-    for pattern in patterns:
-        found = [name for name in available if name and fnmatch.fnmatchcase(name, pattern)]
-        if not found:
-            names = ", ".join(n for n in list(available)[:8] if n)
-            raise InputError(f"layers={pattern!r} matches no module that relevance passes. There are {names}, ...")
-        wanted.update({name: available[name] for name in found})
-    return wanted
-
 
 def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Composite | tuple[Rule, ...]:
     if composite is None:
@@ -322,21 +382,6 @@ def _usable(leaf: Any) -> Any:
         with torch.inference_mode(False):
             return leaf.clone()
     return leaf.detach()
-
-
-def _relevance(program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]) -> dict[str, Tensor]:
-    """Relevance by input: of every floating point input, and of the embeddings of every input of token ids."""
-    results: dict[str, Tensor] = {}
-    for node, leaf in zip(program.graph.inputs, leaves, strict=True):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            relevance = found.get(node)
-            results[node.name] = (
-                torch.zeros_like(leaf) if relevance is None else relevance.to(leaf.dtype)
-            ).contiguous()
-        embedded = [found[n] for n in program.arrivals if info(n).entry == node.name and n in found]
-        for i, relevance in enumerate(embedded):
-            results[f"{node.name}@{i}" if i else node.name] = relevance
-    return results
 
 
 def _row(layer: Layer) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from relprop.errors import InputError
 from relprop.graph import Graph, Node, info
 from relprop.layers import Layer
 from relprop.tape import Forms
@@ -23,6 +26,25 @@ def module_outputs(graph: Graph, layers: Sequence[Layer], forms: Mapping[Node, F
         if layer.nodes:
             outputs[layer.name] = _last_read_outside(list(layer.nodes))
     return outputs
+
+
+def by_pattern(available: Mapping[str, Node], layers: Any) -> dict[str, Node]:
+    """Those whose names match a name or glob, or one of a list of them.
+
+    Raises:
+        InputError: `layers` is something else, or one of them matches nothing.
+    """
+    patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(f"layers={layers!r}: give True, a name or glob such as 'features.*', or a list of them.")
+    wanted: dict[str, Node] = {}
+    for pattern in patterns:
+        found = [name for name in available if name and fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            names = ", ".join(n for n in list(available)[:8] if n)
+            raise InputError(f"layers={pattern!r} matches no module that relevance passes. There are {names}, ...")
+        wanted.update({name: available[name] for name in found})
+    return wanted
 
 
 def _last_read_outside(nodes: list[Node]) -> Node:

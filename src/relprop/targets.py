@@ -33,12 +33,22 @@ def seed_relevance(
     """
     if callable(target):
         return _from_callable(output, target), None
-    flat = output.reshape(output.shape[0], -1)
     index = flat_index(output, target)
-    rows = torch.arange(len(flat), device=output.device)
-    seed = torch.zeros_like(flat)
-    seed[rows, index] = 1.0 if normalize_output else flat[rows, index]
-    return seed.reshape(output.shape), index
+    return seed_index(output, index, normalize_output)
+
+
+def seed_index(
+    output: Float[Tensor, "B *output"], index: Int[Tensor, " B"], normalize_output: bool
+) -> tuple[Float[Tensor, "B *output"], Int[Tensor, " B"]]:
+    """`seed_relevance` for a flat index per sample: 1 (or the output's own value) there, 0 elsewhere.
+
+    Reads no values, so a program that takes `index` as an input can be traced. -1 is the last output.
+    """
+    flat = output.reshape(output.shape[0], -1)
+    index = torch.where(index < 0, index + flat.shape[1], index)
+    position = index.unsqueeze(1)
+    value = flat.new_ones(()).expand(position.shape) if normalize_output else flat.gather(1, position)
+    return torch.zeros_like(flat).scatter(1, position, value).reshape(output.shape), index
 
 
 def check_target(target: Target, batch: int, shape: tuple[int | None, ...]) -> None:

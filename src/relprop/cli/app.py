@@ -150,6 +150,33 @@ def layers(
         typer.echo(layer_table(model, composite, size))
 
 
+@app.command(epilog=EPILOG)
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A .pt2 file, which torch runs, or an .onnx file.")],
+    composite: CompositeName = "epsilon-plus-flat",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Class to explain, by index or name; input: one for each picture, given at each call; "
+            "by default the predicted one."
+        ),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also return relevance at these layers, names or globs; more than once."),
+    ] = None,
+    size: Size = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a program that returns output and relevance, and that runs where relprop is not installed."""
+    with _reporting():
+        from relprop.cli.export import ExportOptions, write_artifact
+
+        options = ExportOptions(model, out, composite, target, tuple(layers or ()), size, overwrite)
+        typer.echo(write_artifact(options))
+
+
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None

@@ -85,7 +85,7 @@ def make_plan(options: Options) -> Plan:
     loaded = load(options.model, size=options.size, mean=options.mean, std=options.std)
     loaded = replace(loaded, model=loaded.model.to(device))
     x = loaded.preprocess(first).to(device)
-    outputs = _count_outputs(loaded, x)
+    outputs = count_outputs(loaded, x)
     target = None if options.target is None else resolve_target(options.target, loaded.classes, outputs)
     return Plan(options, pictures, loaded, make_analyzer(loaded, options.composite, x), target, device)
 
@@ -165,7 +165,7 @@ def _pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def _count_outputs(loaded: LoadedModel, x: torch.Tensor) -> int:
+def count_outputs(loaded: LoadedModel, x: torch.Tensor) -> int:
     """Run the model once: only that tells whether it takes such inputs, and how many outputs it has."""
     shape = tuple(x.shape)
     try:

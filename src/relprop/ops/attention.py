@@ -108,7 +108,7 @@ class AttentionStep(Step):
         c = self.factored(message, tape)
         shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
         sent = [
-            (source, share.map(partial(torch.mul, self._factor(source))))
+            (source, share.map(partial(torch.mul, other=self._factor(source))))
             for source, share in zip(self.leaves, shares, strict=True)
             if source in self.sources
         ]

@@ -178,14 +178,17 @@ class SumMap(AffineMap):
         ]
 
     def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
-        weights = self.weight(tape) if w is None else w
-        z: Tensor = sum((float(k) * x for k, x in zip(weights, xs, strict=True)), torch.zeros((), dtype=tape.dtype))
+        z: Tensor = sum((k * x for k, x in zip(self._each(w), xs, strict=True)), torch.zeros((), dtype=tape.dtype))
         z = z if b is None else z + b
         return z.expand(tape.shapes[self.node])
 
     def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
-        weights = (self.weight(tape) if w is None else w).tolist()
-        return [(s if k == 1 else s * k).sum_to_size(tape.shapes[x]) for k, x in zip(weights, self.xs, strict=True)]
+        shares = [s if isinstance(k, float) and k == 1 else s * k for k in self._each(w)]
+        return [share.sum_to_size(tape.shapes[x]) for share, x in zip(shares, self.xs, strict=True)]
+
+    def _each(self, w: Tensor | None) -> Sequence[Any]:
+        """A coefficient for each input: numbers, or entries of a modified `w`, whose values stay out of Python."""
+        return [float(sum(k)) for k in self.coefficients] if w is None else w.unbind()
 
 
 def _has_shape(node: Node) -> bool:

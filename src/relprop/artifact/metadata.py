@@ -1,0 +1,67 @@
+"""What relprop notes beside a program in an artifact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+METADATA = "relprop.json"
+"""Name of the file inside the artifact that holds the metadata."""
+
+FORMAT = 1
+"""Version of the artifact's calling convention and metadata."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One flat input: its dtype (None: no tensor, a constant), and sizes, where a name stands for any size."""
+
+    name: str
+    dtype: str | None
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}({', '.join(map(str, self.shape))})" if self.dtype else self.name
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What relprop notes in an artifact, as JSON.
+
+    Attributes:
+        format: version of the calling convention. relprop, torch: versions of the packages that wrote it.
+        model: class of the model. rules: the analyzer as it prints itself.
+        target: what is explained, in words. takes_target: the target is an input.
+        checks_finite: inputs that are not finite are to be refused.
+        device: where the program runs. positional, keywords: names of the arguments that it is called with.
+        inputs: its flat inputs. explained: shape of one sample's explained output, None for a size that varies.
+        relevance, layers: names of the results.
+    """
+
+    format: int
+    relprop: str
+    torch: str
+    model: str
+    rules: str
+    target: str
+    takes_target: bool
+    checks_finite: bool
+    device: str
+    positional: tuple[str, ...]
+    keywords: tuple[str, ...]
+    inputs: tuple[InputSpec, ...]
+    explained: tuple[int | None, ...]
+    relevance: tuple[str, ...]
+    layers: tuple[str, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Metadata:
+        """Raises `KeyError`, `TypeError` or `ValueError` where the text is no such thing."""
+        known: dict[str, Any] = json.loads(text)
+        inputs = tuple(InputSpec(i["name"], i["dtype"], tuple(i["shape"])) for i in known.pop("inputs"))
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
+        return cls(inputs=inputs, **fields)

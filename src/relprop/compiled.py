@@ -1,0 +1,107 @@
+"""Programs through `torch.compile`: forward and relevance as one compiled graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relprop.explain import Explained
+from relprop.graph import Node, fake_value, is_open
+from relprop.program import Program
+from relprop.propagate import Result
+from relprop.signature import batch_size
+from relprop.targets import flat_index
+
+if TYPE_CHECKING:
+    from relprop.trace import Traced
+
+
+@dataclass
+class Compiler:
+    """How an analyzer compiles its programs.
+
+    Attributes:
+        options: for `torch.compile`.
+        failed: it could not, so that everything runs as it is.
+    """
+
+    options: Mapping[str, Any]
+    failed: bool = False
+
+    def explain(
+        self,
+        known: dict[Any, Any],
+        program: Program,
+        leaves: Sequence[Any],
+        target: Any,
+        normalize_output: bool,
+        wanted: Mapping[str, Node],
+        as_it_is: Callable[[], Explained],
+    ) -> Explained:
+        """What `as_it_is` returns (less its run), by a compiled graph.
+
+        It runs as it is for a target function, for the call after parameters have changed (that makes the modified
+        weights anew), and after `torch.compile` has failed once, of which one warning tells.
+
+        Args:
+            known: the program's compiled graphs, by what they return and whether they take a target.
+        """
+        if callable(target) or self.failed:
+            return as_it_is()
+        from relprop.trace import trace  # PyTorch's tracer takes a second to import
+
+        index = None if target is None else _index(program, leaves, target)
+        key = (index is not None, tuple(wanted), normalize_output)
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                if key not in known:
+                    traced = trace(program, wanted, normalize_output=normalize_output, takes_index=index is not None)
+                    known[key] = traced, torch.compile(traced.module, **self.options)
+                traced, compiled = known[key]
+                found = _run(traced, compiled, program, leaves, index)
+        except Exception as error:
+            explained = as_it_is()  # which says it, where something is wrong with the inputs
+            self.failed = True
+            warnings.warn(
+                "torch.compile failed, so this analyzer goes on without it. On a CPU it needs a C++ compiler such as "
+                "g++; lrp.compile(backend='aot_eager') does not. "
+                f"{type(error).__name__}: {' '.join(str(error).split()[:40])}",
+                UserWarning,
+                stacklevel=3,
+            )
+            return explained
+        return as_it_is() if found is None else found
+
+
+def _run(
+    traced: Traced, compiled: Callable[..., Any], program: Program, leaves: Sequence[Any], index: Tensor | None
+) -> Explained | None:
+    state = traced.state(program.constants)
+    if state is None:
+        return None
+    tensors = []
+    for node, leaf in zip(program.graph.inputs, leaves, strict=True):
+        if isinstance(leaf, Tensor):
+            for i, size in enumerate(fake_value(node).shape):
+                if is_open(size):
+                    torch._dynamo.maybe_mark_dynamic(leaf, i)
+            tensors.append(leaf)
+    if index is not None:
+        torch._dynamo.maybe_mark_dynamic(index, 0)
+        tensors.append(index)
+    outputs, inputs, layers, found = traced.explained(compiled(*state, *tensors))
+    return Explained(outputs, found, inputs, layers, Result(outputs, {}, {}))
+
+
+def _index(program: Program, leaves: Sequence[Any], target: Any) -> Tensor:
+    """The target's flat index per sample. Looks at no output: the sizes of this one follow from those of the inputs."""
+    sizes = program.graph.open_sizes(leaves)
+    shape = [s if isinstance(s, int) else int(s.node.expr.subs(sizes)) for s in fake_value(program.explained).shape]
+    device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+    batch = batch_size(leaves, {}) or 1
+    return flat_index(torch.zeros((), device=device).expand(batch, *shape[1:]), target)
