@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import Composite, EpsilonPlus, EpsilonPlusFlat, GlobalTypeMap, LinearLayer
+from relprop.composites import Composite, EpsilonPlus, EpsilonPlusFlat, GlobalTypeMap, LinearLayer, ProductLayer
 from relprop.errors import ImageError, InputError, RuleError
+from relprop.ledger import Entry, Ledger
 from relprop.rules import FlatRule, ProductRule, ZBoxRule, ZeroRule, ZPlusRule
 
 
@@ -147,3 +148,33 @@ def test_analyzers_copy_and_pickle() -> None:
     expected = lrp(x).relevance
     for twin in (copy.deepcopy(lrp), pickle.loads(pickle.dumps(lrp))):
         assert torch.equal(twin(x).relevance, expected)
+
+
+class Excited(nn.Module):
+    """An activated signal, weighed by a gate."""
+
+    def __init__(self, gate: nn.Module, signal: nn.Module) -> None:
+        super().__init__()
+        self.gate, self.signal = gate, signal
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.signal(x) * self.gate(y)
+
+
+@pytest.mark.parametrize("signal", [nn.SiLU(), nn.Hardswish(), nn.ReLU(), nn.GELU(), nn.Tanh()], ids=str)
+@pytest.mark.parametrize("gate", [nn.Sigmoid(), nn.Hardsigmoid(), nn.Softmax(-1)], ids=str)
+def test_the_signal_of_squeeze_and_excitation_is_activated_too(gate: nn.Module, signal: nn.Module) -> None:
+    composite = Composite(GlobalTypeMap({ProductLayer: ProductRule("signal")}))
+    x, y = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, -0.5]])
+    of_x, of_y = LRP(Excited(gate, signal), composite)(x, y, target=1).relevance
+    assert torch.allclose(of_x, torch.tensor([[0.0, 1.0]]))
+    assert not of_y.any()
+
+
+def test_a_ledger_does_not_hide_what_is_no_number() -> None:
+    def entry(received: float, magnitude: float) -> Entry:
+        return Entry("n", "conv2d", "m", ZeroRule(), received, 1.0, {}, magnitude)
+
+    for received in (float("nan"), float("inf")):
+        for entries in ([entry(1.0, 1.0), entry(received, 1.0)], [entry(received, float("inf")), entry(1.0, 1.0)]):
+            assert Ledger(tuple(entries), 1.0, 1.0).imbalance == float("inf")
