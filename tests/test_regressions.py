@@ -178,3 +178,41 @@ def test_a_ledger_does_not_hide_what_is_no_number() -> None:
     for received in (float("nan"), float("inf")):
         for entries in ([entry(1.0, 1.0), entry(received, 1.0)], [entry(received, float("inf")), entry(1.0, 1.0)]):
             assert Ledger(tuple(entries), 1.0, 1.0).imbalance == float("inf")
+
+
+def test_assignments_to_slices_are_moves() -> None:
+    """A buffer filled part by part, as DeepSeek makes its keys, is a concatenation."""
+
+    class Filled(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            buffer = x.new_empty(x.shape[0], 4)
+            buffer[:, :3] = x
+            buffer[:, 3:] = y.mean(1, keepdim=True)
+            return buffer
+
+    class Joined(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([x, y.mean(1, keepdim=True)], 1)
+
+    x, y = torch.rand(2, 3), torch.rand(2, 2)
+    lrp = LRP(Filled())
+    for target in (1, 3):
+        for part, expected in zip(
+            lrp(x, y, target=target).relevance, LRP(Joined())(x, y, target=target).relevance, strict=True
+        ):
+            assert torch.equal(part, expected)
+        ledger = lrp(x, y, target=target, audit=True).ledger
+        assert ledger is not None
+        assert ledger.imbalance <= 1e-6
+
+
+def test_a_tensor_that_only_lends_its_shape_need_not_be_there_anymore() -> None:
+    class Like(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(1, keepdim=True).expand_as(self.linear(x))
+
+    assert torch.allclose(LRP(Like())(torch.ones(2, 3), target=0).relevance, torch.full((2, 3), 1 / 3))

@@ -283,6 +283,13 @@ def _index_add(graph: Graph, node: Node) -> Node | None:
     return _sum_of(graph, node, [start, added], [1, 1])
 
 
+def _copy(graph: Graph, node: Node) -> Node | None:
+    """`copy(target, x)`, left behind by an assignment to a slice: x, shaped and typed like the target."""
+    target, x = node.args[:2]
+    cast = insert(graph, node, torch.ops.aten.type_as.default, x, target, like=node)
+    return insert(graph, node, torch.ops.aten.expand_as.default, cast, target, like=node)
+
+
 def _weighted_by_data(graph: Graph, node: Node) -> Node | None:
     """A layer whose weight is data is a product; its bias is added after it."""
     x, weight, bias = (*node.args, None)[:3]
@@ -393,6 +400,7 @@ REWRITES: dict[str, Rewrite] = {
     "addcdiv": _addcdiv,
     "lerp": _lerp,
     "glu": _glu,
+    "copy": _copy,
     "index_add": _index_add,
     "scatter_add": _index_add,
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted_by_data),
