@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -204,6 +205,28 @@ def test_assignments_to_slices_are_moves() -> None:
         ledger = lrp(x, y, target=target, audit=True).ledger
         assert ledger is not None
         assert ledger.imbalance <= 1e-6
+
+
+@pytest.mark.parametrize("make", [Tensor.new_empty, lambda x, *size: torch.empty(size), torch.empty_like])
+def test_memory_that_was_never_written_is_in_no_book(make: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN stands for what may lie in memory. PyTorch fills fresh memory with it where it must be deterministic."""
+
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            buffer = make(x) if make is torch.empty_like else make(x, 2, 2)
+            buffer[:, :1] = x[:, :1] * 2
+            buffer[:, 1:] = x[:, 1:]
+            return buffer * torch.tensor([1.0, 3.0])
+
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        expl = LRP(Half())(torch.ones(2, 2), target=0, audit=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert expl.ledger is not None
+    assert expl.ledger.imbalance <= 1e-6
+    assert torch.equal(expl.relevance, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
 
 def test_a_tensor_that_only_lends_its_shape_need_not_be_there_anymore() -> None:

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from relprop import errors
-from relprop.canonize.functional import in_place_to_functional
+from relprop.canonize.functional import empty_to_zeros, in_place_to_functional
 from relprop.errors import CaptureError, InputError
 from relprop.graph import Graph, NodeInfo, operator_name
 from relprop.signature import varying_dims
@@ -59,6 +59,7 @@ def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if not in_place_to_functional(exported.graph):
         exported = _export(shadow, args, kwargs).run_decompositions({})
         in_place_to_functional(exported.graph)
+    empty_to_zeros(exported.graph)
     return _to_graph(exported, shadow)
 
 
