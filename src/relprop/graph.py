@@ -187,7 +187,7 @@ def constant_name(node: Node) -> str:
 
     `position_embeddings` for what an embedding or a parameter of that name gave, `constant` for anything else.
     """
-    waiting, found = [node], set()
+    waiting, seen, found = [node], {node}, set()
     while waiting:
         current = waiting.pop()
         if operator_name(current) == "embedding":
@@ -196,6 +196,7 @@ def constant_name(node: Node) -> str:
         elif current.op == "placeholder":
             found.add(info(current).path)
         else:
-            waiting.extend(current.all_input_nodes)
+            waiting.extend(n for n in current.all_input_nodes if n not in seen)
+            seen.update(waiting)  # paths through a graph are many times its nodes
     names = {path.rpartition(".")[2] for path in found if path}
     return names.pop() if len(names) == 1 else "constant"
