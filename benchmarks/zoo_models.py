@@ -217,7 +217,7 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "poolformer_s12": (64, {}),
     "convformer_s18": (64, {}),
     "lambda_resnet26t": (256, {}),
-    "bat_resnext26ts": (64, {}),
+    "bat_resnext26ts": (256, {}),
     # transformers
     "vit_tiny_patch16_224": (64, FIXED),
     "deit_tiny_distilled_patch16_224": (64, FIXED),
