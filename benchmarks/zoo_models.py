@@ -269,7 +269,7 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "repvit_m0_9": (64, {}),
     "shvit_s1": (64, {}),
     "swiftformer_xs": (64, {}),
-    "tiny_vit_5m_224": (64, {"img_size": 64}),
+    "tiny_vit_5m_224": (224, {}),
     "visformer_tiny": (64, FIXED),
     "vit_tiny_r_s16_p8_224": (64, FIXED),
     "vitamin_small_224": (64, FIXED),

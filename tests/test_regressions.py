@@ -16,7 +16,7 @@ from relprop import LRP
 from relprop.composites import Composite, EpsilonPlus, EpsilonPlusFlat, GlobalTypeMap, LinearLayer, ProductLayer
 from relprop.errors import ImageError, InputError, RuleError
 from relprop.ledger import Entry, Ledger
-from relprop.rules import FlatRule, ProductRule, ZBoxRule, ZeroRule, ZPlusRule
+from relprop.rules import AffineRule, EpsilonRule, FlatRule, ProductRule, ZBoxRule, ZeroRule, ZPlusRule
 
 
 class Signed(nn.Module):
@@ -208,7 +208,9 @@ def test_assignments_to_slices_are_moves() -> None:
 
 
 @pytest.mark.parametrize("make", [Tensor.new_empty, lambda x, *size: torch.empty(size), torch.empty_like])
-def test_memory_that_was_never_written_is_in_no_book(make: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_was_never_written_is_in_no_book(
+    make: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NaN stands for what may lie in memory. PyTorch fills fresh memory with it where it must be deterministic."""
 
     class Half(nn.Module):
@@ -258,3 +260,33 @@ def test_the_name_of_a_constant_is_found_however_many_paths_lead_to_it() -> None
     expl = LRP(Deep())(torch.ones(2, 1), target=0, audit=True)
     assert expl.ledger is not None
     assert expl.ledger.sinks["offset"] == pytest.approx(1.0)
+
+
+class Masked(nn.Module):
+    """Causal attention spelled out, and a padded maximum; what is put in is `fill`."""
+
+    def __init__(self, kind: str, fill: float) -> None:
+        super().__init__()
+        self.kind, self.fill = kind, fill
+        torch.manual_seed(0)
+        self.q, self.k, self.v = (nn.Linear(4, 4).double() for _ in range(3))
+        self.register_buffer("mask", torch.full((3, 3), fill, dtype=torch.float64).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose(-1, -2) * 0.5
+        if self.kind == "pooled":
+            return F.max_pool1d(F.pad(scores, (1, 0), value=self.fill), 2)[:, 1]
+        scores = scores + self.mask if self.kind == "added" else scores.masked_fill(self.mask < 0, self.fill)
+        return (scores.softmax(-1) @ self.v(x))[:, 1]
+
+
+@pytest.mark.parametrize("rule", [ZeroRule(), EpsilonRule(1e-6)], ids=repr)
+@pytest.mark.parametrize("kind", ["added", "filled", "pooled"])
+def test_minus_infinity_is_a_large_negative_number(kind: str, rule: AffineRule) -> None:
+    x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    infinite, finite = (LRP(Masked(kind, fill), rule) for fill in (-torch.inf, -1e6))
+    expl = infinite(x, target=0, audit=True)
+    assert torch.allclose(expl.relevance, finite(x, target=0).relevance, rtol=1e-6)
+    assert torch.equal(expl.relevance, infinite(x, target=0).relevance)
+    assert expl.ledger is not None
+    assert expl.ledger.imbalance <= 1e-6

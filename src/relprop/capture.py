@@ -56,9 +56,9 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
 
 def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     exported = _export(shadow, args, kwargs)
-    if not in_place_to_functional(exported.graph):
-        exported = _export(shadow, args, kwargs).run_decompositions({})
-        in_place_to_functional(exported.graph)
+    if not in_place_to_functional(copy.deepcopy(exported.graph)):  # a trial, since it may fail half way
+        exported = exported.run_decompositions({})
+    in_place_to_functional(exported.graph)
     empty_to_zeros(exported.graph)
     return _to_graph(exported, shadow)
 

@@ -36,6 +36,7 @@ class NodeInfo:
         data: relevance may flow through it: a floating point tensor that depends on an input's values.
         static: depends on parameters and constants only, so its value is computed once.
         nonneg: the graph proves that the value is never negative.
+        masked: entries may be infinite, since a mask was added to it or filled in, or padding.
     """
 
     path: str = ""
@@ -48,6 +49,7 @@ class NodeInfo:
     data: bool = False
     static: bool = False
     nonneg: bool = False
+    masked: bool = False
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def imbalance(self) -> float:
-        """`|received − passed − Σ sinks|` in relation to the magnitudes that came in; infinite where one is no number."""
+        """`|received − passed − Σ sinks|` over the magnitudes that came in; infinite where one is no number."""
         missing = abs(self.received - self.passed - sum(self.sinks.values()))
         imbalance = missing / self.magnitude if self.magnitude else missing
         return imbalance if isfinite(imbalance) else inf  # a NaN would lose every comparison, and go unseen

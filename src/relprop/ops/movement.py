@@ -166,7 +166,7 @@ class MovementStep(Step):
         zeros = {s: tape.blank(s) for s in self.sources}
         ones = {s: torch.ones_like(zero) for s, zero in zeros.items()}
         moved: Tensor = tape.evaluate(self.node, ones | emptied) - tape.evaluate(self.node, zeros | emptied)
-        return tape.total(self.node, message) * (1 - moved)
+        return tape.total(self.node, message) * (1 - moved.nan_to_num(nan=0.0))  # −inf − (−inf) where that was put
 
 
 def _is_floating(value: object) -> bool:
