@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from relprop import errors
 from relprop.canonize.functional import empty_to_zeros, in_place_to_functional
+from relprop.canonize.regions import inline_regions
 from relprop.errors import CaptureError, InputError
 from relprop.graph import Graph, NodeInfo, operator_name
 from relprop.signature import varying_dims
@@ -56,6 +57,7 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
 
 def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     exported = _export(shadow, args, kwargs)
+    inline_regions(exported.graph_module)
     if not in_place_to_functional(copy.deepcopy(exported.graph)):  # a trial, since it may fail half way
         exported = exported.run_decompositions({})
     in_place_to_functional(exported.graph)
