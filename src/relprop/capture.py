@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.nn.utils import rnn
 from torch.utils import _pytree as pytree
 
 from relprop import errors
@@ -158,11 +159,27 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
     if inside:
         frame = inside[-1]
         lines.append(f"It happened at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}")
+    if _packs_sequences(error):
+        lines.append(
+            "The model packs sequences (torch.nn.utils.rnn), which cannot be captured. Give the recurrent layer the "
+            "padded batch instead, and read each sample's own last step: output[torch.arange(len(x)), lengths - 1]. "
+            "The padding behind it gets no relevance. A bidirectional layer reads the padding first: explain samples "
+            "of one length together."
+        )
     lines.append(
         "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
         "torch.where or torch.cond; keep .item() and numpy out of forward."
     )
     return "\n".join(lines)
+
+
+def _packs_sequences(error: BaseException) -> bool:
+    """A packed sequence was at hand, or was being made, where the error was raised."""
+    return any(
+        frame.f_code.co_filename == rnn.__file__
+        or any(isinstance(v, rnn.PackedSequence) for v in frame.f_locals.values())
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph:
