@@ -180,7 +180,11 @@ def _factors(node: Node) -> tuple[Node, ...]:
 def _pow(graph: Graph, node: Node) -> Node | None:
     exponent = node.args[1]
     negative = isinstance(exponent, (int, float)) and exponent < 0
-    return insert(graph, node, f.negative_power, node.args[0], exponent) if negative else None
+    if not negative:
+        return None
+    statistic = insert(graph, node, f.negative_power, node.args[0], exponent)
+    statistic.meta["val"] = fake_value(node)
+    return statistic
 
 
 def _attention(graph: Graph, node: Node) -> Node | None:
