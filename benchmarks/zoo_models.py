@@ -217,7 +217,7 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "poolformer_s12": (64, {}),
     "convformer_s18": (64, {}),
     "lambda_resnet26t": (256, {}),
-    "bat_resnext26ts": (64, {}),
+    "bat_resnext26ts": (256, {}),
     # transformers
     "vit_tiny_patch16_224": (64, FIXED),
     "deit_tiny_distilled_patch16_224": (64, FIXED),
@@ -269,7 +269,7 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "repvit_m0_9": (64, {}),
     "shvit_s1": (64, {}),
     "swiftformer_xs": (64, {}),
-    "tiny_vit_5m_224": (64, {"img_size": 64}),
+    "tiny_vit_5m_224": (224, {}),
     "visformer_tiny": (64, FIXED),
     "vit_tiny_r_s16_p8_224": (64, FIXED),
     "vitamin_small_224": (64, FIXED),

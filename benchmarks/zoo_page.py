@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-Row = dict[str, Any]
+from zoo_measure import BALANCED
 
-BALANCED = 1e-4
+Row = dict[str, Any]
 
 INTRODUCTION = """# The zoo
 
@@ -21,7 +21,9 @@ random inputs.
 - **captured**: `torch.export` took the model in. **unexplained**: operators that relevance would reach and no rule
   explains.
 - **imbalance**: of the worst operator's account under `LRP(model)`, in float32: relevance that came in, less what went
-  on and what the sinks kept, over the magnitudes that came in.
+  on and what the sinks kept, over the magnitudes that came in. Above 1e-4 also in float64*, which tells rounding from
+  a mistake: the 0-rule divides by `z`, and where that is the small rest of a weighted sum and its bias, as behind the
+  gates of squeeze-and-excitation, shares many times larger than what came in cancel. `inf`: float32 overflowed.
 - **conservation**: relevance of the inputs over that of the output after biases were set to zero, under
   `CPLRP(gate="signal")`: attention weights and gates count as constants. Then only constants keep relevance: position
   embeddings, class tokens, padding with other values than zero. **kept** is their share and that of the stabilizer;
@@ -57,8 +59,12 @@ def _counts(rows: list[Row], libraries: list[str]) -> str:
         own = [r for r in rows if r["library"] == library]
         explained = [r for r in own if is_explained(r)]
         balanced = sum(r["imbalance"] <= BALANCED for r in explained)
+        wide = sum(r["imbalance"] > BALANCED >= r.get("imbalance_float64", 1.0) for r in explained)
         captured = sum(bool(r["captured"]) for r in own)
-        lines.append(f"| {library} | {len(own)} | {captured} | {len(explained)} | {balanced} |")
+        lines.append(
+            f"| {library} | {len(own)} | {captured} | {len(explained)} "
+            f"| {balanced}{f', {wide} more in float64' if wide else ''} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -81,8 +87,9 @@ def _line(row: Row) -> str:
         return f"{name}| yes | {', '.join(f'`{o}`' for o in row['unexplained'])} | | | | | |"
     star = "*" if row.get("dtype") == "float64" else ""
     kept = sum(row["kept"].values())
+    wide = f", {row['imbalance_float64']:.0e}*" if "imbalance_float64" in row else ""
     return (
-        f"{name}| yes | 0 | {row['imbalance']:.0e} | {_number(row['conservation'])}{star} | {_number(kept)} "
+        f"{name}| yes | 0 | {row['imbalance']:.0e}{wide} | {_number(row['conservation'])}{star} | {_number(kept)} "
         f"| {row['capture_s']:.1f} | {row['explain_s']:.2f} |"
     )
 

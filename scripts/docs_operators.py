@@ -103,6 +103,7 @@ BECOMES = {
     "baddbmm": "a sum of a batched product and its summand",
     "batch_norm": "`scale` with fixed statistics, which canonization fuses into the layer in front of it; `normalize` "
     "and `scale` with statistics of the batch",
+    "copy": "its second argument, shaped like the first: an assignment to a slice",
     "getitem": "one result of an operator that has several",
     "glu": "the product of one half and the sigmoid of the other",
     "lerp": "`x + w (y - x)`",

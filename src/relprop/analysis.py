@@ -33,7 +33,25 @@ def analyze_operator(node: Node) -> None:
     stops = op is not None and op.family == "source"
     carries = not static and not stops and reads_data(node) and (is_floating(node) or _is_complex(node))
     signs = [info(a).nonneg for a in arguments if info(a).data]
-    annotate(node, static=static, data=carries or bool(info(node).entry), nonneg=bool(op and op.nonneg(node, signs)))
+    annotate(
+        node,
+        static=static,
+        data=carries or bool(info(node).entry),
+        nonneg=bool(op and op.nonneg(node, signs)),
+        masked=carries and is_masked(node),
+    )
+
+
+FILLED = {"pad", "constant_pad_nd", "masked_fill", "where", "index_fill", "masked_scatter"}
+"""Operators that put numbers of the model's choice beside data."""
+
+
+def is_masked(node: Node) -> bool:
+    """Whether entries may be infinite: what was put or added there is no data, or such entries were handed on."""
+    name, op = operator_name(node), lookup(node)
+    added = name == "add" and any(not info(a).data for a in node.all_input_nodes)
+    hands_on = op is not None and (op.family in {"movement", "sum", "max"} or name == "scale")
+    return added or name in FILLED or (hands_on and any(info(a).masked for a in data_inputs(node)))
 
 
 def reads_data(node: Node) -> bool:

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.nn.utils import rnn
 from torch.utils import _pytree as pytree
 
 from relprop import errors
-from relprop.canonize.functional import in_place_to_functional
+from relprop.canonize.functional import empty_to_zeros, in_place_to_functional
+from relprop.canonize.regions import inline_regions
 from relprop.errors import CaptureError, InputError
 from relprop.graph import Graph, NodeInfo, operator_name
 from relprop.signature import varying_dims
@@ -56,9 +58,11 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
 
 def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     exported = _export(shadow, args, kwargs)
-    if not in_place_to_functional(exported.graph):
-        exported = _export(shadow, args, kwargs).run_decompositions({})
-        in_place_to_functional(exported.graph)
+    inline_regions(exported.graph_module)
+    if not in_place_to_functional(copy.deepcopy(exported.graph)):  # a trial, since it may fail half way
+        exported = exported.run_decompositions({})
+    in_place_to_functional(exported.graph)
+    empty_to_zeros(exported.graph)
     return _to_graph(exported, shadow)
 
 
@@ -155,11 +159,27 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
     if inside:
         frame = inside[-1]
         lines.append(f"It happened at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}")
+    if _packs_sequences(error):
+        lines.append(
+            "The model packs sequences (torch.nn.utils.rnn), which cannot be captured. Give the recurrent layer the "
+            "padded batch instead, and read each sample's own last step: output[torch.arange(len(x)), lengths - 1]. "
+            "The padding behind it gets no relevance. A bidirectional layer reads the padding first: explain samples "
+            "of one length together."
+        )
     lines.append(
         "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
         "torch.where or torch.cond; keep .item() and numpy out of forward."
     )
     return "\n".join(lines)
+
+
+def _packs_sequences(error: BaseException) -> bool:
+    """A packed sequence was at hand, or was being made, where the error was raised."""
+    return any(
+        frame.f_code.co_filename == rnn.__file__
+        or any(isinstance(v, rnn.PackedSequence) for v in frame.f_locals.values())
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph:

@@ -37,6 +37,7 @@ class NodeInfo:
         data: relevance may flow through it: a floating point tensor that depends on an input's values.
         static: depends on parameters and constants only, so its value is computed once.
         nonneg: the graph proves that the value is never negative.
+        masked: entries may be infinite, since a mask was added to it or filled in, or padding.
     """
 
     path: str = ""
@@ -50,6 +51,7 @@ class NodeInfo:
     data: bool = False
     static: bool = False
     nonneg: bool = False
+    masked: bool = False
 
 
 @dataclass
@@ -223,7 +225,7 @@ def constant_name(node: Node) -> str:
 
     `position_embeddings` for what an embedding or a parameter of that name gave, `constant` for anything else.
     """
-    waiting, found = [node], set()
+    waiting, seen, found = [node], {node}, set()
     while waiting:
         current = waiting.pop()
         if operator_name(current) == "embedding":
@@ -232,6 +234,7 @@ def constant_name(node: Node) -> str:
         elif current.op == "placeholder":
             found.add(info(current).path)
         else:
-            waiting.extend(current.all_input_nodes)
+            waiting.extend(n for n in current.all_input_nodes if n not in seen)
+            seen.update(waiting)  # paths through a graph are many times its nodes
     names = {path.rpartition(".")[2] for path in found if path}
     return names.pop() if len(names) == 1 else "constant"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 
 from rich.console import Console
 from rich.table import Table
@@ -37,9 +38,10 @@ class Entry:
 
     @property
     def imbalance(self) -> float:
-        """`|received − passed − Σ sinks|` in relation to the magnitudes that came in."""
+        """`|received − passed − Σ sinks|` over the magnitudes that came in; infinite where one is no number."""
         missing = abs(self.received - self.passed - sum(self.sinks.values()))
-        return missing / self.magnitude if self.magnitude else missing
+        imbalance = missing / self.magnitude if self.magnitude else missing
+        return imbalance if isfinite(imbalance) else inf  # a NaN would lose every comparison, and go unseen
 
 
 @dataclass(frozen=True)

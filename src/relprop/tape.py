@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from relprop.graph import info
+
 Form = Literal["c", "R"]
 Forms = frozenset[Form]
 
@@ -45,6 +47,11 @@ def _add(x: Tensor | None, y: Tensor | None) -> Tensor | None:
     if x is None or y is None:
         return y if x is None else x
     return x + y
+
+
+def masked_product(a: Tensor, c: Tensor) -> Tensor:
+    """`a * c`, and 0 where `c` is 0, also where a mask put -inf."""
+    return torch.where(c == 0, 0, a * c)
 
 
 @dataclass
@@ -79,7 +86,7 @@ class Tape:
         if message.c is None:
             assert message.R is not None, f"an empty message at {node}"
             return message.R
-        product = self.value(node) * message.c
+        product = (masked_product if info(node).masked else torch.mul)(self.value(node), message.c)
         return product if message.R is None else product + message.R
 
     def evaluate(self, node: Node, substitute: Mapping[Node, Any] | None = None) -> Any:

@@ -60,6 +60,22 @@ def in_place_to_functional(graph: FxGraph) -> bool:
     return True
 
 
+ZEROS = {
+    torch.ops.aten.empty.memory_format: torch.ops.aten.zeros.default,
+    torch.ops.aten.empty_like.default: torch.ops.aten.zeros_like.default,
+    torch.ops.aten.new_empty.default: torch.ops.aten.new_zeros.default,
+}
+
+
+def empty_to_zeros(graph: FxGraph) -> None:
+    """Memory that a model fills part by part starts at zero: what happens to lie there may be NaN, even times 0."""
+    for node in graph.nodes:
+        if node.target in ZEROS:
+            node.target = ZEROS[node.target]
+            if node.target is torch.ops.aten.zeros.default:
+                node.kwargs = {k: v for k, v in node.kwargs.items() if k != "memory_format"}
+
+
 def _rename(node: Node, memory: dict[Node, _Memory], order: dict[Node, int]) -> bool:
     """Give the result of a write a name of its own, if nothing else could see the write."""
     written, functional = node.args[0], _functional(node)

@@ -77,7 +77,11 @@ def _factors(node: Node) -> tuple[Node, ...]:
 def _pow(graph: Graph, node: Node) -> Node | None:
     exponent = node.args[1]
     negative = isinstance(exponent, (int, float)) and exponent < 0
-    return insert(graph, node, f.negative_power, node.args[0], exponent) if negative else None
+    if not negative:
+        return None
+    statistic = insert(graph, node, f.negative_power, node.args[0], exponent)
+    statistic.meta["val"] = fake_value(node)
+    return statistic
 
 
 def _attention(graph: Graph, node: Node) -> Node | None:
@@ -180,6 +184,13 @@ def _index_add(graph: Graph, node: Node) -> Node | None:
     return _sum_of(graph, node, [start, added], [1, 1])
 
 
+def _copy(graph: Graph, node: Node) -> Node | None:
+    """`copy(target, x)`, left behind by an assignment to a slice: x, shaped and typed like the target."""
+    target, x = node.args[:2]
+    cast = insert(graph, node, torch.ops.aten.type_as.default, x, target, like=node)
+    return insert(graph, node, torch.ops.aten.expand_as.default, cast, target, like=node)
+
+
 def _weighted_by_data(graph: Graph, node: Node) -> Node | None:
     """A layer whose weight is data is a product; its bias is added after it."""
     x, weight, bias = (*node.args, None)[:3]
@@ -214,11 +225,16 @@ def _into_bias(graph: Graph, node: Node, summands: Sequence[Any], coefficients: 
 
 
 def _is_shift_of(product: Node, constant: Node) -> bool:
-    """A bias shaped like the layer's: per output feature for `linear`, no larger than one sample for `scale`."""
+    """A bias shaped like the layer's: per output feature for `linear`, per channel or feature for `scale`.
+
+    A matrix that is added is no bias: it may be a mask, of minus infinity.
+    """
     shape, whole = shape_of(constant), shape_of(product) or ()
     if shape is None:
         return False
-    return len(shape) == 1 and shape[0] == whole[-1] if operator_name(product) == "linear" else len(shape) < len(whole)
+    if operator_name(product) == "linear":
+        return len(shape) == 1 and shape[0] == whole[-1]
+    return len(shape) < len(whole) and sum(size != 1 for size in shape) <= 1
 
 
 def _baddbmm(graph: Graph, node: Node) -> Node | None:
@@ -285,6 +301,7 @@ REWRITES: dict[str, Rewrite] = {
     "addcdiv": _addcdiv,
     "lerp": _lerp,
     "glu": _glu,
+    "copy": _copy,
     "index_add": _index_add,
     "scatter_add": _index_add,
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted_by_data),

@@ -16,7 +16,7 @@ from relprop.ops.registry import FRESH, lookup
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import AffineRule, Group, Rule, Term, stabilize
 from relprop.rules.modifiers import Boost, Constant, Modifier, keep, negative, ones, positive, square
-from relprop.tape import C, Form, Forms, Message, R, Tape
+from relprop.tape import C, Form, Forms, Message, R, Tape, masked_product
 
 BATCHED_DIMS = {f"conv{kind}{d}d": d + 2 for kind in ("", "_transpose") for d in (1, 2, 3)}
 """Dimensions of a convolution's input that has a batch."""
@@ -103,7 +103,7 @@ class AffineStep(Step):
         assert relevance is not None
         denominator = self.affine_rule.modify_denominator(z)
         s = relevance / denominator
-        tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+        tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
         if not self.multiplies_out and message.c is not None:
             s = s + message.c
         self._book_bias(s, tape)
@@ -271,11 +271,6 @@ def divide(relevance: Tensor, denominator: Tensor, *, reuse: bool) -> Tensor:
     """`relevance / denominator`, written over the denominator where that is `reuse`d: large allocations cost time."""
     fits = reuse and denominator.shape == relevance.shape and denominator.dtype == relevance.dtype
     return torch.div(relevance, denominator, out=denominator) if fits else relevance / denominator
-
-
-def masked_product(amount: Tensor, s: Tensor) -> Tensor:
-    """`amount * s`, and 0 where `s` is 0, also where a mask added -inf."""
-    return torch.where(s == 0, 0, amount * s)
 
 
 def _times(modifier: Modifier, a: Tensor, c: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from relprop.graph import Node, operator_name
 from relprop.ops.registry import inherits, register
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import EpsilonRule, NormRule, Rule, ZeroRule
-from relprop.tape import C, Form, Forms, Message, Tape, pull_back
+from relprop.tape import C, Form, Forms, Message, Tape, masked_product, pull_back
 
 register(
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
@@ -53,7 +53,7 @@ class MaxStep(Step):
             z = tape.value(self.node)
             denominator = self.rule.modify_denominator(z)  # type: ignore[attr-defined]
             s = tape.total(self.node, message) / denominator
-            tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+            tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
             message = Message(s)
         if operator_name(self.node) in {"maximum", "minimum"} and len(self.sources) == 1:
             tape.sink(self.node, "constant", lambda: self._won_by_constant(message, tape))

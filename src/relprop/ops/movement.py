@@ -53,7 +53,6 @@ FILLS = frozenset(
         "slice_scatter",
         "select_scatter",
         "index_put",
-        "copy",
         "scatter",
         "masked_scatter",
         "index_copy",
@@ -151,6 +150,9 @@ class MovementStep(Step):
         if operator_name(self.node) in RESHAPES:
             shape = tape.shapes[self.sources[0]]
             return [(self.sources[0], message.map(lambda part: part.reshape(shape)))]
+        if operator_name(self.node) == "expand_as":  # its second argument lends its shape, and may be gone by now
+            shape = tape.shapes[self.sources[0]]
+            return [(self.sources[0], message.map(lambda part: part.sum_to_size(shape)))]
         if operator_name(self.node) in FILLS or self._constants(tape):
             tape.sink(self.node, "constant", lambda: self._on_constants(message, tape))
         return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=not self.by_value), strict=True)
@@ -164,7 +166,7 @@ class MovementStep(Step):
         zeros = {s: tape.blank(s) for s in self.sources}
         ones = {s: torch.ones_like(zero) for s, zero in zeros.items()}
         moved: Tensor = tape.evaluate(self.node, ones | emptied) - tape.evaluate(self.node, zeros | emptied)
-        return tape.total(self.node, message) * (1 - moved)
+        return tape.total(self.node, message) * (1 - moved.nan_to_num(nan=0.0))  # −inf − (−inf) where that was put
 
 
 def _is_floating(value: object) -> bool:

@@ -6,7 +6,7 @@ Factored relevance makes both exact without a division: for `z = Π_k x_k` and `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from relprop.graph import Node, data_inputs, info, operator_name
@@ -29,9 +29,8 @@ class ProductStep(Step):
     def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
         super().__init__(node, rule, forms, prefers)
         share = rule.share if isinstance(rule, ProductRule) else "uniform"
-        signals = [s for s in self.sources if not is_gate(s)]
-        if share == "signal" and signals:
-            self.sources = tuple(signals)
+        if share == "signal":
+            self.sources = signals(self.sources)
         self.read(*self.leaves)
         if isinstance(rule, EpsilonRule) or "R" in forms:
             self.read(node)
@@ -62,11 +61,29 @@ def degree(node: Node, source: Node) -> int:
     return max(1, sum(a is source for a in flat))
 
 
-def is_gate(node: Node) -> bool:
-    """The factor is what a sigmoid-like function computed, perhaps reshaped since."""
-    while operator_name(node) in {"view", "reshape", "unsqueeze", "expand", "transpose", "permute", "squeeze"}:
+SATURATING = {"sigmoid", "hardsigmoid", "softmax"}
+"""Functions onto shares between 0 and 1, which weigh what they multiply."""
+
+ACTIVATED = {"silu", "gelu", "tanh", "relu", "hardswish"}
+RESHAPED = {"view", "reshape", "unsqueeze", "expand", "transpose", "permute", "squeeze"}
+
+
+def signals(factors: Sequence[Node]) -> tuple[Node, ...]:
+    """The factors that are least like a gate; all of them where they are alike.
+
+    `x · silu(y)` has the signal x. In `silu(x) · sigmoid(y)`, as in squeeze-and-excitation and in an LSTM's
+    `tanh(c) · sigmoid(o)`, both are activated, and the sigmoid is the gate.
+    """
+    ranks = [gate_rank(f) for f in factors]
+    return tuple(f for f, rank in zip(factors, ranks, strict=True) if rank == min(ranks))
+
+
+def gate_rank(node: Node) -> int:
+    """2: a sigmoid or the like computed it, perhaps reshaped since; 1: another activation function; 0: neither."""
+    while operator_name(node) in RESHAPED:
         node = data_inputs(node)[0]
-    return operator_name(node) in {"sigmoid", "hardsigmoid", "softmax", "silu", "gelu", "tanh", "relu", "hardswish"}
+    name = operator_name(node)
+    return 2 if name in SATURATING else 1 if name in ACTIVATED else 0
 
 
 def is_product(node: Node) -> bool:

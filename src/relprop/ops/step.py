@@ -10,7 +10,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.graph import Node, data_inputs, operator_name, other_inputs, where_is
 from relprop.rules import AffineRule, EpsilonRule, Rule, stabilize
-from relprop.tape import Form, Forms, Message, Tape
+from relprop.tape import Form, Forms, Message, Tape, masked_product
 
 Preference = Literal["c", "R", "source"]
 
@@ -68,7 +68,7 @@ class Step:
         else:
             denominator = stabilize(z, getattr(self.rule, "stabilizer", 1e-9))
         s = relevance / denominator
-        tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+        tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
         return s if epsilon or message.c is None else s + message.c
 
     def read(self, *nodes: Node) -> None:

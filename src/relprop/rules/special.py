@@ -52,7 +52,8 @@ class ProductRule(Rule):
 
     Args:
         share: `"uniform"`: each of the n factors gets `R/n`; `"signal"`: factors that an activation such as a sigmoid
-            or a SiLU computed are gates and get nothing, the others share (Arras et al. 2017, signal takes all).
+            or a SiLU computed are gates and get nothing, the others share (Arras et al. 2017, signal takes all). Where
+            all are activated, those by a sigmoid or a softmax are the gates: `silu(x) * sigmoid(y)` has the signal x.
     """
 
     share: Literal["uniform", "signal"] = "uniform"
