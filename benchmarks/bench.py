@@ -31,13 +31,16 @@ CACHE = Path(__file__).parent.parent / "build" / "bench.json"
 
 Results = dict[str, Any]
 
+GPU = ", GPU"
+"""What the title of a result has behind its name."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="write the page there, and its picture beside it into images/")
     parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="of cases and growth curves")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds; slow methods get fewer")
-    parser.add_argument("--budget", type=float, default=60, help="seconds for the rounds of one case")
+    parser.add_argument("--budget", type=float, default=40, help="seconds for the rounds of one case")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of the other libraries' environment")
     parser.add_argument("--cache", type=Path, help="JSON; build/bench.json, or none for --tiny")
@@ -46,13 +49,13 @@ def main() -> None:
     settings = Settings(args.device, args.tiny, 1 if args.tiny else args.rounds, args.budget, peers=args.peers)
     cache = args.cache or (None if args.tiny else CACHE)
     results = read(cache)
-    results["machine"] = machine(settings) if args.only or "machine" not in results else results["machine"]
-    for name, job in jobs(settings).items():
-        if not any(fnmatch.fnmatchcase(name, glob) for glob in args.only):
-            continue
+    wanted = {n: job for n, job in jobs(settings).items() if any(fnmatch.fnmatchcase(n, g) for g in args.only)}
+    circumstances = machine(settings) if wanted else {}
+    for name, job in wanted.items():
         start = time.perf_counter()
         kind, found = job()
-        results.setdefault(kind, {})[f"{name}"] = found
+        title = name + GPU * settings.on_gpu
+        results.setdefault(kind, {})[title] = found | {"machine": circumstances}
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         if cache is not None:  # as far as it is measured
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +87,7 @@ def jobs(settings: Settings) -> dict[str, Any]:
 
 def order() -> list[str]:
     """Of the page, however the results came."""
-    return [c.name for c in CASES] + [g.name for g in GROWTH]
+    return [part.name + suffix for part in (*CASES, *GROWTH) for suffix in ("", GPU)]
 
 
 def read(cache: Path | None) -> Results:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods import CONVOLUTIONAL
 from networks import (
     Build,
     bert,
@@ -37,7 +36,15 @@ class Case:
 
 
 GRADIENTS = ("plain gradient", "input x gradient")
-TWINS = tuple(f"{who} {name}" for name in CONVOLUTIONAL for who in ("relprop", "Zennit"))
+TWINS = (
+    "relprop EpsilonPlusFlat",
+    "Zennit EpsilonPlusFlat",
+    "relprop EpsilonGammaBox",
+    "relprop EpsilonGammaBox, generalized",
+    "Zennit EpsilonGammaBox",
+    "relprop EpsilonAlpha2Beta1Flat",
+    "Zennit EpsilonAlpha2Beta1Flat",
+)
 CAPTUM = tuple(f"{who} {name}" for name in ("Epsilon", "EpsilonPlus") for who in ("relprop", "Captum LRP"))
 IMAGES = (*GRADIENTS, *TWINS, *CAPTUM)
 MANY = ("plain gradients, one forward", "relprop EpsilonPlusFlat, each target", "Zennit EpsilonPlusFlat, each target")

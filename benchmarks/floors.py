@@ -4,6 +4,8 @@ A *pass* is one product of a layer's weights with a batch: forward, or back. A p
 Rules need the forward pass too, and more with modified weights:
 
 - ε, 0: forward, pullback. γ: forward, forward and pullback with W + γW⁺.
+- generalized γ: forward, forward with W⁺ (all others are sums of the two), pullbacks of what belongs to positive
+  outputs and to negative ones; where inputs have either sign, one more forward and two more pullbacks.
 - z⁺: forward, forward and pullback with W⁺; where inputs have either sign, forward and pullback with W⁻ as well.
 - αβ: forward, forward with W⁺ (W⁻ gives the rest, by subtraction), pullbacks with W⁺ and with W⁻; where inputs have
   either sign, one more forward and two more pullbacks.
@@ -26,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 PASSES = {
     "ε": (2, 2),
     "γ": (3, 3),
+    "generalized γ": (4, 7),
     "z⁺": (3, 5),
     "αβ": (4, 7),
     "flat": (1, 1),
@@ -37,6 +40,7 @@ RULES = {
     "EpsilonPlus": ("z⁺", "z⁺"),
     "EpsilonPlusFlat": ("flat", "z⁺"),
     "EpsilonGammaBox": ("z^B", "γ"),
+    "EpsilonGammaBox, generalized": ("z^B", "generalized γ"),
     "EpsilonAlpha2Beta1Flat": ("flat", "αβ"),
     "Epsilon": ("ε", "ε"),
 }

@@ -18,7 +18,7 @@ from worker import versions
 def machine(settings: Settings) -> dict[str, Any]:
     """All that the page says about the circumstances."""
     return {
-        "processor": torch.cuda.get_device_name() if settings.device.startswith("cuda") else processor(),
+        "processor": torch.cuda.get_device_name() if settings.on_gpu else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

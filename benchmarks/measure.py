@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from cases import Case
 from methods import METHODS
 from peers import PEERS
-from worker import Apart, Here, Worker
+from worker import Apart, Here, Worker, ask
 
 Row = dict[str, Any]
 
@@ -27,34 +28,37 @@ class Settings:
     device: str = "cpu"
     tiny: bool = False
     rounds: int = 5
-    budget: float = 60.0
+    budget: float = 40.0
     """Seconds for the timed rounds of one case: slow methods get fewer, at least two."""
     slow: float = 20.0
     """A call that takes longer gets two rounds."""
     peers: str = sys.executable
     """The interpreter of the environment with the other libraries."""
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
 
 def measure(case: Case, settings: Settings) -> list[Row]:
     """A row for each method; one that cannot run has its error there."""
     with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        rows: dict[str, Row] = {}
-        for name in case.methods:
-            worker = start(case, name, settings)
+        workers = {name: start(case, name, settings) for name in case.methods}
+        rows: dict[str, Row] = {name: {"method": name} for name in workers}
+        for worker in workers.values():
             stack.callback(worker.end)
-            rows[name] = {"case": case.name, "method": name, **worker.ask("first")}
-            if "error" not in rows[name]:
-                workers[name] = worker
-        for name, seconds in timed(workers, settings).items():
-            rows[name].update(seconds)
+            worker.send("prepare")
         for name, worker in workers.items():
-            rows[name].update(worker.ask("memory"))
-        _compare(workers, rows)
-    base = rows["plain gradient"]["seconds"]
-    for row in rows.values():
-        if "seconds" in row:
-            row["ratio"] = row["seconds"] / base
+            rows[name].update(worker.receive())
+        for name in _fit(rows):
+            rows[name].update(ask(workers[name], "first"))
+        workers = {name: workers[name] for name in _fit(rows)}
+        for name, found in timed(workers, settings).items():
+            rows[name].update(found)
+        _compare({name: workers[name] for name in _fit(rows)}, rows)
+    base = rows["plain gradient"].get("seconds", math.nan)
+    for name in _fit(rows):
+        rows[name]["ratio"] = rows[name]["seconds"] / base
     return list(rows.values())
 
 
@@ -71,13 +75,21 @@ def start(case: Case, name: str, settings: Settings) -> Worker:
 
 def timed(workers: Mapping[str, Worker], settings: Settings) -> dict[str, Row]:
     """Medians of rounds in which methods take turns. The first round decides how many there are for whom."""
-    times: dict[str, list[float]] = {name: [worker.ask("time")["seconds"]] for name, worker in workers.items()}
-    rounds = {name: how_many(t[0], len(times), settings) for name, t in times.items()}
-    for turn in range(1, max(rounds.values())):
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    rounds = dict.fromkeys(workers, 1)
+    errors: dict[str, Row] = {}
+    for turn in range(settings.rounds):
         for name, worker in workers.items():
-            if turn < rounds[name]:
-                times[name].append(worker.ask("time")["seconds"])
-    return {name: {"seconds": statistics.median(t), "rounds": len(t)} for name, t in times.items()}
+            if name in errors or turn >= rounds[name]:
+                continue
+            answer = ask(worker, "time")
+            if "error" in answer:
+                errors[name] = answer
+                continue
+            times[name].append(answer["seconds"])
+            rounds[name] = how_many(times[name][0], len(workers), settings)
+    found = {n: {"seconds": statistics.median(t), "rounds": len(t)} for n, t in times.items() if n not in errors}
+    return found | errors
 
 
 def how_many(seconds: float, methods: int, settings: Settings) -> int:
@@ -89,14 +101,14 @@ def how_many(seconds: float, methods: int, settings: Settings) -> int:
 
 
 def _compare(workers: Mapping[str, Worker], rows: dict[str, Row]) -> None:
-    """Conservation, and the distance to relprop's result where a method means to be the same."""
+    """Memory, conservation, and the distance to relprop's result where a method means to be the same."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
         found = {}
         for i, (name, worker) in enumerate(workers.items()):
             path = Path(folder) / f"{i}.pt"
-            rows[name].update(worker.ask("result", str(path)))
+            rows[name].update(ask(worker, "result", str(path)))
             if path.exists():
                 found[name] = torch.load(path)
         for name, relevance in found.items():
@@ -105,6 +117,6 @@ def _compare(workers: Mapping[str, Worker], rows: dict[str, Row]) -> None:
                 rows[name]["difference"] = float((relevance - reference).norm() / reference.norm())
 
 
-def by_case(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
-    for case in dict.fromkeys(row["case"] for row in rows):
-        yield case, [row for row in rows if row["case"] == case]
+def _fit(rows: Mapping[str, Row]) -> list[str]:
+    """Methods that had no error so far."""
+    return [name for name, row in rows.items() if "error" not in row]

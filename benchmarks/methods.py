@@ -16,7 +16,7 @@ from torch import Tensor
 
 from relprop import LRP
 from relprop import composites as ours
-from relprop.rules import EpsilonRule, ZeroRule
+from relprop.rules import EpsilonRule, GeneralizedGammaRule, ZeroRule
 
 BOX = (-3.0, 3.0)
 """Smallest and largest input of the z^B-rule."""
@@ -49,11 +49,10 @@ class Method:
 def plain_gradient(build: Callable[[], Built], *, times_input: bool = False, only_last: bool = False) -> Run:
     """One forward and one backward pass: the gradient of the targets' logits by the input."""
     case = build()
-    options = {"logits_to_keep": 1} if only_last else {}
 
     def run() -> Explained:
         leaf = case.leaf()
-        explained = case.explained(case.logits(leaf, **options))
+        explained = case.explained(case.logits(leaf, only_last=only_last))
         gradient = torch.autograd.grad(explained.sum(), leaf)[0]
         if not times_input:
             return Explained(gradient, None)
@@ -122,6 +121,15 @@ def vit_gamma() -> ours.Composite:
     return ours.CPLRP(gamma_linear=0.05, gamma_conv=0.25)
 
 
+def generalized_gamma_box() -> ours.Composite:
+    """Zennit's γ-rule, which serves outputs of either sign too. relprop's preset has the γ-rule for positive ones."""
+    preset = _gamma_box()
+    *others, first = preset.primitives
+    return ours.Composite(
+        preset.default_rule, *others, ours.GlobalTypeMap({ours.ConvLayer: GeneralizedGammaRule(0.25)}), first
+    )
+
+
 def epsilon() -> ours.Composite:
     return ours.Composite(EpsilonRule(1e-9))
 
@@ -143,6 +151,7 @@ CONVOLUTIONAL: dict[str, Callable[[], ours.Composite]] = {
 
 COMPOSITES: dict[str, Callable[[], ours.Composite]] = {
     **CONVOLUTIONAL,
+    "EpsilonGammaBox, generalized": generalized_gamma_box,
     "EpsilonPlus": ours.EpsilonPlus,
     "Epsilon": epsilon,
     "AttnLRP": ours.AttnLRP,

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +49,16 @@ class Built:
             start = self.model.get_input_embeddings()(self.x) if self.is_text else self.x
         return start.detach().clone().requires_grad_()
 
-    def logits(self, leaf: Tensor, **options: Any) -> Tensor:
-        """(B, classes); of a decoder, those at the last position."""
+    def logits(self, leaf: Tensor, *, only_last: bool = False) -> Tensor:
+        """(B, classes); of a decoder, those at the last position, where `only_last` computes no others."""
         logits: Tensor
         if not self.is_text:
             logits = self.model(leaf)
+        elif only_last:
+            hidden = self.model.base_model(inputs_embeds=leaf, use_cache=False)[0]
+            logits = self.model.get_output_embeddings()(hidden[:, -1])
         elif self.is_decoder:
-            logits = self.model(inputs_embeds=leaf, use_cache=False, **options).logits[:, -1]
+            logits = self.model(inputs_embeds=leaf, use_cache=False).logits[:, -1]
         else:
             logits = self.model(inputs_embeds=leaf).logits
         return logits

@@ -14,9 +14,9 @@ What an explanation costs, next to one plain gradient of the model and to other 
 Written by `make bench`: do not edit.
 """
 
-NOTES = """Random weights, batch norm statistics that fit them. Explained are the largest logits; of decoders, that of the
-last position. Every method of a case runs in a process of its own, and they take turns, round by round, after a first
-call: the table has medians.
+NOTES = """Random weights, batch norm statistics that fit them. Explained are the largest logits; of decoders, that of
+the last position. Every method of a case runs in a process of its own, and they take turns, round by round, after a
+first call: the table has medians.
 
 - *ratio*: seconds over those of the plain gradient of the same case. Parameters are frozen for all.
 - *peak*: MiB that a call takes above model, input and kept weights; *kept*: MiB that stay after the first call, for
@@ -24,10 +24,10 @@ call: the table has medians.
 - *conservation*: relevance of the input over what is explained, mean over samples, with the biases that the model has:
   what they keep is missing.
 - *difference*: norm of the difference to relprop's relevance over the norm of that, where the other method means to be
-  the same: Zennit to the same composite, Captum's ε-rule to `EpsilonRule`, Captum with `Alpha1_Beta0_Rule` for
+  the same: Zennit to the same composite (its γ-rule is the generalized one), Captum's ε-rule to `EpsilonRule`, Captum with `Alpha1_Beta0_Rule` for
   convolutions to `EpsilonPlus`, LXT to `AttnLRP`, to `CPLRP(gate="signal")`, and on the vision transformer to `CPLRP`.
 - *the last position by hand*: the user asks the decoder for the logits at the last position only
-  (`logits_to_keep=1`). relprop needs no such argument.
+  (the last hidden state, then the head). relprop and the others are given the model as it is.
 - *CPLRP gamma outside attention*: γ where LXT's example for vision transformers has it. Its hooks on modules do not
   see the projections inside `nn.MultiheadAttention`; `CPLRP gamma` reaches them too.
 - Where a method cannot run, its row says what it said.
@@ -56,8 +56,11 @@ def render(results: dict[str, Any], order: Sequence[str]) -> str:
     """The whole page."""
     cases = {name: results["cases"][name] for name in order if name in results.get("cases", {})}
     growth = {name: results["growth"][name] for name in order if name in results.get("growth", {})}
-    parts = [INTRODUCTION, _circumstances(results["machine"]), NOTES]
-    parts += [f"## {name}\n\n{_case(found['rows'])}" for name, found in cases.items()]
+    usual = _circumstances(next(iter((cases | growth).values()))["machine"]) if cases | growth else ""
+    parts = [INTRODUCTION, usual, NOTES]
+    for name, found in cases.items():
+        own = _circumstances(found["machine"])  # where a case was measured anew, or on a GPU
+        parts.append(f"## {name}\n" + ("" if own == usual else f"\n{own}") + f"\n{_case(found['rows'])}")
     if any(found["floors"] for found in cases.values()):
         parts.append(_floors(cases))
     if growth:

@@ -98,11 +98,10 @@ def lxt(variant: str = "", *, gammas: tuple[float, float] | None = None, only_la
             monkey_patch_zennit()
             conv, linear = (rules.Gamma(gamma) for gamma in gammas)
             LayerMapComposite([(nn.Conv2d, conv), (nn.Linear, linear)]).register(case.model)
-        options = {"logits_to_keep": 1} if only_last else {}
 
         def run() -> Explained:
             leaf = case.leaf()
-            explained = case.explained(case.logits(leaf, **options))
+            explained = case.explained(case.logits(leaf, only_last=only_last))
             explained.sum().backward()
             assert leaf.grad is not None
             return Explained(leaf.detach() * leaf.grad, explained.detach())
@@ -126,6 +125,7 @@ def _architecture(build: Callable[[], Built], models: Any) -> tuple[Any, Any]:
 
 PEERS: dict[str, Method] = {
     **{f"Zennit {n}": Method(zennit(n), f"relprop {n}", "zennit") for n in (*CONVOLUTIONAL, "EpsilonPlus")},
+    "Zennit EpsilonGammaBox": Method(zennit("EpsilonGammaBox"), "relprop EpsilonGammaBox, generalized", "zennit"),
     "Zennit EpsilonPlusFlat, each target": Method(
         zennit("EpsilonPlusFlat", many=True), "relprop EpsilonPlusFlat, each target", "zennit"
     ),

@@ -1,12 +1,13 @@
 """One method of one case, in a process of its own or in this one, that does what it is asked and reports.
 
-Peers change classes, models and global tables. So each method has a process that lives as long as its case, and those
-processes take turns: `first`, then `time` round by round, then `memory` and `result`.
+Peers change classes, models and global tables. So each method has a process that lives as long as its case. All of
+them `prepare` at once, then they take turns: `first`, then `time` round by round, then `result`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -23,7 +24,9 @@ Answer = dict[str, Any]
 class Worker(Protocol):
     """What both kinds answer to."""
 
-    def ask(self, command: str, path: str = "") -> Answer: ...
+    def send(self, command: str, path: str = "") -> None: ...
+
+    def receive(self) -> Answer: ...
 
     def end(self) -> None: ...
 
@@ -34,22 +37,24 @@ class Here:
     def __init__(self, case: str, method: str, device: str, tiny: bool) -> None:
         self._case, self._method, self._device, self._tiny = case, method, device, tiny
         self._run: Callable[[], Any] | None = None
+        self._answer: Answer = {}
 
-    def ask(self, command: str, path: str = "") -> Answer:
-        """Do one of first, time, memory, result; an error is an answer too."""
+    def send(self, command: str, path: str = "") -> None:
+        """Do one of prepare, first, time, result."""
         try:
-            answer: Answer = getattr(self, "_" + command)(path)
-            return answer
+            self._answer = getattr(self, "_" + command)(path)
         except Exception as error:
-            return {"error": _shortened(error)}
+            self._answer = {"error": _shortened(error)}
+
+    def receive(self) -> Answer:
+        """What came of it; an error is an answer too."""
+        return self._answer
 
     def end(self) -> None:
         self._run = None
 
-    def _first(self, path: str) -> Answer:
-        """Prepare, call once: what that takes, and what it leaves behind."""
+    def _prepare(self, path: str) -> Answer:
         from cases import CASES
-        from memory import peak_above
         from methods import METHODS
         from peers import PEERS
 
@@ -58,6 +63,14 @@ class Here:
         if method.package and importlib.util.find_spec(method.package) is None:
             return {"error": "not installed"}
         self._run = method.prepare(lambda: case.build(self._tiny)(self._device))
+        gc.collect()
+        gc.freeze()  # nothing of this becomes garbage, and memory is looked at after collections: they are faster now
+        return {}
+
+    def _first(self, path: str) -> Answer:
+        """Call once: what that takes, and what it leaves behind."""
+        from memory import peak_above
+
         seconds = 0.0
 
         def call() -> None:
@@ -70,27 +83,21 @@ class Here:
     def _time(self, path: str) -> Answer:
         return {"seconds": self._seconds()}
 
-    def _memory(self, path: str) -> Answer:
+    def _result(self, path: str) -> Answer:
+        """Memory and conservation. Relevance, each sample's as a share of what it started with, goes into a file."""
+        import torch
         from memory import peak_above
 
         assert self._run is not None
-        return {"peak": peak_above(self._run, self._device).peak}
-
-    def _result(self, path: str) -> Answer:
-        """Conservation; the relevance of each sample, as a share of what it started with, goes into a file."""
-        import torch
-
-        assert self._run is not None
-        relevance, start = self._run()
+        run, found = self._run, []
+        peak = peak_above(lambda: found.append(run()), self._device).peak
+        relevance, start = found[0]
         if start is None:
-            return {"conservation": None}
+            return {"peak": peak}
         flat = relevance.detach().flatten(1).double().cpu()
         shares = flat / start.double().cpu()[:, None]
         torch.save(shares, path)
-        return {"conservation": float(shares.sum(1).mean())}
-
-    def _versions(self, path: str) -> Answer:
-        return versions()
+        return {"peak": peak, "conservation": float(shares.sum(1).mean())}
 
     def _seconds(self) -> float:
         assert self._run is not None
@@ -108,15 +115,15 @@ class Apart:
         command = [python, "-W", "ignore", str(Path(__file__)), case, method, device, "tiny" if tiny else "full"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, command: str, path: str = "") -> Answer:
+    def send(self, command: str, path: str = "") -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer to receive
             self._process.stdin.write(json.dumps([command, path]) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def receive(self) -> Answer:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         if not line:
             return {"error": f"the process ended with status {self._process.wait()}"}
         answer: Answer = json.loads(line)
@@ -125,6 +132,12 @@ class Apart:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def ask(worker: Worker, command: str, path: str = "") -> Answer:
+    """Send, and wait for the answer."""
+    worker.send(command, path)
+    return worker.receive()
 
 
 def versions() -> Answer:
@@ -158,7 +171,8 @@ def serve(case: str, method: str, device: str, tiny: bool) -> None:
     worker = Here(case, method, device, tiny)
     for line in sys.stdin:
         command, path = json.loads(line)
-        answers.write(json.dumps(worker.ask(command, path)) + "\n")
+        worker.send(command, path)
+        answers.write(json.dumps(worker.receive()) + "\n")
         answers.flush()
 
 
