@@ -168,7 +168,7 @@ def tiny_densenet() -> nn.Module:
 def tiny_efficientnet() -> nn.Module:
     from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 
-    settings = [MBConvConfig(1, 3, 1, 16, 16, 1), MBConvConfig(4, 3, 2, 16, 24, 2)]
+    settings = [MBConvConfig(4, 3, 2, 8, 16, 2)]
     return EfficientNet(settings, dropout=0.1, num_classes=10, last_channel=32)
 
 

@@ -24,8 +24,11 @@ first call: the table has medians.
 - *conservation*: relevance of the input over what is explained, mean over samples, with the biases that the model has:
   what they keep is missing.
 - *difference*: norm of the difference to relprop's relevance over the norm of that, where the other method means to be
-  the same: Zennit to the same composite (its γ-rule is the generalized one), Captum's ε-rule to `EpsilonRule`, Captum with `Alpha1_Beta0_Rule` for
-  convolutions to `EpsilonPlus`, LXT to `AttnLRP`, to `CPLRP(gate="signal")`, and on the vision transformer to `CPLRP`.
+  the same: Zennit to the same composite (its γ-rule is the generalized one), Captum's ε-rule to `EpsilonRule`, Captum
+  with `Alpha1_Beta0_Rule` for convolutions to `EpsilonPlus`, LXT to `AttnLRP`, to `CPLRP(gate="signal")`, and on the
+  vision transformer to `CPLRP`. Zennit and Captum hook modules: what a model does by functions (residual sums, which
+  Zennit's canonizer for ResNet makes modules of; the pooling of DenseNet; the sums and gates of EfficientNet) is a
+  plain gradient to them, and there the results differ.
 - *the last position by hand*: the user asks the decoder for the logits at the last position only
   (the last hidden state, then the head). relprop and the others are given the model as it is.
 - *CPLRP gamma outside attention*: γ where LXT's example for vision transformers has it. Its hooks on modules do not
