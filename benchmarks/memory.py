@@ -24,18 +24,20 @@ def peak_above(call: Callable[[], object], device: str = "cpu") -> Memory:
     return _on_gpu(call) if device.startswith("cuda") else _resident(call)
 
 
-def resident() -> float:
-    """MiB of the process, after freed memory was given back."""
+def held() -> float:
+    """MiB that the process has allocated, after freed memory was given back. Files that are mapped come and go."""
     _settle()
-    return _status("VmRSS")
+    return _status("RssAnon")
 
 
 def _resident(call: Callable[[], object]) -> Memory:
-    before = resident()
+    _settle()
+    before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     call()
     peak = _status("VmHWM")
-    return Memory(peak - before, resident() - before)
+    _settle()
+    return Memory(peak - before, _status("VmRSS") - before)
 
 
 def _on_gpu(call: Callable[[], object]) -> Memory:

@@ -142,8 +142,8 @@ def _growth(growth: dict[str, Any]) -> str:
     for found in growth.values():
         if "first" in found:
             parts.append(_first(found["first"]))
-        if "resident" in found:
-            parts.append(_resident(found["resident"]))
+        if "held" in found:
+            parts.append(_many_calls(found["held"]))
     return "\n".join(parts)
 
 
@@ -180,7 +180,7 @@ def _first(found: dict[str, Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _resident(held: dict[str, float]) -> str:
+def _many_calls(held: dict[str, float]) -> str:
     (few, before), (many, after) = held.items()
     return (
         f"### Memory over many calls\n\nA small network, explained again and again: after {few} calls the process held "

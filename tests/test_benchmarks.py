@@ -93,7 +93,7 @@ def check_growth(growth: dict[str, Any]) -> None:
     curves = [found for found in growth.values() if "seconds" in found]
     assert len(curves) == 4
     assert all(len(found["seconds"]) == len(found["values"]) == 2 for found in curves)
-    before, after = growth["1,000 calls"]["resident"].values()
+    before, after = growth["1,000 calls"]["held"].values()
     assert abs(after - before) < 8
     assert all(seconds["first"] > 0 for seconds in growth["first call"]["first"].values())
 
