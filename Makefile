@@ -41,7 +41,7 @@ docs: venv
 
 # Captum and LXT, on top of what is installed already; LXT needs a transformers of its own.
 $(PEERS)/.installed: $(STAMP) requirements-bench.txt
-	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -m venv $(PEERS)
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> $$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beneath.pth
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.txt

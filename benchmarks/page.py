@@ -73,7 +73,7 @@ def render(results: dict[str, Any], order: Sequence[str]) -> str:
 
 def _circumstances(machine: dict[str, Any]) -> str:
     theirs = {name: v for name, v in machine["peers"].items() if machine["versions"].get(name) != v}
-    own = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if name not in theirs)
+    own = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
     apart = ", ".join(f"{name} {v}" for name, v in theirs.items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, float32; up to "

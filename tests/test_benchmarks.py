@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,6 +106,7 @@ def check_page(path: Path, results: dict[str, Any]) -> None:
         assert all(f"| {row['method']} |" in page for row in found["rows"])
     for name, found in results["growth"].items():
         assert "seconds" not in found or f"by {name} (" in page
+    assert f"transformers {version('transformers')}" in page
     assert "## The floor of arithmetic" in page
     assert "### The first call" in page
     assert "### Memory over many calls" in page
