@@ -16,7 +16,7 @@ Written by `make bench`: do not edit.
 
 NOTES = """Random weights, batch norm statistics that fit them. Explained are the largest logits; of decoders, that of
 the last position. Every method of a case runs in a process of its own, and they take turns, round by round, after a
-first call: the table has medians.
+first call: the table has medians. Slow methods have fewer rounds, at least two.
 
 - *ratio*: seconds over those of the plain gradient of the same case. Parameters are frozen for all.
 - *peak*: MiB that a call takes above model, input and kept weights; *kept*: MiB that stay after the first call, for
@@ -33,6 +33,7 @@ first call: the table has medians.
   (the last hidden state, then the head). relprop and the others are given the model as it is.
 - *CPLRP gamma outside attention*: γ where LXT's example for vision transformers has it. Its hooks on modules do not
   see the projections inside `nn.MultiheadAttention`; `CPLRP gamma` reaches them too.
+- *10 targets*: ten classes of one picture; ratios are to the gradient of one class. Gradients share one forward pass.
 - Where a method cannot run, its row says what it said.
 """
 

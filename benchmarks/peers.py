@@ -5,7 +5,9 @@ What they need is imported where a method is prepared, so that a missing library
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -85,7 +87,6 @@ def lxt(variant: str = "", *, gammas: tuple[float, float] | None = None, only_la
     """
 
     def prepare(build: Callable[[], Built]) -> Run:
-        import transformers  # noqa: F401  (LXT needs all its architectures)
         from lxt.efficient import models, monkey_patch, monkey_patch_zennit
 
         module, patches = _architecture(build, models)
@@ -111,17 +112,18 @@ def lxt(variant: str = "", *, gammas: tuple[float, float] | None = None, only_la
     return prepare
 
 
-def _architecture(build: Callable[[], Built], models: Any) -> tuple[Any, Any]:
-    """The module of a model's classes, and LXT's patches for it."""
-    name = type(build().model).__module__
-    found = {module.__name__: module for module in models.DEFAULT_MAP}
-    short = {"vision_transformer": "vit_torch"}.get(
-        name.rpartition(".")[2], name.rpartition(".")[2].removeprefix("modeling_")
-    )
-    if name not in found:
-        raise NotImplementedError(f"LXT has no patches for {name}")
-    return found[name], getattr(models, short)
+def _architecture(build: Callable[[], Built], models: Any) -> tuple[ModuleType, Any]:
+    """The module with a model's classes, and LXT's patches for it."""
+    model = type(build().model)
+    return sys.modules[model.__module__], getattr(models, LXT_ARCHITECTURES[model.__name__])
 
+
+LXT_ARCHITECTURES = {
+    "BertForSequenceClassification": "bert",
+    "GPT2LMHeadModel": "gpt2",
+    "LlamaForCausalLM": "llama",
+    "VisionTransformer": "vit_torch",
+}
 
 PEERS: dict[str, Method] = {
     **{f"Zennit {n}": Method(zennit(n), f"relprop {n}", "zennit") for n in (*CONVOLUTIONAL, "EpsilonPlus")},
