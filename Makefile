@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := .venv-bench
 OUT    ?= explanations
 
 .PHONY: demo test test-slow lint docs bench zoo venv clean
@@ -38,11 +39,19 @@ docs: venv
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "The pages are in site/index.html"
 
-bench: venv
-	$(BIN)/python benchmarks/bench.py --write docs/benchmarks.md
+# Captum and LXT, on top of what is installed already; LXT needs a transformers of its own.
+$(PEERS)/.installed: $(STAMP) requirements-bench.txt
+	$(BIN)/python -m venv $(PEERS)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beneath.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.txt
+	touch $@
+
+bench: $(PEERS)/.installed
+	$(BIN)/python -W ignore benchmarks/bench.py --peers $(PEERS)/bin/python --write docs/benchmarks.md
 
 zoo: venv
 	$(BIN)/python benchmarks/zoo.py --write docs/zoo.md
 
 clean:
-	rm -rf $(VENV) site dist build explanations
+	rm -rf $(VENV) $(PEERS) site dist build explanations

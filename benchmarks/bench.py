@@ -1,135 +1,101 @@
-"""The benchmark behind docs/benchmarks.md: time and memory of an explanation, next to a plain gradient.
+"""The benchmark behind docs/benchmarks.md: what explanations cost, and whether libraries agree.
 
-All methods of a case are timed in turn, round by round, in one process; medians and ratios of medians are reported.
-Memory is measured apart, each method in a process of its own: the peak above what model and input take.
+Every method of a case runs in a process of its own. They take turns, round by round: medians, and their ratios to the
+plain gradient's, are reported. What was measured is kept, so that a case can be measured anew and the page written
+again.
 
-    python benchmarks/bench.py                     # print the table
-    python benchmarks/bench.py --write docs/benchmarks.md
-    python benchmarks/bench.py --tiny              # seconds instead of minutes, to see that it runs
+    python benchmarks/bench.py --write docs/benchmarks.md                # everything, then the page
+    python benchmarks/bench.py --only "VGG*" --write docs/benchmarks.md  # those cases anew, the rest as it was
+    python benchmarks/bench.py --only --write docs/benchmarks.md         # the page alone, from what is kept
+    python benchmarks/bench.py --tiny                                    # seconds instead of minutes
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
-import platform
-import statistics
-import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import torch
-from memory import peak_above
-from methods import METHODS, Case
+import page
+from cases import CASES
+from curves import GROWTH, measure_growth
+from floors import floors
+from machine import machine
+from measure import Settings, measure
 
-FULL = (Case("vgg16", 1), Case("vgg16", 4), Case("resnet50", 8))
-TINY = (Case("resnet18", 2, 32),)
+CACHE = Path(__file__).parent.parent / "build" / "bench.json"
+
+Results = dict[str, Any]
+
+GPU = ", GPU"
+"""What the title of a result has behind its name."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, help="write the page there")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each case")
-    parser.add_argument("--tiny", action="store_true", help="small models and inputs, one round")
-    parser.add_argument("--memory-of", nargs=4, metavar=("MODEL", "BATCH", "SIZE", "METHOD"), help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=Path, help="write the page there, and its picture beside it into images/")
+    parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="of cases and growth curves")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds; slow methods get fewer")
+    parser.add_argument("--budget", type=float, default=40, help="seconds for the rounds of one case")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of the other libraries' environment")
+    parser.add_argument("--cache", type=Path, help="JSON; build/bench.json, or none for --tiny")
+    parser.add_argument("--tiny", action="store_true", help="small networks, one round, as few processes as possible")
     args = parser.parse_args()
-    if args.memory_of:
-        model, batch, size, method = args.memory_of
-        print(json.dumps(memory_of(Case(model, int(batch), int(size)), method)))
+    settings = Settings(args.device, args.tiny, 1 if args.tiny else args.rounds, args.budget, peers=args.peers)
+    cache = args.cache or (None if args.tiny else CACHE)
+    results = read(cache)
+    wanted = {n: job for n, job in jobs(settings).items() if any(fnmatch.fnmatchcase(n, g) for g in args.only)}
+    circumstances = machine(settings) if wanted else {}
+    for name, job in wanted.items():
+        start = time.perf_counter()
+        kind, found = job()
+        title = name + GPU * settings.on_gpu
+        results.setdefault(kind, {})[title] = found | {"machine": circumstances}
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        if cache is not None:  # as far as it is measured
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps(results, indent=1))
+    text = page.render(results, order())
+    if args.write is None:
+        print(text)
         return
-    rows: list[dict[str, object]] = []
-    for case in TINY if args.tiny else FULL:
-        rows += measure(case, 1 if args.tiny else args.rounds)
-        print(f"{case.name}: done", file=sys.stderr)
-        if args.write:  # as far as it is measured
-            args.write.write_text(render(rows, 1 if args.tiny else args.rounds))
-    page = render(rows, 1 if args.tiny else args.rounds)
-    print(page)
-    if args.write:
-        args.write.write_text(page)
+    args.write.parent.mkdir(parents=True, exist_ok=True)
+    args.write.write_text(text)
+    page.draw_growth(results.get("growth", {}), args.write.parent / "images" / "benchmark_growth.png")
 
 
-def measure(case: Case, rounds: int) -> list[dict[str, object]]:
-    """Medians of interleaved rounds, and each method's memory."""
-    model, x = case.build()
-    runs = {name: prepare(model, x) for name, prepare in METHODS.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(t) for name, t in times.items()}
-    base = medians["plain gradient"]
-    return [
-        {
-            "case": case.name,
-            "method": name,
-            "seconds": medians[name],
-            "ratio": medians[name] / base,
-            "zennit": medians[name.replace("relprop", "Zennit")] / medians[name]
-            if name.startswith("relprop")
-            else None,
-            **in_own_process(case, name),
-        }
-        for name in runs
-    ]
+def jobs(settings: Settings) -> dict[str, Any]:
+    """Name -> what measures it, and says under which heading the result goes."""
+
+    def case_job(case: Any) -> Any:
+        def job() -> tuple[str, Any]:
+            rows = measure(case, settings)
+            return "cases", {"rows": rows, "floors": floors(case, settings.tiny) if case.has_floor else {}}
+
+        return job
+
+    def growth_job(growth: Any) -> Any:
+        return lambda: ("growth", measure_growth(growth, settings))
+
+    return {**{c.name: case_job(c) for c in CASES}, **{g.name: growth_job(g) for g in GROWTH}}
 
 
-def in_own_process(case: Case, method: str) -> dict[str, float]:
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        __file__,
-        "--memory-of",
-        case.model,
-        str(case.batch),
-        str(case.size),
-        method,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+def order() -> list[str]:
+    """Of the page, however the results came."""
+    return [part.name + suffix for part in (*CASES, *GROWTH) for suffix in ("", GPU)]
+
+
+def read(cache: Path | None) -> Results:
+    """What was measured before."""
+    if cache is None or not cache.exists():
+        return {}
+    found: Results = json.loads(cache.read_text())
     return found
-
-
-def memory_of(case: Case, method: str) -> dict[str, float]:
-    """MiB: the peak of one call above what was there, and what the first call leaves behind (modified weights)."""
-    model, x = case.build()
-    run = METHODS[method](model, x)
-    first = peak_above(lambda: run())
-    again = peak_above(lambda: run())
-    return {"peak": again.peak, "kept": max(first.kept, 0.0)}
-
-
-def render(rows: list[dict[str, object]], rounds: int) -> str:
-    """The page, in Markdown."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Time and memory of one explanation of the largest logits, next to one plain gradient of the model.",
-        "Written by `make bench`: do not edit.",
-        "",
-        f"CPU, float32, {torch.get_num_threads()} threads ({platform.machine()}), {rounds} rounds in turn, medians; "
-        f"torch {torch.__version__}, torchvision {version('torchvision')}, Zennit {version('zennit')}, "
-        f"relprop {version('relprop')}. Random weights.",
-        "*Ratio* is to the plain gradient. *Peak* is what a call takes above model, input, kept weights; "
-        "*kept* is what stays after the first call: for relprop, the weights that rules have modified.",
-        "",
-        "| case | method | seconds | ratio | times as fast as Zennit | peak, MiB | kept, MiB |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for r in rows:
-        faster = f"{r['zennit']:.1f}" if r["zennit"] else ""
-        lines.append(
-            f"| {r['case']} | {r['method']} | {r['seconds']:.3f} | {r['ratio']:.2f} | {faster} "
-            f"| {r['peak']:.0f} | {r['kept']:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

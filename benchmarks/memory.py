@@ -1,4 +1,4 @@
-"""Peak memory of a call, read from Linux's own bookkeeping of the process."""
+"""Peak memory of a call: from Linux's own bookkeeping of the process, or from the allocator of the GPU."""
 
 from __future__ import annotations
 
@@ -8,17 +8,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB above what the process held before: at the peak, and afterwards."""
+    """MiB above what was held before: at the peak, and afterwards."""
 
     peak: float
     kept: float
 
 
-def peak_above(call: Callable[[], object]) -> Memory:
-    """Run `call` and report how far resident memory rose."""
+def peak_above(call: Callable[[], object], device: str = "cpu") -> Memory:
+    """Run `call` and report how far memory rose: resident memory, or what tensors on the GPU take."""
+    return _on_gpu(call) if device.startswith("cuda") else _resident(call)
+
+
+def held() -> float:
+    """MiB that the process has allocated, after freed memory was given back. Files that are mapped come and go."""
+    _settle()
+    return _status("RssAnon")
+
+
+def _resident(call: Callable[[], object]) -> Memory:
     _settle()
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
@@ -26,6 +38,18 @@ def peak_above(call: Callable[[], object]) -> Memory:
     peak = _status("VmHWM")
     _settle()
     return Memory(peak - before, _status("VmRSS") - before)
+
+
+def _on_gpu(call: Callable[[], object]) -> Memory:
+    torch.cuda.synchronize()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated()
+    gc.collect()
+    return Memory((peak - before) / 2**20, (torch.cuda.memory_allocated() - before) / 2**20)
 
 
 def _settle() -> None:

@@ -1,101 +1,171 @@
-"""What is timed: relprop, Zennit and a plain gradient, each as a function without arguments."""
+"""What is timed: relprop and gradients. (Other libraries are in peers.py.)
+
+A method prepares once, from a function that builds the case, and then runs as often as it is asked to.
+"""
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from networks import Built
+from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from support import torchvision_shim
+from relprop import LRP
+from relprop import composites as ours
+from relprop.rules import EpsilonRule, GeneralizedGammaRule, ZeroRule
 
-torchvision_shim.install()
-import torchvision  # noqa: E402
-
-from relprop import LRP  # noqa: E402
-from relprop import composites as ours  # noqa: E402
-
-COMPOSITES = ("EpsilonPlusFlat", "EpsilonGammaBox", "EpsilonAlpha2Beta1Flat")
 BOX = (-3.0, 3.0)
+"""Smallest and largest input of the z^B-rule."""
+
+
+class Explained(NamedTuple):
+    """Relevance of N explanations, and what each of them started with: 1 or a logit. None: no relevance."""
+
+    relevance: Tensor
+    start: Tensor | None
+
+
+Run = Callable[[], Explained]
+Prepare = Callable[[Callable[[], Built]], Run]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A model from torchvision and a batch."""
+class Method:
+    """How a name is measured."""
 
-    model: str
-    batch: int
-    size: int = 224
-
-    @property
-    def name(self) -> str:
-        return f"{self.model}, batch {self.batch}"
-
-    def build(self) -> tuple[nn.Module, Tensor]:
-        """The model with random weights and batch norm statistics that fit them, and a random input."""
-        torch.manual_seed(0)
-        model = torchvision.models.get_model(self.model, num_classes=1000)
-        x = torch.randn(self.batch, 3, self.size, self.size)
-        if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-            model.train()
-            with torch.no_grad():
-                model(torch.randn(8, 3, 64, 64))
-        return model.eval().requires_grad_(False), x
+    prepare: Prepare
+    same_as: str = ""
+    """The method of relprop that this one means to be the same as."""
+    package: str = ""
+    """What must be installed, where a check of the names in an environment suffices to say that it is not."""
+    patches: bool = False
+    """Does it change classes of other libraries? Then it never shares a process."""
 
 
-def plain_gradient(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-    """Gradient of the largest logits by the input: one forward and one backward pass."""
+def plain_gradient(build: Callable[[], Built], *, times_input: bool = False, only_last: bool = False) -> Run:
+    """One forward and one backward pass: the gradient of the targets' logits by the input."""
+    case = build()
 
-    def run() -> Tensor:
-        leaf = x.clone().requires_grad_()
-        return torch.autograd.grad(model(leaf).amax(1).sum(), leaf)[0]
+    def run() -> Explained:
+        leaf = case.leaf()
+        explained = case.explained(case.logits(leaf, only_last=only_last))
+        gradient = torch.autograd.grad(explained.sum(), leaf)[0]
+        if not times_input:
+            return Explained(gradient, None)
+        return Explained(gradient * leaf.detach(), explained.detach())
 
     return run
 
 
-def relprop_method(composite: str) -> Callable[[nn.Module, Tensor], Callable[[], Tensor]]:
-    def prepare(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-        make = getattr(ours, composite)
-        lrp = LRP(model, make(*BOX) if composite == "EpsilonGammaBox" else make(), example_inputs=(x,))
+def plain_gradients(build: Callable[[], Built]) -> Run:
+    """Gradients of many logits: one forward pass, and a backward pass for each."""
+    case = build()
 
-        def run() -> Tensor:
-            relevance = lrp(x).relevance
-            assert isinstance(relevance, Tensor)
-            return relevance
+    def run() -> Explained:
+        leaf = case.leaf()
+        logits = case.logits(leaf)
+        each = [torch.autograd.grad(logits[:, t].sum(), leaf, retain_graph=True)[0] for t in case.targets]
+        return Explained(torch.cat(each), None)
 
-        return run
-
-    return prepare
+    return run
 
 
-def zennit_method(composite: str) -> Callable[[nn.Module, Tensor], Callable[[], Tensor]]:
-    def prepare(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-        from zennit import composites
-        from zennit.attribution import Gradient
-        from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+def explain_many(lrp: LRP, x: Tensor, targets: tuple[int, ...]) -> Tensor:
+    """Relevance of x for each target, stacked: a call for each of them, as long as there is no call for all."""
+    return torch.cat([_tensor(lrp(x, target=target).relevance) for target in targets])
 
-        canonizer = ResNetCanonizer() if hasattr(model, "layer4") else VGGCanonizer()
-        low, high = (torch.full((1, 3, 1, 1), bound) for bound in BOX)
-        box = {"low": low, "high": high} if composite == "EpsilonGammaBox" else {}
-        made = getattr(composites, composite)(canonizers=[canonizer], **box)
 
-        def run() -> Tensor:
-            classes = model(x).argmax(1)
-            with Gradient(model=model, composite=made) as attributor:
-                relevance: Tensor = attributor(x, torch.eye(1000)[classes])[1]
-            return relevance
+def relprop_many(composite: Callable[[], ours.Composite]) -> Prepare:
+    def prepare(build: Callable[[], Built]) -> Run:
+        case = build()
+        lrp = LRP(case.model, composite())
+
+        def run() -> Explained:
+            relevance = explain_many(lrp, case.x, case.targets)
+            return Explained(relevance, torch.ones(len(relevance), device=relevance.device))
 
         return run
 
     return prepare
 
 
-METHODS: dict[str, Callable[[nn.Module, Tensor], Callable[[], Tensor]]] = {
-    "plain gradient": plain_gradient,
-    **{f"relprop {name}": relprop_method(name) for name in COMPOSITES},
-    **{f"Zennit {name}": zennit_method(name) for name in COMPOSITES},
+def relprop(composite: Callable[[], ours.Composite]) -> Prepare:
+    def prepare(build: Callable[[], Built]) -> Run:
+        case = build()
+        lrp = LRP(case.model, composite())
+        inputs = {"input_ids": case.x} if case.is_text else {}
+        args = () if case.is_text else (case.x,)
+        target = (-1, int(case.target[0])) if case.is_decoder else case.target
+
+        def run() -> Explained:
+            relevance = _tensor(lrp(*args, target=target, **inputs).relevance)
+            return Explained(relevance, torch.ones(len(relevance), device=relevance.device))
+
+        return run
+
+    return prepare
+
+
+def gamma_outside_attention() -> ours.Composite:
+    """What hooks on modules reach: the projections of `nn.MultiheadAttention` are functional, and get no γ."""
+    gamma = vit_gamma()
+    within = re.compile(r"self_attention.*(linear|proj)")
+    return ours.Composite(gamma.default_rule, *gamma.primitives, ours.NameMap({within: ZeroRule()}))
+
+
+def vit_gamma() -> ours.Composite:
+    return ours.CPLRP(gamma_linear=0.05, gamma_conv=0.25)
+
+
+def generalized_gamma_box() -> ours.Composite:
+    """Zennit's γ-rule, which serves outputs of either sign too. relprop's preset has the γ-rule for positive ones."""
+    preset = _gamma_box()
+    *others, first = preset.primitives
+    return ours.Composite(
+        preset.default_rule, *others, ours.GlobalTypeMap({ours.ConvLayer: GeneralizedGammaRule(0.25)}), first
+    )
+
+
+def epsilon() -> ours.Composite:
+    return ours.Composite(EpsilonRule(1e-9))
+
+
+def _tensor(relevance: object) -> Tensor:
+    assert isinstance(relevance, Tensor)
+    return relevance
+
+
+def _gamma_box() -> ours.Composite:
+    return ours.EpsilonGammaBox(*BOX)
+
+
+CONVOLUTIONAL: dict[str, Callable[[], ours.Composite]] = {
+    "EpsilonPlusFlat": ours.EpsilonPlusFlat,
+    "EpsilonGammaBox": _gamma_box,
+    "EpsilonAlpha2Beta1Flat": ours.EpsilonAlpha2Beta1Flat,
+}
+
+COMPOSITES: dict[str, Callable[[], ours.Composite]] = {
+    **CONVOLUTIONAL,
+    "EpsilonGammaBox, generalized": generalized_gamma_box,
+    "EpsilonPlus": ours.EpsilonPlus,
+    "Epsilon": epsilon,
+    "AttnLRP": ours.AttnLRP,
+    "CPLRP": ours.CPLRP,
+    "CPLRP signal": lambda: ours.CPLRP(gate="signal"),
+    "CPLRP gamma": vit_gamma,
+    "CPLRP gamma outside attention": gamma_outside_attention,
+}
+
+METHODS: dict[str, Method] = {
+    "plain gradient": Method(plain_gradient),
+    "input x gradient": Method(lambda build: plain_gradient(build, times_input=True)),
+    "plain gradient, last position by hand": Method(lambda build: plain_gradient(build, only_last=True)),
+    "plain gradients, one forward": Method(plain_gradients),
+    **{f"relprop {name}": Method(relprop(composite)) for name, composite in COMPOSITES.items()},
+    "relprop EpsilonPlusFlat, each target": Method(relprop_many(ours.EpsilonPlusFlat)),
 }
