@@ -70,7 +70,6 @@ RESHAPED = {"view", "reshape", "unsqueeze", "expand", "expand_as", "transpose", 
 """What leaves a gate a gate, also at another resolution."""
 
 
-
 def signals(factors: Sequence[Node]) -> tuple[Node, ...]:
     """The factors that are least like a gate; all of them where they are alike.
 
@@ -82,7 +81,7 @@ def signals(factors: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def gate_rank(node: Node) -> int:
-    """2: a sigmoid or the like computed it, perhaps reshaped or interpolated since; 1: another activation function; 0: neither."""
+    """2: computed by a sigmoid or its like, perhaps moved since; 1: by another activation; 0: neither."""
     while operator_name(node) in RESHAPED:
         node = data_inputs(node)[0]
     name = operator_name(node)
