@@ -193,6 +193,16 @@ def test_the_signal_of_squeeze_and_excitation_is_activated_too(gate: nn.Module, 
     assert not of_y.any()
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_a_gate_of_another_resolution_is_a_gate(mode: str) -> None:
+    composite = Composite(GlobalTypeMap({ProductLayer: ProductRule("signal")}))
+    x, y = torch.rand(2, 1, 4, 4), torch.randn(2, 1, 2, 2)
+    model = Excited(nn.Sequential(nn.Sigmoid(), nn.Upsample(scale_factor=2, mode=mode)), nn.ReLU())
+    of_x, of_y = LRP(model, composite)(x, y, target=(0, 1, 1)).relevance
+    assert torch.allclose(of_x.sum((1, 2, 3)), torch.ones(2))
+    assert not of_y.any()
+
+
 def test_a_ledger_does_not_hide_what_is_no_number() -> None:
     def entry(received: float, magnitude: float) -> Entry:
         return Entry("n", "conv2d", "m", ZeroRule(), received, 1.0, {}, magnitude)

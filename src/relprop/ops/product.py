@@ -65,7 +65,9 @@ SATURATING = {"sigmoid", "hardsigmoid", "softmax"}
 """Functions onto shares between 0 and 1, which weigh what they multiply."""
 
 ACTIVATED = {"silu", "gelu", "tanh", "relu", "hardswish"}
-RESHAPED = {"view", "reshape", "unsqueeze", "expand", "transpose", "permute", "squeeze"}
+RESHAPED = {"view", "reshape", "unsqueeze", "expand", "expand_as", "transpose", "permute", "squeeze", "slice",
+            "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"}  # fmt: skip
+"""What leaves a gate a gate, also at another resolution."""
 
 
 def signals(factors: Sequence[Node]) -> tuple[Node, ...]:
@@ -79,7 +81,7 @@ def signals(factors: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def gate_rank(node: Node) -> int:
-    """2: a sigmoid or the like computed it, perhaps reshaped since; 1: another activation function; 0: neither."""
+    """2: computed by a sigmoid or its like, perhaps moved since; 1: by another activation; 0: neither."""
     while operator_name(node) in RESHAPED:
         node = data_inputs(node)[0]
     name = operator_name(node)
