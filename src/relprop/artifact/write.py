@@ -227,7 +227,9 @@ def _described(target: Any) -> str:
         return "the largest output of each sample"
     if callable(target):
         return f"the function {getattr(target, '__name__', target)}"
-    return "an input of the artifact" if isinstance(target, str) else str(target)
+    if isinstance(target, str):
+        return "an input of the artifact"
+    return f"output {int(target) if isinstance(target, Tensor) else target}"
 
 
 def _check_target(job: Job) -> None:
