@@ -154,7 +154,7 @@ def _traced(job: Job, spelled_out: bool) -> Traced:
         said = (str(error).strip().splitlines() or [""])[0]
         raise ArtifactError(
             f"The program could not be traced: {type(error).__name__}: {said} A target function or a rule of your own "
-            "must not read values of tensors into Python, as `if`, float() and .item() do: use torch.where and the like."
+            "must not read values of tensors into Python, as `if`, float() and .item() do: use torch.where."
         ) from error
 
 
