@@ -315,6 +315,12 @@ def test_a_target_function_becomes_part_of_the_program(tiny: LRP, tmp_path: Path
     def fixed(output: Tensor) -> Tensor:
         return torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 
+    def reads(output: Tensor) -> Tensor:
+        return output * 2 if output.sum() > 0 else output
+
+    with pytest.raises(ArtifactError, match=r"could not be traced.*torch\.where"):
+        tiny.export(tmp_path / "none.pt2", target=reads)
+    assert not (tmp_path / "none.pt2").exists()
     with pytest.warns(UserWarning, match="only with size 2 in dimension 0"):
         tiny.export(tmp_path / "x.pt2", target=fixed)
     with pytest.raises(InputError, match=r"float32\(2, 3\)"):

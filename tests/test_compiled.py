@@ -43,8 +43,11 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return traced
 
 
-def agree(lrp: LRP, compiled: LRP, x: Tensor, **options: object) -> None:
+def agree(lrp: LRP, compiled: LRP, x: Tensor, *, fails: bool = False, **options: object) -> None:
+    """The same from both, and not because one took the other's way out."""
     found, expected = compiled(x, **options), lrp(x, **options)
+    assert compiled._compiler is not None
+    assert compiled._compiler.failed == fails
     for mine, theirs in (
         (found.relevance, expected.relevance),
         (found.output, expected.output),
@@ -77,9 +80,11 @@ def test_layers_audits_and_functions(traced: list[bool]):
     x = torch.rand(2, 2, 6, 6)
     agree(lrp, compiled, x, layers=["0", "3"])
     assert len(traced) == 1
+    agree(lrp, compiled, x, layers=["0"])
+    assert len(traced) == 2
     assert compiled(x, audit=True).ledger is not None
     agree(lrp, compiled, x, target=lambda output: output)
-    assert len(traced) == 1
+    assert len(traced) == 2
     with torch.inference_mode():
         agree(lrp, compiled, torch.rand(3, 2, 6, 6), layers=["0", "3"])
 
@@ -113,13 +118,13 @@ def test_a_failure_costs_one_warning():
     compiled = LRP(lrp.model).compile(backend=broken)
     x = torch.rand(2, 3)
     with pytest.warns(UserWarning, match="no compiler here") as given:
-        agree(lrp, compiled, x)
+        agree(lrp, compiled, x, fails=True)
     assert len(given) == 1
     assert given[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        agree(lrp, compiled, x)
-        agree(lrp, compiled, x, target=1)
+        agree(lrp, compiled, x, fails=True)
+        agree(lrp, compiled, x, target=1, fails=True)
 
 
 def test_what_is_wrong_with_inputs_is_said_and_does_not_end_compilation():
@@ -149,9 +154,23 @@ def test_a_target_at_a_position_of_a_sequence(traced: list[bool]):
     compiled = copy.copy(lrp).compile(backend="aot_eager")
     for length in (4, 6):
         ids = torch.randint(0, 7, (2, length))
-        agree_on_tokens = compiled(ids, target=(-1, 3)), lrp(ids, target=(-1, 3))
-        assert torch.equal(agree_on_tokens[0].target, agree_on_tokens[1].target)
-        torch.testing.assert_close(agree_on_tokens[0].relevance, agree_on_tokens[1].relevance)
+        found, expected = compiled(ids, target=(-1, 3)), lrp(ids, target=(-1, 3))
+        assert torch.equal(found.target, expected.target)
+        torch.testing.assert_close(found.relevance, expected.relevance)
         with pytest.raises(TargetError, match="out of range"):
             compiled(ids, target=(length, 0))
     assert traced == [True]
+    assert not compiled._compiler.failed
+
+
+def test_one_compilation_serves_every_batch():
+    compilations = []
+
+    def counting(module: torch.fx.GraphModule, inputs: object) -> object:
+        compilations.append(module)
+        return module.forward
+
+    lrp = LRP(nn.Sequential(nn.Linear(3, 2))).compile(backend=counting)
+    for batch in (2, 5, 9):
+        lrp(torch.rand(batch, 3))
+    assert len(compilations) == 1

@@ -47,7 +47,7 @@ class Traced:
     Attributes:
         module: takes the tensors of `keys`, then the tensors among the inputs, then the target's flat index (B,) if it
             `takes_index`; returns a flat list, in the order of `names`.
-        keys: what the program keeps and the graph reads.
+        keys: what the program keeps.
         names: what the results are.
     """
 
@@ -127,24 +127,12 @@ def trace(
             batch = next(t for t in arguments[len(kept) :] if t.dim())
             arguments.append(batch.new_zeros(batch.shape[0], dtype=torch.long))
         module = make_fx(flat)(*arguments)
-    return Traced(module, _drop_unread(module, tuple(kept)), names[-1])
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return Traced(module, tuple(kept), names[-1])
 
 
 def _open(node: Node, leaf: Tensor, mode: FakeTensorMode) -> Tensor:
     """A symbolic stand-in for an input."""
     dynamic = [DimDynamic.DYNAMIC if is_open(s) else DimDynamic.STATIC for s in fake_value(node).shape]
     return mode.from_tensor(leaf, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic))
-
-
-def _drop_unread(module: GraphModule, keys: tuple[Key, ...]) -> tuple[Key, ...]:
-    """Remove dead operators, and of the first placeholders those that nothing reads."""
-    module.graph.eliminate_dead_code()
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    read = []
-    for key, node in zip(keys, placeholders, strict=False):
-        if node.users:
-            read.append(key)
-        else:
-            module.graph.erase_node(node)
-    module.recompile()
-    return tuple(read)

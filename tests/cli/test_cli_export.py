@@ -31,6 +31,7 @@ def test_the_demo(tmp_path: Path):
     said = relprop("--model", "demo", "--out", out, "--target", "star", "--layers", layers[0], "--layers", layers[1])
     assert f"{out}: " in said
     assert "inputs  x: float32(d0, 3, 64, 64)" in said
+    assert "target  output 4" in said
     x = torch.rand(3, 3, 64, 64)
     found = rp.load(out)(x)
     expected = LRP(load_model(), EpsilonPlusFlat())(x, target=4, layers=layers)

@@ -32,13 +32,19 @@ def check_installed() -> None:
 
 
 def spelled_out(exported: ExportedProgram) -> ExportedProgram:
-    """The program without the derivatives that ONNX does not have."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plain: ExportedProgram = exported.run_decompositions(
-            {**torch.export.default_decompositions(), **DECOMPOSITIONS}
-        )
-        return plain
+    """The program without the derivatives that ONNX does not have.
+
+    Raises:
+        ArtifactError: PyTorch could not rewrite it.
+    """
+    table = {**torch.export.default_decompositions(), **DECOMPOSITIONS}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain: ExportedProgram = exported.run_decompositions(table)
+            return plain
+    except Exception as error:
+        raise ArtifactError(_refusal(error)) from error
 
 
 def save(exported: ExportedProgram, path: Path, names: Sequence[str], notes: dict[str, str]) -> None:

@@ -26,12 +26,12 @@ from torch.utils import _pytree as pytree
 from relprop.artifact import onnx
 from relprop.artifact.metadata import FORMAT, METADATA, InputSpec, Metadata
 from relprop.artifact.runner import TARGET, Runner, first_tensor, keyword_names, positional_names
-from relprop.errors import ArtifactError, TargetError
+from relprop.errors import ArtifactError, RelpropError, TargetError
 from relprop.explain import Seed, explain
 from relprop.graph import Graph, Node, fake_value, is_open, shape_of
 from relprop.program import Program
 from relprop.targets import check_target, seed_index, seed_relevance
-from relprop.trace import Names, trace
+from relprop.trace import Names, Traced, trace
 
 FROM_INPUT: Literal["input"] = "input"
 """As a target: the artifact takes it as an input, a LongTensor (B,)."""
@@ -127,14 +127,7 @@ def make(
     """
     graph = job.program.graph
     _check_target(job)
-    with sdpa_kernel(SDPBackend.MATH) if spelled_out else nullcontext():
-        traced = trace(
-            job.program,
-            job.wanted,
-            target=None if job.takes_target else job.target,
-            normalize_output=job.normalize_output,
-            takes_index=job.takes_target,
-        )
+    traced = _traced(job, spelled_out)
     state = traced.state(job.program.constants)
     assert state is not None, "tracing has made every weight"
     exported = _export(Runner(graph, traced, state, job.takes_target), job)
@@ -143,6 +136,26 @@ def make(
     _check_open(graph, exported)
     _check_agreement(job, exported, args, kwargs)
     return exported, traced.names
+
+
+def _traced(job: Job, spelled_out: bool) -> Traced:
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if spelled_out else nullcontext():
+            return trace(
+                job.program,
+                job.wanted,
+                target=None if job.takes_target else job.target,
+                normalize_output=job.normalize_output,
+                takes_index=job.takes_target,
+            )
+    except RelpropError:
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise ArtifactError(
+            f"The program could not be traced: {type(error).__name__}: {said} A target function or a rule of your own "
+            "must not read values of tensors into Python, as `if`, float() and .item() do: use torch.where."
+        ) from error
 
 
 def _export(runner: Runner, job: Job) -> ExportedProgram:
@@ -227,7 +240,9 @@ def _described(target: Any) -> str:
         return "the largest output of each sample"
     if callable(target):
         return f"the function {getattr(target, '__name__', target)}"
-    return "an input of the artifact" if isinstance(target, str) else str(target)
+    if isinstance(target, str):
+        return "an input of the artifact"
+    return f"output {int(target) if isinstance(target, Tensor) else target}"
 
 
 def _check_target(job: Job) -> None:
