@@ -227,14 +227,16 @@ def _into_bias(graph: Graph, node: Node, summands: Sequence[Any], coefficients: 
 def _is_shift_of(product: Node, constant: Node) -> bool:
     """A bias shaped like the layer's: per output feature for `linear`, per channel or feature for `scale`.
 
-    A matrix that is added is no bias: it may be a mask, of minus infinity.
+    Behind a scale by one number an added matrix is no bias: it may be a mask, of minus infinity.
     """
     shape, whole = shape_of(constant), shape_of(product) or ()
     if shape is None:
         return False
     if operator_name(product) == "linear":
         return len(shape) == 1 and shape[0] == whole[-1]
-    return len(shape) < len(whole) and sum(size != 1 for size in shape) <= 1
+    weight = product.args[1]
+    alike = isinstance(weight, Node) and shape_of(weight) == shape
+    return len(shape) < len(whole) and (alike or sum(size != 1 for size in shape) <= 1)
 
 
 def _baddbmm(graph: Graph, node: Node) -> Node | None:
