@@ -46,10 +46,10 @@ The least that rules need, by layer:
 |---|---:|---:|
 {passes}
 
-z⁺ is a forward pass, and a forward pass and a pullback with W⁺; αβ gets the forward pass with W⁻ by subtraction; the
-flat rule spreads relevance with a window of ones; z^B needs pullbacks with W⁺ and with W⁻ only. Weighted by the FLOPs
-of each layer (linear layers have the ε-rule, the first convolution its own), these are the ratios to a plain gradient
-that arithmetic allows. Memory traffic, activations, pooling, norms come on top, for the gradient too.
+z⁺ is a forward pass, and a forward pass and a pullback with W⁺; αβ and the generalized γ get the forward pass with W⁻
+by subtraction; the flat rule spreads relevance with a window of ones; z^B needs pullbacks with W⁺ and with W⁻ only.
+Weighted by the FLOPs of each layer (linear layers have the ε-rule, the first convolution its own), these are the ratios
+to a plain gradient that arithmetic allows. Memory traffic, activations, pooling, norms come on top, for gradients too.
 
 | case | GFLOP forward | layers, with signed input | composite | floor | measured |
 |---|---:|---:|---|---:|---:|

@@ -14,8 +14,6 @@ from relprop.explain import Explained
 from relprop.graph import Node, fake_value, is_open
 from relprop.program import Program
 from relprop.propagate import Result
-from relprop.signature import batch_size
-from relprop.targets import flat_index
 
 if TYPE_CHECKING:
     from relprop.trace import Traced
@@ -55,7 +53,7 @@ class Compiler:
             return as_it_is()
         from relprop.trace import trace  # PyTorch's tracer takes a second to import
 
-        index = None if target is None else _index(program, leaves, target)
+        index = None if target is None else program.index_of(target, leaves)
         key = (index is not None, tuple(wanted), normalize_output)
         try:
             with torch.inference_mode(False), torch.no_grad():
@@ -95,13 +93,4 @@ def _run(
         torch._dynamo.maybe_mark_dynamic(index, 0)
         tensors.append(index)
     outputs, inputs, layers, found = traced.explained(compiled(*state, *tensors))
-    return Explained(outputs, found, inputs, layers, Result(outputs, {}, {}))
-
-
-def _index(program: Program, leaves: Sequence[Any], target: Any) -> Tensor:
-    """The target's flat index per sample. Looks at no output: the sizes of this one follow from those of the inputs."""
-    sizes = program.graph.open_sizes(leaves)
-    shape = [s if isinstance(s, int) else int(s.node.expr.subs(sizes)) for s in fake_value(program.explained).shape]
-    device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
-    batch = batch_size(leaves, {}) or 1
-    return flat_index(torch.zeros((), device=device).expand(batch, *shape[1:]), target)
+    return Explained(lambda: outputs, found, inputs, layers, Result(lambda: outputs, {}, {}))

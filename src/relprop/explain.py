@@ -25,14 +25,14 @@ class Explained:
     """What an `Explanation` is made of.
 
     Attributes:
-        outputs: the model's flat outputs.
+        outputs: computes the model's flat outputs.
         target: index of the explained output per sample, (B,), flat over one sample's output; None for a function.
         inputs: relevance by name of the input.
         layers: relevance by name of the module.
         result: the run itself, with the books if it was audited.
     """
 
-    outputs: list[Any]
+    outputs: Callable[[], list[Any]]
     target: Tensor | None
     inputs: dict[str, Tensor]
     layers: dict[str, Tensor]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +20,7 @@ class Explanation:
     Attributes:
         relevance: shaped like the input, (B, ...), and for token ids like their embeddings, (B, T, D); a tuple if there
             are several inputs.
-        output: what the model returned.
+        outputs: computes `output`.
         target: index of the explained output per sample, (B,), flat over one sample's output; None for a function.
         inputs: relevance by name of the input; a second embedding of one input has `@1` behind its name.
         layers: relevance at the output of modules, by name, if `layers=` was given.
@@ -27,11 +28,20 @@ class Explanation:
     """
 
     relevance: Tensor | tuple[Tensor, ...]
-    output: Any
+    outputs: Callable[[], Any] = field(repr=False)
     target: Tensor | None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
+
+    @cached_property
+    def output(self) -> Any:
+        """What the model returned. For a target at one position of a sequence the other positions are computed now."""
+        return self.outputs()
+
+    def __getstate__(self) -> dict[str, Any]:
+        output = self.output
+        return self.__dict__ | {"output": output, "outputs": None}
 
     def heatmap(self, **options: Any) -> Any:
         """Relevance (B, C, H, W) as pictures: a PIL image for each sample, in a list. Of several inputs the first.

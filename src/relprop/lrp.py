@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,51 +13,22 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from relprop import checks as _checks
-from relprop import ops
-from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
-from relprop.assign import explained_output, node_rule, unit_rule
 from relprop.canonize import Canonize, canonical
 from relprop.capture import capture
 from relprop.compiled import Compiler
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
-from relprop.explain import explain
 from relprop.explanation import Explanation
-from relprop.graph import Graph, Node, shape_of
-from relprop.layers import Layer, is_sequential, layers_of_graph, layers_of_modules
+from relprop.graph import shape_of
+from relprop.layers import Layer, is_sequential, layers_of_modules
 from relprop.ledger import ledger_of
-from relprop.modules import by_pattern, module_outputs
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
-from relprop.program import Program, compile_program
-from relprop.rules import PassRule, Rule, StopRule
+from relprop.prepared import Layers, Prepared, prepare
+from relprop.rules import PassRule, Rule
 from relprop.show import entries, printed
 from relprop.signature import batch_size, signature_of
-from relprop.targets import Target, check_target, seed_relevance
+from relprop.targets import Target, check_target
 from relprop.units import collapse_registered
-
-Layers = bool | str | Sequence[str] | None
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """All that one input signature needs; `compiled` fills as calls come."""
-
-    program: Program
-    layers: list[Layer]
-    rules: Mapping[Node, Rule]
-    row_rules: list[Rule]
-    compiled: dict[Any, Any] = field(default_factory=dict)
-
-    def wanted(self, layers: Layers, flatten: bool) -> dict[str, Node]:
-        """Name -> node whose relevance is asked for."""
-        if layers is None or layers is False:
-            return {}
-        available = module_outputs(self.program.graph, self.layers, self.program.forms)
-        if layers is not True:
-            return by_pattern(available, layers)
-        if not flatten:
-            return {name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name}
-        return {layer.name: available[layer.name] for layer in self.layers if layer.name in available}
 
 
 class LRP:
@@ -125,8 +95,8 @@ class LRP:
         self._canonize, self._flatten = canonize, flatten
         self._normalize_output, self._checks = normalize_output, checks
         self.composite = _as_composite(composite)
-        self._prepared: dict[Any, list[_Prepared]] = {}
-        self._latest: _Prepared | None = None
+        self._prepared: dict[Any, list[Prepared]] = {}
+        self._latest: Prepared | None = None
         self._parameters: list[int] | None = None
         self._warned = False
         self._compiler: Compiler | None = None
@@ -174,8 +144,7 @@ class LRP:
         check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
         wanted = prepared.wanted(layers, self._flatten)
         leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), kwargs))]
-        seed = partial(seed_relevance, target=target, normalize_output=self._normalize_output)
-        run = partial(explain, prepared.program, leaves, seed, wanted, audit)
+        run = partial(prepared.explain, leaves, target, self._normalize_output, wanted, audit)
         if self._compiler is None or audit:
             found = run()
         else:
@@ -185,7 +154,7 @@ class LRP:
         return Explanation(
             relevance=several[0] if len(several) == 1 else several,
             inputs=found.inputs,
-            output=pytree.tree_unflatten(found.outputs, prepared.program.graph.out_spec),
+            outputs=lambda: pytree.tree_unflatten(found.outputs(), prepared.program.graph.out_spec),
             target=found.target,
             layers=found.layers,
             ledger=ledger_of(found.result, prepared.rules) if audit else None,
@@ -320,7 +289,7 @@ class LRP:
         given = iter(self.composite)
         return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
 
-    def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Prepared:
+    def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prepared:
         self._forget_if_replaced()
         key, leaves = signature_of(args, kwargs), pytree.tree_leaves((list(args), dict(kwargs)))
         for known in self._prepared.get(key, []):
@@ -330,7 +299,8 @@ class LRP:
         graph = capture(self._source, args, kwargs)
         if self._strip:
             graph = strip_graph(graph)
-        prepared = self._build(canonical(collapse_registered(graph), canonize=self._canonize))
+        graph = canonical(collapse_registered(graph), canonize=self._canonize)
+        prepared = prepare(graph, self._source, self._assign, flatten=self._flatten, checks=self._checks)
         self._prepared.setdefault(key, []).append(prepared)
         self._latest = prepared
         return prepared
@@ -341,24 +311,6 @@ class LRP:
         if parameters != self._parameters:
             self._prepared.clear()
         self._parameters = parameters
-
-    def _build(self, graph: Graph) -> _Prepared:
-        explained = explained_output(graph)
-        if self._checks:
-            _checks.check_output(explained)
-        reached = reached_by_relevance(explained)
-        layers = layers_of_graph(graph, reached, self._source, flatten=self._flatten)
-        row_rules = [unit_rule(layer) or rule for layer, rule in zip(layers, self._assign(layers), strict=True)]
-        assigned = list(zip(layers, row_rules, strict=True))
-        stop_at(graph, {node for layer, rule in assigned if isinstance(rule, StopRule) for node in layer.nodes})
-        reached = reached_by_relevance(explained)
-        _checks.check_explained(unexplained(graph, reached))
-        rules: dict[Node, Rule] = {node: PassRule() for node in reached if needs_rule(node)}
-        for layer, rule in assigned:
-            rules.update({node: node_rule(node, rule) for node in layer.nodes if node in rules})
-        for node, rule in rules.items():
-            ops.check(node, rule)
-        return _Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
 
 
 def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Composite | tuple[Rule, ...]:

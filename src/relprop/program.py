@@ -6,8 +6,9 @@ values the reverse pass reads, and after which operator a value can be forgotten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,13 @@ from torch import Tensor
 from relprop import ops
 from relprop.analysis import needs_rule
 from relprop.constants import Constants
-from relprop.graph import Graph, Node, info, operator_name
+from relprop.graph import Graph, Node, fake_value, info, operator_name
 from relprop.ops.registry import FRESH
 from relprop.ops.step import Step
 from relprop.rules import Rule
+from relprop.signature import batch_size
 from relprop.tape import Form, Forms
+from relprop.targets import flat_index
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Program:
         forms: which parts a node's message may have.
         reads: nodes whose values the reverse pass reads.
         in_place: activations that may overwrite their input, which nobody else reads, and how.
+        operators: what the forward pass runs, in order.
+        later: what only outputs need that are not explained; it runs when they are asked for.
     """
 
     graph: Graph
@@ -45,6 +50,30 @@ class Program:
     forms: Mapping[Node, Forms]
     reads: frozenset[Node]
     in_place: Mapping[Node, Callable[[Tensor], Tensor]]
+    operators: tuple[Node, ...]
+    later: tuple[Node, ...] = ()
+
+    @property
+    def kept_for_later(self) -> frozenset[Node]:
+        """Values that `later` and the outputs read."""
+        read = {n for node in self.later for n in node.all_input_nodes}
+        read.update(n for n in self.graph.outputs if isinstance(n, Node))
+        return frozenset(n for n in read if n not in self.later and not info(n).static)
+
+    def explained_shape(self, leaves: Sequence[Any]) -> list[int]:
+        """The shape that the explained output has for these inputs; it follows from theirs."""
+        sizes = self.graph.open_sizes(leaves)
+        return [s if isinstance(s, int) else int(s.node.expr.subs(sizes)) for s in fake_value(self.explained).shape]
+
+    def index_of(self, target: Any, leaves: Sequence[Any]) -> Tensor:
+        """The target's flat index per sample, (B,), before there is an output.
+
+        Raises:
+            TargetError: it is out of range.
+        """
+        device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+        batch = batch_size(leaves, {}) or 1
+        return flat_index(torch.zeros((), device=device).expand(batch, *self.explained_shape(leaves)[1:]), target)
 
     def __str__(self) -> str:
         """The reverse pass as text, in the order in which it runs."""
@@ -57,7 +86,11 @@ class Program:
 
 
 def compile_program(
-    graph: Graph, explained: Node, rules: Mapping[Node, Rule], seed: Forms = frozenset({"R"})
+    graph: Graph,
+    explained: Node,
+    rules: Mapping[Node, Rule],
+    seed: Forms = frozenset({"R"}),
+    later: frozenset[Node] = frozenset(),
 ) -> Program:
     """Bind every data operator that relevance reaches to its rule.
 
@@ -65,6 +98,7 @@ def compile_program(
         explained: the output node that is explained.
         rules: the rule of each data operator that is an ancestor of `explained`.
         seed: the form in which relevance starts.
+        later: operators that the explained output does not need, to be left until other outputs are asked for.
     """
     prefers: dict[Node, Form] = {}
     for node in graph.fx.nodes:
@@ -83,7 +117,19 @@ def compile_program(
     steps.reverse()
     arrivals = tuple(n for n in graph.fx.nodes if n in forms and n not in rules)
     reads = frozenset().union(*(s.reads for s in steps), arrivals)
-    return Program(graph, Constants(graph), explained, tuple(steps), arrivals, forms, reads, _in_place(graph))
+    running = [n for n in graph.operators() if not info(n).static]
+    return Program(
+        graph=graph,
+        constants=Constants(graph),
+        explained=explained,
+        steps=tuple(steps),
+        arrivals=arrivals,
+        forms=forms,
+        reads=reads,
+        in_place=_in_place(graph),
+        operators=tuple(n for n in running if n not in later),
+        later=tuple(n for n in running if n in later),
+    )
 
 
 def _in_place(graph: Graph) -> dict[Node, Callable[[Tensor], Tensor]]:

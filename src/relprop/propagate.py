@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Result:
     """What one run gives.
 
     Attributes:
-        outputs: the model's flat outputs.
+        outputs: computes the model's flat outputs, as far as it has not yet been done.
         relevance: relevance of each floating point input, and of each embedding of token ids.
         recorded: relevance of the nodes that were asked for.
         received, magnitude: per node, what came in: its sum and the sum of its magnitudes (audited runs only).
@@ -31,7 +31,7 @@ class Result:
         sinks: per node, what it kept, by name (audited runs only).
     """
 
-    outputs: list[Any]
+    outputs: Callable[[], list[Any]]
     relevance: dict[Node, Tensor]
     recorded: dict[Node, Tensor]
     received: dict[Node, float] = field(default_factory=dict)
@@ -56,7 +56,8 @@ def run(
         kept = program.reads | wanted | {program.explained}
         if audit:
             kept |= frozenset(n for n in program.graph.fx.nodes if info(n).data)
-        tape, outputs = forward(program, inputs, kept)
+        tape = forward(program, inputs, kept | program.kept_for_later)
+        outputs = _outputs(program, tape)
         tape.sinks = {} if audit else None
         result = Result(outputs, {}, {})
         start = seed(tape.values[program.explained]).to(tape.dtype)
@@ -64,7 +65,25 @@ def run(
     return result
 
 
-def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> tuple[Tape, list[Any]]:
+def _outputs(program: Program, tape: Tape) -> Callable[[], list[Any]]:
+    """The model's outputs, to be had after the reverse pass has forgotten the values that it read."""
+    values = {n: tape.values[n] for n in program.kept_for_later}
+    if not program.later:
+        outputs = [values[n] if isinstance(n, Node) else n for n in program.graph.outputs]
+        return lambda: outputs
+    rest = replace(tape, values=program.constants.values() | values, recorded={}, sinks=None)
+
+    def compute() -> list[Any]:
+        with torch.inference_mode(False), torch.no_grad():
+            for node in program.later:
+                if node not in rest.values:
+                    rest.values[node] = rest.evaluate(node)
+        return [rest.values[n] if isinstance(n, Node) else n for n in program.graph.outputs]
+
+    return compute
+
+
+def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> Tape:
     """Run the operators in order; a value is forgotten when its last reader has run."""
     graph = program.graph
     device = next(t.device for t in inputs if isinstance(t, Tensor))
@@ -76,11 +95,8 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> t
         tape.values[node] = value.contiguous(memory_format=torch.channels_last) if channels_last else value
         _note_shape(tape, node)
     recording = {s.node: s.leaves for s in program.steps if s.records and tape.dtype == _dtype(program)}
-    outputs_read = frozenset(n for n in graph.outputs if isinstance(n, Node))
-    released = last_readers(graph.operators(), kept | outputs_read)
-    for node in graph.operators():
-        if info(node).static:
-            continue
+    released = last_readers(program.operators, kept)
+    for node in program.operators:
         if node in program.in_place and node not in protected:
             tape.values[node] = program.in_place[node](tape.values[node.args[0]])  # type: ignore[index]
         else:
@@ -88,8 +104,7 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> t
         _note_shape(tape, node)
         for done in released[node]:
             tape.values.pop(done, None)
-    outputs = [tape.values[n] if isinstance(n, Node) else n for n in graph.outputs]
-    return tape, outputs
+    return tape
 
 
 def backward(program: Program, tape: Tape, start: Tensor, record: frozenset[Node], result: Result, audit: bool) -> None:

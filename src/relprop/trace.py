@@ -113,9 +113,10 @@ def trace(
         given = [next(inputs) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         start = partial(seed_index, index=next(inputs), normalize_output=normalize_output) if takes_index else seed
         found = explain(given_program, given, start, wanted)
-        names.append(Names(len(found.outputs), tuple(found.inputs), tuple(found.layers), found.target is not None))
+        outputs = found.outputs()
+        names.append(Names(len(outputs), tuple(found.inputs), tuple(found.layers), found.target is not None))
         ends = [] if found.target is None else [found.target]
-        return [*found.outputs, *found.inputs.values(), *found.layers.values(), *ends]
+        return [*outputs, *found.inputs.values(), *found.layers.values(), *ends]
 
     # Tensors that rules hold, such as the bounds of a ZBoxRule, become constants of the graph.
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)

@@ -64,7 +64,7 @@ class Artifact:
         relevance = found["relevance"] if isinstance(found["relevance"], tuple) else (found["relevance"],)
         return Explanation(
             relevance=found["relevance"],
-            output=found["output"],
+            outputs=lambda: found["output"],
             target=found.get("target"),
             inputs=dict(zip(known.relevance, relevance, strict=True)),
             layers=found.get("layers", {}),

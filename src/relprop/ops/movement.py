@@ -78,6 +78,7 @@ _OTHERS = [
     "slice",
     "select",
     "narrow",
+    "at",
     "diagonal",
     "split",
     "split_with_sizes",

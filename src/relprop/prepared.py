@@ -1,0 +1,115 @@
+"""All that one input signature needs: a graph, its layers, a rule for each operator, and the program made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+from relprop import checks as _checks
+from relprop import ops
+from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
+from relprop.assign import explained_output, node_rule, unit_rule
+from relprop.explain import Explained, explain
+from relprop.focus import ancestors, focus
+from relprop.graph import Graph, Node
+from relprop.layers import Layer, layers_of_graph
+from relprop.modules import by_pattern, module_outputs
+from relprop.program import Program, compile_program
+from relprop.rules import PassRule, Rule, StopRule
+from relprop.targets import seed_index, seed_relevance
+
+Layers = bool | str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an analyzer keeps of a captured model; `compiled` fills as calls come.
+
+    Attributes:
+        program: explains the whole output.
+        layers: the rows of the printed table. row_rules: the rule of each.
+        rules: the rule of each operator that relevance reaches.
+    """
+
+    program: Program
+    layers: list[Layer]
+    rules: Mapping[Node, Rule]
+    row_rules: list[Rule]
+    compiled: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def focused(self) -> Program | None:
+        """Explains one position of a sequence; None where that saves nothing."""
+        found = focus(self.program.graph, self.program.explained, self.rules)
+        if found is None:
+            return None
+        graph, explained, rules = found
+        return compile_program(graph, explained, rules, later=frozenset(graph.operators()) - ancestors(explained))
+
+    def explain(
+        self,
+        leaves: Sequence[Any],
+        target: Any,
+        normalize_output: bool,
+        wanted: Mapping[str, Node],
+        audit: bool,
+    ) -> Explained:
+        """Run the program that fits the target; what is recorded or audited is the whole output's."""
+        whole = bool(wanted) or audit or not (isinstance(target, (list, tuple)) and len(target) > 1)
+        program = None if whole else self.focused
+        if program is None:
+            seed = partial(seed_relevance, target=target, normalize_output=normalize_output)
+            return explain(self.program, leaves, seed, wanted, audit)
+        index = self.program.index_of(target, leaves)
+        entries = prod(self.program.explained_shape(leaves)[2:])
+        position = int(index[0]) // entries
+
+        def seed_at(output: Tensor) -> tuple[Tensor, Tensor]:
+            return seed_index(output, index % entries, normalize_output)[0], index
+
+        return explain(program, [*leaves, position], seed_at, {})
+
+    def wanted(self, layers: Layers, flatten: bool) -> dict[str, Node]:
+        """Name -> node whose relevance is asked for."""
+        if layers is None or layers is False:
+            return {}
+        available = module_outputs(self.program.graph, self.layers, self.program.forms)
+        if layers is not True:
+            return by_pattern(available, layers)
+        if not flatten:
+            return {name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name}
+        return {layer.name: available[layer.name] for layer in self.layers if layer.name in available}
+
+
+def prepare(
+    graph: Graph, model: nn.Module, assign: Callable[[list[Layer]], list[Rule]], *, flatten: bool, checks: bool
+) -> Prepared:
+    """Assign rules to a canonical graph and compile its program.
+
+    Args:
+        assign: the rule of each row of the table.
+
+    Raises:
+        SoftmaxOutputError, UnexplainedError, CompositeError, RuleError: with the next step.
+    """
+    explained = explained_output(graph)
+    if checks:
+        _checks.check_output(explained)
+    reached = reached_by_relevance(explained)
+    layers = layers_of_graph(graph, reached, model, flatten=flatten)
+    row_rules = [unit_rule(layer) or rule for layer, rule in zip(layers, assign(layers), strict=True)]
+    assigned = list(zip(layers, row_rules, strict=True))
+    stop_at(graph, {node for layer, rule in assigned if isinstance(rule, StopRule) for node in layer.nodes})
+    reached = reached_by_relevance(explained)
+    _checks.check_explained(unexplained(graph, reached))
+    rules: dict[Node, Rule] = {node: PassRule() for node in reached if needs_rule(node)}
+    for layer, rule in assigned:
+        rules.update({node: node_rule(node, rule) for node in layer.nodes if node in rules})
+    for node, rule in rules.items():
+        ops.check(node, rule)
+    return Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
