@@ -33,6 +33,11 @@ def product(*factors: Tensor) -> Tensor:
     return z
 
 
+def at(x: Tensor, dim: int, position: int) -> Tensor:
+    """`x` at one position of a dimension, which stays, with size 1."""
+    return x.narrow(dim, position % x.shape[dim], 1)
+
+
 def hold(x: Tensor) -> Tensor:
     """`x`, counted as a constant."""
     return x
