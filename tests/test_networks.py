@@ -126,6 +126,7 @@ def timms() -> tuple[nn.Module, str]:
 
 
 def hugging_faces() -> tuple[nn.Module, str]:
+    install()
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
                                     image_size=16, patch_size=4, num_labels=3)  # fmt: skip

@@ -5,7 +5,7 @@ Nothing here looks at the values of a tensor, so that `relprop.trace` can follow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relprop.graph import Node, info
 from relprop.program import Program
-from relprop.propagate import Result, run
+from relprop.propagate import Result, run, run_each
 
 Seed = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Explained output (B, ...) -> the relevance that it starts with, and the target's flat index per sample."""
@@ -49,6 +49,27 @@ def explain(
         wanted: name -> node whose relevance is asked for.
         audit: keep the books of every node.
     """
+    start, chosen = _watched(seed)
+    result = run(program, leaves, start, wanted.values(), audit)
+    return _explained(program, leaves, result, wanted, chosen[0])
+
+
+def explain_each(
+    program: Program, leaves: Sequence[Any], seeds: Sequence[Seed], wanted: Mapping[str, Node], chunk: int | None
+) -> Iterator[Explained]:
+    """`explain` for several seeds, with one forward pass.
+
+    Args:
+        chunk: seeds whose relevance travels at the same time; None: all.
+    """
+    watched = [_watched(seed) for seed in seeds]
+    results = run_each(program, leaves, [start for start, _ in watched], wanted.values(), chunk)
+    for result, (_, chosen) in zip(results, watched, strict=True):
+        yield _explained(program, leaves, result, wanted, chosen[0])
+
+
+def _watched(seed: Seed) -> tuple[Callable[[Tensor], Tensor], list[Tensor | None]]:
+    """The seed's relevance alone, and a list that holds its index once it was called."""
     chosen: list[Tensor | None] = []
 
     def start(output: Tensor) -> Tensor:
@@ -56,9 +77,14 @@ def explain(
         chosen.append(index)
         return relevance
 
-    result = run(program, leaves, start, wanted.values(), audit)
+    return start, chosen
+
+
+def _explained(
+    program: Program, leaves: Sequence[Any], result: Result, wanted: Mapping[str, Node], target: Tensor | None
+) -> Explained:
     layers = {name: result.recorded[n].contiguous() for name, n in wanted.items() if n in result.recorded}
-    return Explained(result.outputs, chosen[0], _by_input(program, leaves, result.relevance), layers, result)
+    return Explained(result.outputs, target, _by_input(program, leaves, result.relevance), layers, result)
 
 
 def _by_input(program: Program, leaves: Sequence[Any], found: Mapping[Node, Tensor]) -> dict[str, Tensor]:

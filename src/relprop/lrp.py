@@ -18,8 +18,9 @@ from relprop.capture import capture
 from relprop.compiled import Compiler
 from relprop.composites import Composite
 from relprop.errors import CompositeError, InputError
+from relprop.explain import Explained
 from relprop.explanation import Explanation
-from relprop.graph import shape_of
+from relprop.graph import Node, shape_of
 from relprop.layers import Layer, is_sequential, layers_of_modules
 from relprop.ledger import ledger_of
 from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
@@ -136,29 +137,64 @@ class LRP:
         Raises:
             InputError, TargetError: before any work on the model.
         """
-        if self._checks or not args:
-            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
-        self._warn_once()
-        prepared = self._prepare(args, kwargs)
-        shape = shape_of(prepared.program.explained)
-        check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
-        wanted = prepared.wanted(layers, self._flatten)
-        leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), kwargs))]
+        prepared, leaves, wanted = self._start(args, kwargs, [target], layers)
         run = partial(prepared.explain, leaves, target, self._normalize_output, wanted, audit)
         if self._compiler is None or audit:
             found = run()
         else:
             known, program, normalize = prepared.compiled, prepared.program, self._normalize_output
             found = self._compiler.explain(known, program, leaves, target, normalize, wanted, run)
-        several = tuple(found.inputs.values())
-        return Explanation(
-            relevance=several[0] if len(several) == 1 else several,
-            inputs=found.inputs,
-            outputs=lambda: pytree.tree_unflatten(found.outputs(), prepared.program.graph.out_spec),
-            target=found.target,
-            layers=found.layers,
-            ledger=ledger_of(found.result, prepared.rules) if audit else None,
-        )
+        return _explanation(prepared, found, audit)
+
+    def each(
+        self,
+        *args: Any,
+        targets: Sequence[Target],
+        layers: Layers = None,
+        chunk: int | None = None,
+        **kwargs: Any,
+    ) -> list[Explanation]:
+        """Explain several targets of a batch with one forward pass: `[lrp(x, target=t) for t in targets]`, faster.
+
+        Denominators, which do not depend on the target, are computed once and kept meanwhile. Relevance of several
+        targets may travel together, which takes as much more memory.
+
+        Args:
+            args, kwargs, layers: as in a call.
+            targets: what `target` may be in a call, one for each explanation.
+            chunk: targets at a time. None: one on a CPU, where more bring nothing, and all on other devices.
+
+        Raises:
+            InputError, TargetError: before any work on the model.
+
+        Examples:
+            >>> import torch
+            >>> from torch import nn
+            >>> from relprop import LRP
+            >>> lrp = LRP(nn.Linear(3, 2, bias=False))
+            >>> [tuple(expl.relevance.shape) for expl in lrp.each(torch.rand(4, 3), targets=[0, 1])]
+            [(4, 3), (4, 3)]
+        """
+        targets = list(targets)
+        if not targets or (chunk is not None and chunk < 1):
+            raise InputError(f"each() takes at least one target and a chunk of at least 1, got {targets}, {chunk}.")
+        prepared, leaves, wanted = self._start(args, kwargs, targets, layers)
+        found = prepared.explain_each(leaves, targets, self._normalize_output, wanted, chunk)
+        return [_explanation(prepared, one, audit=False) for one in found]
+
+    def _start(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], targets: Sequence[Target], layers: Layers
+    ) -> tuple[Prepared, list[Any], dict[str, Node]]:
+        """What a call does before it runs the model: checks, the program, flat inputs, nodes to record."""
+        if self._checks or not args:
+            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+        self._warn_once()
+        prepared = self._prepare(args, kwargs)
+        shape = shape_of(prepared.program.explained)
+        for target in targets:
+            check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
+        leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]
+        return prepared, leaves, prepared.wanted(layers, self._flatten)
 
     def attribute(self, inputs: Any, target: Target = None, **kwargs: Any) -> Any:
         """Captum's signature: relevance of `inputs`, a tensor for a tensor and a tuple for a tuple.
@@ -324,6 +360,18 @@ def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Compos
     if rules is None or not all(isinstance(r, Rule) for r in rules):
         raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {composite!r}.")
     return rules
+
+
+def _explanation(prepared: Prepared, found: Explained, audit: bool) -> Explanation:
+    several = tuple(found.inputs.values())
+    return Explanation(
+        relevance=several[0] if len(several) == 1 else several,
+        inputs=found.inputs,
+        outputs=lambda: pytree.tree_unflatten(found.outputs(), prepared.program.graph.out_spec),
+        target=found.target,
+        layers=found.layers,
+        ledger=ledger_of(found.result, prepared.rules) if audit else None,
+    )
 
 
 def _usable(leaf: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
@@ -14,7 +14,7 @@ from relprop import checks as _checks
 from relprop import ops
 from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
 from relprop.assign import explained_output, node_rule, unit_rule
-from relprop.explain import Explained, explain
+from relprop.explain import Explained, explain, explain_each
 from relprop.focus import ancestors, focus
 from relprop.graph import Graph, Node
 from relprop.layers import Layer, layers_of_graph
@@ -73,6 +73,18 @@ class Prepared:
             return seed_index(output, index % entries, normalize_output)[0], index
 
         return explain(program, [*leaves, position], seed_at, {})
+
+    def explain_each(
+        self,
+        leaves: Sequence[Any],
+        targets: Sequence[Any],
+        normalize_output: bool,
+        wanted: Mapping[str, Node],
+        chunk: int | None,
+    ) -> Iterator[Explained]:
+        """One explanation for each target, with one forward pass."""
+        seeds = [partial(seed_relevance, target=target, normalize_output=normalize_output) for target in targets]
+        return explain_each(self.program, leaves, seeds, wanted, chunk)
 
     def wanted(self, layers: Layers, flatten: bool) -> dict[str, Node]:
         """Name -> node whose relevance is asked for."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +64,47 @@ def run(
         start = seed(tape.values[program.explained]).to(tape.dtype)
         backward(program, tape, start, wanted, result, audit)
     return result
+
+
+def run_each(
+    program: Program,
+    inputs: Sequence[Any],
+    seeds: Sequence[Seed],
+    record: Iterable[Node] = (),
+    chunk: int | None = None,
+) -> Iterator[Result]:
+    """Forward once, then back for each seed; denominators, which do not depend on the seed, are computed once.
+
+    Args:
+        seeds: where relevance starts.
+        chunk: seeds whose relevance travels at the same time, as one batch. None: one on a CPU, where more bring
+            nothing, all on other devices.
+    """
+    wanted = frozenset(record)
+    with torch.inference_mode(False), torch.no_grad():
+        tape = forward(program, inputs, program.reads | wanted | {program.explained} | program.kept_for_later)
+        tape.shared = True
+        outputs = _outputs(program, tape)
+        starts = torch.stack([seed(tape.values[program.explained]).to(tape.dtype) for seed in seeds])
+        together = chunk or (1 if tape.device.type == "cpu" else len(seeds))
+        tape.batched = together > 1
+
+        def back(start: Tensor) -> tuple[dict[Node, Tensor], dict[Node, Tensor]]:
+            own = replace(tape, values=dict(tape.values), recorded=dict(tape.recorded))
+            result = Result(outputs, {}, {})
+            backward(program, own, start, wanted, result, audit=False)
+            return result.relevance, result.recorded
+
+        for part in torch.split(starts, together):
+            if tape.batched:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "There is a performance drop")  # operators that vmap loops over
+                    batched = torch.func.vmap(back)(part)
+                found = [[{n: r[k] for n, r in kind.items()} for kind in batched] for k in range(len(part))]
+            else:
+                found = [list(back(start)) for start in part]
+            for relevance, recorded in found:
+                yield Result(outputs, relevance, recorded)
 
 
 def _outputs(program: Program, tape: Tape) -> Callable[[], list[Any]]:

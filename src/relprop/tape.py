@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,9 @@ from relprop.graph import info
 
 Form = Literal["c", "R"]
 Forms = frozenset[Form]
+
+Pull = Callable[[Tensor | None], list[Tensor | None]]
+"""`s -> (∂z/∂x)ᵀ s` for each input `x`; None where nothing flows."""
 
 C: Forms = frozenset({"c"})
 R: Forms = frozenset({"R"})
@@ -66,6 +70,9 @@ class Tape:
         dtype: dtype of relevance: that of the model, but never less than float32.
         modified: modified weights, made once and kept between calls.
         sinks: node -> name -> amount of relevance kept there; None unless the call is audited.
+        shared: several reverse passes read it, so nothing may be overwritten.
+        batched: they run as one, by `torch.func.vmap`.
+        denominators: stabilized denominators (and biases in them) of affine layers, if it is shared.
     """
 
     values: dict[Node, Any]
@@ -75,6 +82,14 @@ class Tape:
     shapes: dict[Node, torch.Size] = field(default_factory=dict)
     recorded: dict[Node, tuple[list[Tensor], Tensor]] = field(default_factory=dict)
     sinks: dict[Node, dict[str, float]] | None = None
+    shared: bool = False
+    batched: bool = False
+    denominators: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def may_overwrite(self) -> bool:
+        """What a step has just computed may hold what it computes next."""
+        return self.sinks is None and not self.shared
 
     def value(self, node: Node) -> Tensor:
         """A node's value in the dtype of relevance."""
@@ -115,13 +130,24 @@ class Tape:
         """
         if node in self.recorded:
             leaves, result = self.recorded[node]
+            pull: Pull = partial(pull_back, result, leaves)
         else:
-            leaves = [self.blank(s) if linear else self.value(s).detach() for s in sources]
-            leaves = [leaf.requires_grad_() for leaf in leaves]
-            with torch.enable_grad():
-                result = self.evaluate(node, self._at_dtype(node, dict(zip(sources, leaves, strict=True))))
-        parts = [pull_back(result, leaves, part) for part in (message.c, message.R)]
+            given = [self.blank(s) if linear else self.value(s) for s in sources]
+            _, pull = self.derivative(
+                lambda *xs: self.evaluate(node, self._at_dtype(node, dict(zip(sources, xs, strict=True)))), given
+            )
+        parts = [pull(part) for part in (message.c, message.R)]
         return [Message(c, full) for c, full in zip(*parts, strict=True)]
+
+    def derivative(self, function: Callable[..., Tensor], at: Sequence[Tensor]) -> tuple[Tensor, Pull]:
+        """`z = function(*at)`, and `s -> (∂z/∂x)ᵀ s` for each argument; None where nothing flows."""
+        if self.batched:  # inside of vmap, where autograd's own leaves are not to be had
+            z, back = torch.func.vjp(function, *at)[:2]
+            return z, lambda s: [None] * len(at) if s is None else list(back(s))
+        leaves = [x.detach().requires_grad_() for x in at]
+        with torch.enable_grad():
+            z = function(*leaves)
+        return z.detach(), partial(pull_back, z, leaves)
 
     def blank(self, node: Node) -> Tensor:
         """A tensor of a node's shape that takes no memory, for operators that only look at shapes."""

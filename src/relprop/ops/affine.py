@@ -135,9 +135,7 @@ class AffineStep(Step):
             self._book(share, tape)
             for term in group.terms:
                 s = share.s if term.coefficient == 1 else share.s * term.coefficient
-                for x, a, c in zip(
-                    self.map.xs, xs, self.map.pull(tape, self._weight(term.weight, tape), s), strict=True
-                ):
+                for x, a, c in zip(self.map.xs, xs, self._pull(term, s, tape), strict=True):
                     yield x, Message(c) if term.input is keep else Message(R=_times(term.input, a, c))
             if self.affine_rule.bias == "distribute" and share.bias is not None:
                 yield from self._distribute(share.bias * share.s, tape)
@@ -148,18 +146,26 @@ class AffineStep(Step):
         return self.map.pull(tape, self._weight(term.weight, tape), s) if alike is None else alike
 
     def _share(self, group: Group, relevance: Tensor, xs: list[Tensor], tape: Tape) -> Share:
-        z, bias = self._denominator(group, xs, tape)
-        scratch = tape.sinks is None and operator_name(self.node) in FRESH  # z is needed by nobody else
-        if self.affine_rule.stabilizes_itself or callable(self.affine_rule.stabilizer):
-            denominator = self.affine_rule.modify_denominator(z)
+        scratch = tape.may_overwrite and operator_name(self.node) in FRESH  # z is needed by nobody else
+        key = self.node, group
+        if key in tape.denominators:
+            z, denominator, bias = tape.denominators[key]
         else:
-            nonneg = _is_nonneg(group, self.nonneg)
-            denominator = stabilize(z, self.affine_rule.stabilizer, nonneg=nonneg, overwrite=scratch)
+            z, bias = self._denominator(group, xs, tape)
+            denominator = self._stabilized(z, group, overwrite=scratch)
+            if tape.shared:
+                tape.denominators[key] = denominator, denominator, bias  # z itself is for the books alone
         s = divide(relevance, denominator, reuse=scratch)
         if group.mask != "all":
             own = tape.value(self.node)
             s = s * (own > 0 if group.mask == "positive" else own < 0)
         return Share(s if group.coefficient == 1 else s * group.coefficient, z, denominator, bias)
+
+    def _stabilized(self, z: Tensor, group: Group, *, overwrite: bool) -> Tensor:
+        if self.affine_rule.stabilizes_itself or callable(self.affine_rule.stabilizer):
+            return self.affine_rule.modify_denominator(z)
+        nonneg = _is_nonneg(group, self.nonneg)
+        return stabilize(z, self.affine_rule.stabilizer, nonneg=nonneg, overwrite=overwrite)
 
     def _denominator(self, group: Group, xs: list[Tensor], tape: Tape) -> tuple[Tensor, Tensor | None]:
         """`Σ_k A_k a_k + b_k`, and the bias in it."""

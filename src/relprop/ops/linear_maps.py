@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relprop.graph import Node, data_inputs, info, operator_name
 from relprop.ops.registry import inherits, register
-from relprop.tape import Tape, pull_back
+from relprop.tape import Tape
 
 WeightKind = Literal["tensor", "equal", "positive", "mixed"]
 """A weight tensor that rules may modify; or none, and connections that weigh the same, or are positive, or neither."""
@@ -120,11 +120,9 @@ class AffineMap:
             c = explicit(self.node, tape, self.weight(tape) if w is None else w, s)
             if c is not None:
                 return [c]
-        leaves = [tape.blank(x).requires_grad_() for x in self.xs]
-        with torch.enable_grad():
-            z = self.apply(tape, leaves, w, None)
-        grads = pull_back(z, leaves, s.expand_as(z))
-        return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+        blanks = [tape.blank(x) for x in self.xs]
+        z, pull = tape.derivative(lambda *xs: self.apply(tape, xs, w, None), blanks)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(blanks, pull(s.expand_as(z)), strict=True)]
 
     def pull_ones(self, tape: Tape, s: Tensor) -> list[Tensor] | None:
         """`1ᵀ s`: what all inputs of an output get alike, if that can be had from one channel; None if not."""

@@ -14,7 +14,7 @@ from relprop.graph import Node, operator_name
 from relprop.ops.registry import inherits, register
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import EpsilonRule, NormRule, Rule, ZeroRule
-from relprop.tape import C, Form, Forms, Message, Tape, masked_product, pull_back
+from relprop.tape import C, Form, Forms, Message, Tape, masked_product
 
 register(
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
@@ -89,13 +89,13 @@ class ShareOfWindowStep(Step):
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         assert isinstance(self.rule, NormRule)
         (source,) = self.sources
-        a = tape.value(source).detach().requires_grad_()
-        with torch.enable_grad():
-            z = SUMS[operator_name(self.node)](a, *_window(self.node))
-        denominator = self.rule.modify_denominator(z.detach())
+        z, pull = tape.derivative(
+            lambda a: SUMS[operator_name(self.node)](a, *_window(self.node)), [tape.value(source)]
+        )
+        denominator = self.rule.modify_denominator(z)
         s = tape.total(self.node, message) / denominator
-        tape.sink(self.node, "epsilon", lambda: (denominator - z.detach()) * s)
-        return [(source, Message(pull_back(z, [a], s)[0]))]
+        tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+        return [(source, Message(pull(s)[0]))]
 
 
 SUMS: dict[str, Callable[..., Tensor]] = {
