@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.graph import Node, constant_name, info, operator_name
+from relprop.graph import Node, constant_name, fake_value, info, operator_name
 from relprop.ops.linear_maps import Affine, AffineMap, SumMap
 from relprop.ops.registry import FRESH, lookup
 from relprop.ops.step import Preference, Step, cannot_serve
 from relprop.rules import AffineRule, Group, Rule, Term, stabilize
-from relprop.rules.modifiers import Boost, Constant, Modifier, keep, negative, ones, positive, square
+from relprop.rules.modifiers import Boost, Constant, Modifier, absolute, keep, negative, ones, positive, square
 from relprop.tape import C, Form, Forms, Message, R, Tape, masked_product
 
 BATCHED_DIMS = {f"conv{kind}{d}d": d + 2 for kind in ("", "_transpose") for d in (1, 2, 3)}
 """Dimensions of a convolution's input that has a batch."""
+
+
+Parts = dict[tuple[Modifier, Modifier, Modifier | None], tuple[Tensor, Tensor | None]]
+"""What a term's input, weight and bias make, and the bias in it."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,15 @@ class AffineStep(Step):
             self.read(*((node,) if self.multiplies_out or "R" in forms else ()))
             return
         self.read(*self.map.xs)
-        if "c" in forms or any(g.mask != "all" for g in self.groups):
+        if "c" in forms or self.knows_plain or any(g.mask != "all" for g in self.groups):
             self.read(node)
+
+    @cached_property
+    def knows_plain(self) -> bool:
+        """`W a + b` is a term, and the forward pass has computed it at the precision of relevance."""
+        plain = any((t.input, t.weight, t.bias) == (keep, keep, keep) for g in self.groups for t in g.terms)
+        left_out = self.affine_rule.bias == "ignore" and (self.map.b is not None or isinstance(self.map, SumMap))
+        return plain and not left_out and fake_value(self.node).dtype in (torch.float32, torch.float64)
 
     def _emitted(self) -> Forms:
         modifiers = [t.input for g in self.groups for t in g.terms]
@@ -79,7 +91,7 @@ class AffineStep(Step):
             raise cannot_serve(
                 node, rule, "it has no weight tensor that the rule could modify; use ZeroRule or EpsilonRule."
             )
-        changes = {m for m in modified if m is not positive and m is not negative and not isinstance(m, Boost)}
+        changes = {m for m in modified if m not in (positive, negative, absolute) and not isinstance(m, Boost)}
         if affine.kind == "positive" and changes:
             raise cannot_serve(
                 node, rule, "its connections weigh differently, but are no tensor that the rule could modify."
@@ -130,13 +142,20 @@ class AffineStep(Step):
     def _general(self, relevance: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
         xs = [tape.value(x) for x in self.map.xs]
         self._book_masked(relevance, tape)
+        parts: Parts = {}
+        waiting: dict[tuple[Modifier, Modifier], Tensor] = {}
+        left = Counter((t.input, t.weight) for g in self.groups for t in g.terms)
         for group in self.groups:
-            share = self._share(group, relevance, xs, tape)
+            share = self._share(group, relevance, xs, tape, parts)
             self._book(share, tape)
             for term in group.terms:
                 s = share.s if term.coefficient == 1 else share.s * term.coefficient
-                for x, a, c in zip(self.map.xs, xs, self._pull(term, s, tape), strict=True):
-                    yield x, Message(c) if term.input is keep else Message(R=_times(term.input, a, c))
+                way = term.input, term.weight
+                waiting[way] = waiting[way] + s if way in waiting else s
+                left[way] -= 1
+                if not left[way]:  # groups that go the same way back go together
+                    for x, a, c in zip(self.map.xs, xs, self._pull(term, waiting.pop(way), tape), strict=True):
+                        yield x, Message(c) if term.input is keep else Message(R=_times(term.input, a, c))
             if self.affine_rule.bias == "distribute" and share.bias is not None:
                 yield from self._distribute(share.bias * share.s, tape)
 
@@ -145,13 +164,15 @@ class AffineStep(Step):
         alike = self.map.pull_ones(tape, s) if term.weight is ones else None
         return self.map.pull(tape, self._weight(term.weight, tape), s) if alike is None else alike
 
-    def _share(self, group: Group, relevance: Tensor, xs: list[Tensor], tape: Tape) -> Share:
-        scratch = tape.may_overwrite and operator_name(self.node) in FRESH  # z is needed by nobody else
+    def _share(self, group: Group, relevance: Tensor, xs: list[Tensor], tape: Tape, parts: Parts) -> Share:
+        alone = len(self.groups) == 1 and not self.knows_plain
+        summed = len(group.terms) > 1 or group.terms[0].coefficient != 1
+        scratch = tape.may_overwrite and operator_name(self.node) in FRESH and (alone or summed)  # z is ours alone
         key = self.node, group
         if key in tape.denominators:
             z, denominator, bias = tape.denominators[key]
         else:
-            z, bias = self._denominator(group, xs, tape)
+            z, bias = self._denominator(group, xs, tape, parts)
             denominator = self._stabilized(z, group, overwrite=scratch)
             if tape.shared:
                 tape.denominators[key] = denominator, denominator, bias  # z itself is for the books alone
@@ -167,21 +188,32 @@ class AffineStep(Step):
         nonneg = _is_nonneg(group, self.nonneg)
         return stabilize(z, self.affine_rule.stabilizer, nonneg=nonneg, overwrite=overwrite)
 
-    def _denominator(self, group: Group, xs: list[Tensor], tape: Tape) -> tuple[Tensor, Tensor | None]:
+    def _denominator(self, group: Group, xs: list[Tensor], tape: Tape, parts: Parts) -> tuple[Tensor, Tensor | None]:
         """`Σ_k A_k a_k + b_k`, and the bias in it."""
         z: Tensor | None = None
         bias: Tensor | None = None
         for term in group.terms:
-            b = self._bias(term.bias, tape)
-            inputs = [term.input(self._fewest(term.input, x)) for x in xs]
-            part = self.map.apply(tape, inputs, self._weight(term.weight, tape), b)
-            part = part if term.coefficient == 1 else part * term.coefficient
+            part, b = self._part(term, xs, tape, parts)
+            if term.coefficient != 1:
+                part, b = part * term.coefficient, None if b is None else b * term.coefficient
             z = part if z is None else z + part
             if b is not None:
-                b = self.map.spread_bias(b, part)
                 bias = b if bias is None else bias + b
         assert z is not None
         return z, bias
+
+    def _part(self, term: Term, xs: list[Tensor], tape: Tape, parts: Parts) -> tuple[Tensor, Tensor | None]:
+        """`A_k a_k + b_k` without its coefficient, and `b_k`: computed once, or known from the forward pass."""
+        key = term.input, term.weight, term.bias
+        if key not in parts:
+            b = self._bias(term.bias, tape)
+            if self.knows_plain and key == (keep, keep, keep):
+                part = tape.value(self.node)
+            else:
+                inputs = [term.input(self._fewest(term.input, x)) for x in xs]
+                part = self.map.apply(tape, inputs, self._weight(term.weight, tape), b)
+            parts[key] = part, None if b is None else self.map.spread_bias(b, part)
+        return parts[key]
 
     def _weight(self, modifier: Modifier, tape: Tape) -> Tensor | None:
         """The modified weight, made once; None for the weight as it is."""
@@ -230,7 +262,7 @@ class AffineStep(Step):
         if not terms or bias_only:
             return group
         if self.nonneg:
-            terms = [replace(t, input=keep) if t.input is positive else t for t in terms]
+            terms = [replace(t, input=keep) if t.input in (positive, absolute) else t for t in terms]
         return replace(group, terms=tuple(terms))
 
     def _vanishes(self, term: Term) -> bool:

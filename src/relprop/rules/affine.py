@@ -6,14 +6,14 @@ stabilized, also where a formula does not show it. Papers are listed in `docs/bi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
 from relprop.rules.base import AffineRule, Group, Term, same_fields
-from relprop.rules.modifiers import Boost, Constant, keep, negative, ones, positive, square
+from relprop.rules.modifiers import Boost, Constant, absolute, keep, negative, ones, positive, square
 from relprop.rules.stabilizer import Stabilizer, stabilize
 
 
@@ -87,10 +87,16 @@ class GeneralizedGammaRule(AffineRule):
         super().__post_init__()
 
     def groups(self) -> tuple[Group, ...]:
-        up, down = Boost(self.gamma), Boost(self.gamma, sign=-1)
+        """Written with `(wa)⁺ = (wa + |w||a|)/2`, so that both signs of `z` share the passes through `W` and `|W|`:
+
+            Σ_i (a_i⁺ w_ij⊕ + a_i⁻ w_ij⊖) = (1 + γ/2) Σ_i a_i w_ij + γ/2 Σ_i |a_i| |w_ij|
+
+        and with − for `z_j < 0`. Where `z_j > 0` both sums are positive, so nothing cancels.
+        """
+        plain, size = Term(coefficient=1 + self.gamma / 2), Term(absolute, absolute, absolute, self.gamma / 2)
         return (
-            Group((Term(positive, up, up), Term(negative, down, None)), mask="positive"),
-            Group((Term(positive, down, down), Term(negative, up, None)), mask="negative"),
+            Group((plain, size), mask="positive"),
+            Group((plain, replace(size, coefficient=-self.gamma / 2)), mask="negative"),
         )
 
 

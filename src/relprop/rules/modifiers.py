@@ -28,6 +28,10 @@ def negative(t: Tensor) -> Tensor:
     return t.clamp(max=0)
 
 
+def absolute(t: Tensor) -> Tensor:
+    return t.abs()
+
+
 def square(t: Tensor) -> Tensor:
     return t.square()
 
