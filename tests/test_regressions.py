@@ -307,12 +307,14 @@ class Masked(nn.Module):
         scores = self.q(x) @ self.k(x).transpose(-1, -2) * 0.5
         if self.kind == "pooled":
             return F.max_pool1d(F.pad(scores, (1, 0), value=self.fill), 2)[:, 1]
+        if self.kind == "scattered":  # as mixtures of experts do with the expert that was taken
+            scores = scores.scatter(-1, torch.full_like(scores[..., :1], 2, dtype=torch.long), self.fill)
         scores = scores + self.mask if self.kind == "added" else scores.masked_fill(self.mask < 0, self.fill)
         return (scores.softmax(-1) @ self.v(x))[:, 1]
 
 
 @pytest.mark.parametrize("rule", [ZeroRule(), EpsilonRule(1e-6)], ids=repr)
-@pytest.mark.parametrize("kind", ["added", "filled", "pooled"])
+@pytest.mark.parametrize("kind", ["added", "filled", "pooled", "scattered"])
 def test_minus_infinity_is_a_large_negative_number(kind: str, rule: AffineRule) -> None:
     x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     infinite, finite = (LRP(Masked(kind, fill), rule) for fill in (-torch.inf, -1e6))

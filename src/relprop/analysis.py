@@ -42,7 +42,7 @@ def analyze_operator(node: Node) -> None:
     )
 
 
-FILLED = {"pad", "constant_pad_nd", "masked_fill", "where", "index_fill", "masked_scatter"}
+FILLED = {"pad", "constant_pad_nd", "masked_fill", "where", "index_fill", "masked_scatter", "scatter", "index_put"}
 """Operators that put numbers of the model's choice beside data."""
 
 

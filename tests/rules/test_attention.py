@@ -90,6 +90,30 @@ def test_the_books_see_a_wrong_adjoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LRP(Attention(), AttnLRP())(*inputs(), target=7, audit=True).ledger.imbalance > 1e-3
 
 
+class RelativePositions(nn.Module):
+    """An additive mask that depends on the queries, as in SAM; fused or written out."""
+
+    def __init__(self, eager: bool) -> None:
+        super().__init__()
+        self.eager = eager
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = q @ torch.linspace(-1, 1, D * T, dtype=q.dtype).reshape(D, T)
+        if not self.eager:
+            return F.scaled_dot_product_attention(q, k, v, mask).flatten(1)
+        return ((q @ k.mT * D**-0.5 + mask).softmax(-1) @ v).flatten(1)
+
+
+@pytest.mark.parametrize("mode", ["attnlrp", "cp", "half"])
+def test_a_mask_made_of_data_gets_its_share(mode: str) -> None:
+    fused, eager = (
+        LRP(RelativePositions(e), AttnLRP(attention=mode))(*inputs(), target=7, audit=True) for e in (False, True)
+    )
+    assert fused.ledger.imbalance < 1e-9
+    for a, b in zip(fused.relevance, eager.relevance, strict=True):
+        assert_close(a, b, rtol=1e-8, atol=1e-12)
+
+
 class Logs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.log_softmax(-1).flip(1) * 1.0

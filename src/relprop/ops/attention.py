@@ -117,19 +117,22 @@ class AttentionStep(Step):
         return sent
 
     def _factor(self, source: Node) -> float:
-        """1/2 for values, 1/4 for queries and for keys; 1 for values under CP-LRP."""
+        """1/2 for values, 1/4 for queries and for keys, 1/2 for a mask made of data; 1 for values under CP-LRP."""
         if self.mode == "cp":
             return 1.0
-        return 0.5 if source is self.node.args[2] else 0.25
+        return 0.25 if any(source is operand for operand in self.node.args[:2]) else 0.5
 
     def _kept(self, c: Tensor, tape: Tape) -> Tensor:
-        """The weights' half of relevance, or what of it the softmax's tangent and an additive mask keep.
+        """The weights' half of relevance, or what of it the softmax's tangent and a constant additive mask keep.
 
         Made anew from scores and weights, which the fused kernel does not give, so that the books check its adjoint.
         """
         if self.mode == "half":
             return tape.value(self.node) * c / 2
-        scores, weights, values = attention_weights(*self._operands(tape))
+        q, k, v, mask, causal, scale = self._operands(tape)
+        scores, weights, values = attention_weights(q, k, v, mask, causal, scale)
+        if len(self.leaves) > 3 and mask is not None:  # the mask is made of data, and gets its share
+            scores = scores + mask
         return c * ((tangent_bias(weights, scores, -1)) @ values) / 2
 
     def _operands(self, tape: Tape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool, float | None]:
