@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -69,8 +69,9 @@ class AffineStep(Step):
     def _emitted(self) -> Forms:
         modifiers = [t.input for g in self.groups for t in g.terms]
         spreads = self.affine_rule.bias == "distribute"
-        factored = C if keep in modifiers else frozenset()
-        return factored | R if spreads or any(m is not keep for m in modifiers) else factored
+        stays = [m is keep or m in SIDES for m in modifiers]
+        factored = C if any(stays) else frozenset()
+        return factored | R if spreads or not all(stays) else factored
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:
@@ -144,6 +145,7 @@ class AffineStep(Step):
         self._book_masked(relevance, tape)
         parts: Parts = {}
         waiting: dict[tuple[Modifier, Modifier], Tensor] = {}
+        by_sign: dict[Node, list[tuple[Modifier, Tensor]]] = {}
         left = Counter((t.input, t.weight) for g in self.groups for t in g.terms)
         for group in self.groups:
             share = self._share(group, relevance, xs, tape, parts)
@@ -153,11 +155,18 @@ class AffineStep(Step):
                 way = term.input, term.weight
                 waiting[way] = waiting[way] + s if way in waiting else s
                 left[way] -= 1
-                if not left[way]:  # groups that go the same way back go together
-                    for x, a, c in zip(self.map.xs, xs, self._pull(term, waiting.pop(way), tape), strict=True):
+                if left[way]:
+                    continue  # groups that go the same way back go together
+                for x, a, c in zip(self.map.xs, xs, self._pull(term, waiting.pop(way), tape), strict=True):
+                    if term.input in SIDES:
+                        by_sign.setdefault(x, []).append((term.input, c))
+                    else:
                         yield x, Message(c) if term.input is keep else Message(R=_times(term.input, a, c))
             if self.affine_rule.bias == "distribute" and share.bias is not None:
                 yield from self._distribute(share.bias * share.s, tape)
+        for x, a in zip(self.map.xs, xs, strict=True):
+            if x in by_sign:
+                yield x, Message(_joined(a, by_sign[x]))
 
     def _pull(self, term: Term, s: Tensor, tape: Tape) -> list[Tensor]:
         """`A_kᵀ s` for each input."""
@@ -313,6 +322,20 @@ def divide(relevance: Tensor, denominator: Tensor, *, reuse: bool) -> Tensor:
 
 def _times(modifier: Modifier, a: Tensor, c: Tensor) -> Tensor:
     return c if modifier is ones else modifier(a) * c
+
+
+SIDES: dict[Modifier, tuple[int, int]] = {positive: (1, 0), negative: (0, 1), absolute: (1, -1)}
+"""`f(a) = a · (first where a > 0, else second)`: such terms stay factored."""
+
+
+def _joined(a: Tensor, terms: Sequence[tuple[Modifier, Tensor]]) -> Tensor:
+    """`c` of `a·c = Σ_k f_k(a)·c_k`: for `a⁺ c₁ + a⁻ c₂` it is `c₁` where `a > 0`, else `c₂`."""
+
+    def side(k: int) -> Tensor | float:
+        parts = [c if SIDES[f][k] > 0 else -c for f, c in terms if SIDES[f][k]]
+        return sum(parts[1:], parts[0]) if parts else 0.0
+
+    return torch.where(a > 0, side(0), side(1))
 
 
 def _is_nonneg(group: Group, inputs_nonneg: bool) -> bool:
