@@ -112,7 +112,7 @@ def _quiet() -> Any:
         logger.setLevel(level)
 
 
-# Derivatives that the reverse pass takes and that ONNX does not have, in operators that it has.
+# What the reverse pass takes and ONNX does not have, in operators that it has.
 
 
 def convolution_backward(
@@ -152,8 +152,14 @@ def avg_pool_backward(
     return c.reshape(x.shape)
 
 
+def copysign(size: Tensor, z: Tensor) -> Tensor:
+    """`|size|` with the sign of `z`, which is no −0."""
+    return torch.where(z < 0, -size.abs(), size.abs())
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool_backward,
     aten.avg_pool2d_backward.default: avg_pool_backward,
+    aten.copysign.Tensor: copysign,
 }

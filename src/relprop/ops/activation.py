@@ -77,17 +77,18 @@ class ActivationStep(Step):
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         if not self.stays_factored or message.c is None:
             return [(self.source, Message(R=tape.total(self.node, message)))]
-        return [(self.source, Message(message.c * self._slope(tape), message.R))]
+        return [(self.source, Message(self._times_slope(message.c, tape), message.R))]
 
-    def _slope(self, tape: Tape) -> Tensor | int:
-        """`f(x) / x`, 0 at `x = 0`, where no relevance sits."""
+    def _times_slope(self, c: Tensor, tape: Tape) -> Tensor:
+        """`c · f(x) / x`, 0 at `x = 0`, where no relevance sits."""
         if self.ratio == "identity":
-            return 1
+            return c
         y = tape.value(self.node)
         if self.ratio == "mask":
-            return (y != 0).to(y.dtype)
+            selected: Tensor = torch.ops.aten.threshold_backward(c, y, 0)  # c where y > 0, in one pass
+            return selected
         x = tape.value(self.source)
-        return torch.where(x == 0, 0, y / x)
+        return c * (y / (x + (x == 0)))
 
 
 def _ratio_of_unit(node: Node) -> str:

@@ -329,13 +329,18 @@ SIDES: dict[Modifier, tuple[int, int]] = {positive: (1, 0), negative: (0, 1), ab
 
 
 def _joined(a: Tensor, terms: Sequence[tuple[Modifier, Tensor]]) -> Tensor:
-    """`c` of `a·c = Σ_k f_k(a)·c_k`: for `a⁺ c₁ + a⁻ c₂` it is `c₁` where `a > 0`, else `c₂`."""
+    """`c` of `a·c = Σ_k f_k(a)·c_k`: for `a⁺ c₁ + a⁻ c₂` it is `c₁` where `a > 0`, `c₂` where `a < 0`.
 
-    def side(k: int) -> Tensor | float:
+    A ReLU's own derivative selects many times faster than `where()` on CPUs.
+    """
+
+    def side(k: int) -> Tensor | None:
         parts = [c if SIDES[f][k] > 0 else -c for f, c in terms if SIDES[f][k]]
-        return sum(parts[1:], parts[0]) if parts else 0.0
+        return sum(parts[1:], parts[0]) if parts else None
 
-    return torch.where(a > 0, side(0), side(1))
+    sides = [(c, sign) for c, sign in ((side(0), a), (side(1), -a)) if c is not None]
+    found: list[Tensor] = [torch.ops.aten.threshold_backward(c, sign, 0) for c, sign in sides]
+    return found[0] if len(found) == 1 else found[0] + found[1]
 
 
 def _is_nonneg(group: Group, inputs_nonneg: bool) -> bool:

@@ -29,5 +29,5 @@ def stabilize(
     epsilon = max(float(stabilizer), torch.finfo(z.dtype).tiny)
     if nonneg:
         return z.add_(epsilon) if overwrite else z + epsilon
-    signed = torch.where(z < 0, z.new_full((), -epsilon), z.new_full((), epsilon))
+    signed = torch.copysign(z.new_full((), epsilon), z + 0.0)  # -0.0 + 0.0 is 0.0; where() is many times slower on CPUs
     return z.add_(signed) if overwrite else signed.add_(z)
