@@ -47,7 +47,13 @@ TWINS = (
 )
 CAPTUM = tuple(f"{who} {name}" for name in ("Epsilon", "EpsilonPlus") for who in ("relprop", "Captum LRP"))
 IMAGES = (*GRADIENTS, *TWINS, *CAPTUM)
-MANY = ("plain gradients, one forward", "relprop EpsilonPlusFlat, each target", "Zennit EpsilonPlusFlat, each target")
+COMPILED = (*IMAGES, "relprop EpsilonPlusFlat, compiled")
+MANY = (
+    "plain gradients, one forward",
+    "relprop EpsilonPlusFlat, each target",
+    "relprop EpsilonPlusFlat, a call each",
+    "Zennit EpsilonPlusFlat, each target",
+)
 VISION = (
     *GRADIENTS,
     "relprop CPLRP",
@@ -56,10 +62,11 @@ VISION = (
     "relprop CPLRP gamma outside attention",
     "LXT vision, gamma",
 )
-ENCODER = (*GRADIENTS, "relprop AttnLRP", "LXT AttnLRP")
+ENCODER = (*GRADIENTS, "relprop AttnLRP", "relprop AttnLRP, compiled", "LXT AttnLRP")
 DECODER = (
     *GRADIENTS,
     "relprop AttnLRP",
+    "relprop AttnLRP, compiled",
     "LXT AttnLRP",
     "relprop CPLRP signal",
     "LXT CP-LRP",
@@ -74,7 +81,7 @@ VGG16, RESNET50, DENSENET121, EFFICIENTNET, VIT = map(
 CASES = (
     Case("VGG16, batch 1", picture(VGG16, 1, 224), picture(tiny_vgg, 1, 32), IMAGES, True),
     Case("VGG16, batch 8", picture(VGG16, 8, 224), picture(tiny_vgg, 2, 32), (*GRADIENTS, *TWINS), True),
-    Case("ResNet50, batch 8", picture(RESNET50, 8, 224), picture(tiny_resnet, 2, 32), IMAGES, True),
+    Case("ResNet50, batch 8", picture(RESNET50, 8, 224), picture(tiny_resnet, 2, 32), COMPILED, True),
     Case("DenseNet121, batch 4", picture(DENSENET121, 4, 224), picture(tiny_densenet, 2, 32), IMAGES, True),
     Case("EfficientNet-B0, batch 4", picture(EFFICIENTNET, 4, 224), picture(tiny_efficientnet, 2, 32), IMAGES, True),
     Case(

@@ -4,8 +4,7 @@ A *pass* is one product of a layer's weights with a batch: forward, or back. A p
 Rules need the forward pass too, and more with modified weights:
 
 - ε, 0: forward, pullback. γ: forward, forward and pullback with W + γW⁺.
-- generalized γ: forward, forward with W⁺ (all others are sums of the two), pullbacks of what belongs to positive
-  outputs and to negative ones; where inputs have either sign, one more forward and two more pullbacks.
+- generalized γ: forward, forward of |a| with |W| (the denominators are sums of the two), pullbacks with W and with |W|.
 - z⁺: forward, forward and pullback with W⁺; where inputs have either sign, forward and pullback with W⁻ as well.
 - αβ: forward, forward with W⁺ (W⁻ gives the rest, by subtraction), pullbacks with W⁺ and with W⁻; where inputs have
   either sign, one more forward and two more pullbacks.
@@ -28,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 PASSES = {
     "ε": (2, 2),
     "γ": (3, 3),
-    "generalized γ": (4, 7),
+    "generalized γ": (4, 4),
     "z⁺": (3, 5),
     "αβ": (4, 7),
     "flat": (1, 1),
@@ -62,7 +61,7 @@ class Work:
 def floors(case: Case, tiny: bool) -> dict[str, Any]:
     """GFLOP of a forward pass, and the floor of each composite of relprop in the case, as a ratio to the gradient."""
     layers = work(case.build(tiny)("cpu"))
-    names = [name.removeprefix("relprop ") for name in case.methods if name.startswith("relprop ")]
+    names = [name.removeprefix("relprop ") for name in case.methods if name in {f"relprop {r}" for r in RULES}]
     return {
         "gflop": sum(layer.flops for layer in layers) / 1e9,
         "layers": len(layers),

@@ -75,17 +75,25 @@ def plain_gradients(build: Callable[[], Built]) -> Run:
 
 
 def explain_many(lrp: LRP, x: Tensor, targets: tuple[int, ...]) -> Tensor:
-    """Relevance of x for each target, stacked: a call for each of them, as long as there is no call for all."""
+    """Relevance of x for each target, stacked, with one forward pass."""
+    return torch.cat([_tensor(expl.relevance) for expl in lrp.each(x, targets=targets)])
+
+
+def explain_one_by_one(lrp: LRP, x: Tensor, targets: tuple[int, ...]) -> Tensor:
+    """The same by a call for each target."""
     return torch.cat([_tensor(lrp(x, target=target).relevance) for target in targets])
 
 
-def relprop_many(composite: Callable[[], ours.Composite]) -> Prepare:
+Many = Callable[[LRP, Tensor, tuple[int, ...]], Tensor]
+
+
+def relprop_many(composite: Callable[[], ours.Composite], explain: Many = explain_many) -> Prepare:
     def prepare(build: Callable[[], Built]) -> Run:
         case = build()
         lrp = LRP(case.model, composite())
 
         def run() -> Explained:
-            relevance = explain_many(lrp, case.x, case.targets)
+            relevance = explain(lrp, case.x, case.targets)
             return Explained(relevance, torch.ones(len(relevance), device=relevance.device))
 
         return run
@@ -93,10 +101,13 @@ def relprop_many(composite: Callable[[], ours.Composite]) -> Prepare:
     return prepare
 
 
-def relprop(composite: Callable[[], ours.Composite]) -> Prepare:
+def relprop(composite: Callable[[], ours.Composite], *, compiled: bool = False) -> Prepare:
     def prepare(build: Callable[[], Built]) -> Run:
         case = build()
         lrp = LRP(case.model, composite())
+        if compiled:  # the tiny cases see that it runs, without a C++ compiler and its minute
+            large = sum(p.numel() for p in case.model.parameters()) > 1e6
+            lrp.compile(backend="inductor" if large else "aot_eager")
         inputs = {"input_ids": case.x} if case.is_text else {}
         args = () if case.is_text else (case.x,)
         target = (-1, int(case.target[0])) if case.is_decoder else case.target
@@ -161,11 +172,21 @@ COMPOSITES: dict[str, Callable[[], ours.Composite]] = {
     "CPLRP gamma outside attention": gamma_outside_attention,
 }
 
+COMPILED = {name: f"relprop {name}" for name in ("EpsilonPlusFlat", "AttnLRP")}
+"""Composites that are also measured through `torch.compile`, and what they are compared with."""
+
 METHODS: dict[str, Method] = {
     "plain gradient": Method(plain_gradient),
     "input x gradient": Method(lambda build: plain_gradient(build, times_input=True)),
     "plain gradient, last position by hand": Method(lambda build: plain_gradient(build, only_last=True)),
     "plain gradients, one forward": Method(plain_gradients),
     **{f"relprop {name}": Method(relprop(composite)) for name, composite in COMPOSITES.items()},
+    **{
+        f"relprop {name}, compiled": Method(relprop(COMPOSITES[name], compiled=True), COMPILED[name])
+        for name in COMPILED
+    },
     "relprop EpsilonPlusFlat, each target": Method(relprop_many(ours.EpsilonPlusFlat)),
+    "relprop EpsilonPlusFlat, a call each": Method(
+        relprop_many(ours.EpsilonPlusFlat, explain_one_by_one), "relprop EpsilonPlusFlat, each target"
+    ),
 }
