@@ -17,9 +17,14 @@ class Constants:
     """Values of a graph's static nodes, and the weights that rules have modified.
 
     The tensors are those of the user's model, so training on, `load_state_dict` and `.to(device)` are followed.
+
+    Args:
+        keep: keep modified weights from call to call, and weights in the layout that is fastest; otherwise there is
+            never a second copy of more than one layer's weights.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, keep: bool = True) -> None:
+        self.keep = keep
         self._graph = graph
         self._static = [n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")]
         self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes}
@@ -52,7 +57,7 @@ class Constants:
 
     def _laid_out(self, node: Node, value: Any) -> Any:
         """Weights of 2-D convolutions go channels-last on the CPU, where that saves a copy in every call."""
-        if node in self._convolved and prefers_channels_last(value):
+        if self.keep and node in self._convolved and prefers_channels_last(value):
             return value.contiguous(memory_format=torch.channels_last)
         return value
 

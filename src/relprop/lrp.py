@@ -50,6 +50,8 @@ class LRP:
             the outermost containers.
         normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
         checks: refuse inputs that are not finite and models that end in a softmax.
+        memory: `"keep"`: weights that rules have modified are kept between calls, a second copy for rules such as
+            `ZPlusRule`; `"low"`: they are made on the fly, layer by layer, in every call.
 
     Raises:
         SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError, InputError: with the next step.
@@ -85,6 +87,7 @@ class LRP:
         flatten: bool = True,
         normalize_output: bool = True,
         checks: bool = True,
+        memory: Literal["keep", "low"] = "keep",
     ) -> None:
         if canonize not in (True, False, "thresholds"):
             raise InputError(f"canonize={canonize!r} is none of True, False, 'thresholds'.")
@@ -93,7 +96,9 @@ class LRP:
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
         self._strip = isinstance(model, WithoutSoftmax)
         self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
-        self._canonize, self._flatten = canonize, flatten
+        if memory not in ("keep", "low"):
+            raise InputError(f"memory={memory!r} is neither 'keep' nor 'low'.")
+        self._canonize, self._flatten, self._keep_weights = canonize, flatten, memory == "keep"
         self._normalize_output, self._checks = normalize_output, checks
         self.composite = _as_composite(composite)
         self._prepared: dict[Any, list[Prepared]] = {}
@@ -336,7 +341,8 @@ class LRP:
         if self._strip:
             graph = strip_graph(graph)
         graph = canonical(collapse_registered(graph), canonize=self._canonize)
-        prepared = prepare(graph, self._source, self._assign, flatten=self._flatten, checks=self._checks)
+        settings = {"flatten": self._flatten, "checks": self._checks, "keep_weights": self._keep_weights}
+        prepared = prepare(graph, self._source, self._assign, **settings)
         self._prepared.setdefault(key, []).append(prepared)
         self._latest = prepared
         return prepared

@@ -49,7 +49,8 @@ class Prepared:
         if found is None:
             return None
         graph, explained, rules = found
-        return compile_program(graph, explained, rules, later=frozenset(graph.operators()) - ancestors(explained))
+        later = frozenset(graph.operators()) - ancestors(explained)
+        return compile_program(graph, explained, rules, later=later, keep_weights=self.program.constants.keep)
 
     def explain(
         self,
@@ -99,12 +100,19 @@ class Prepared:
 
 
 def prepare(
-    graph: Graph, model: nn.Module, assign: Callable[[list[Layer]], list[Rule]], *, flatten: bool, checks: bool
+    graph: Graph,
+    model: nn.Module,
+    assign: Callable[[list[Layer]], list[Rule]],
+    *,
+    flatten: bool,
+    checks: bool,
+    keep_weights: bool = True,
 ) -> Prepared:
     """Assign rules to a canonical graph and compile its program.
 
     Args:
         assign: the rule of each row of the table.
+        keep_weights: keep modified weights between calls.
 
     Raises:
         SoftmaxOutputError, UnexplainedError, CompositeError, RuleError: with the next step.
@@ -124,4 +132,5 @@ def prepare(
         rules.update({node: node_rule(node, rule) for node in layer.nodes if node in rules})
     for node, rule in rules.items():
         ops.check(node, rule)
-    return Prepared(compile_program(graph, explained, rules), layers, rules, row_rules)
+    program = compile_program(graph, explained, rules, keep_weights=keep_weights)
+    return Prepared(program, layers, rules, row_rules)

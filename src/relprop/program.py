@@ -91,6 +91,7 @@ def compile_program(
     rules: Mapping[Node, Rule],
     seed: Forms = frozenset({"R"}),
     later: frozenset[Node] = frozenset(),
+    keep_weights: bool = True,
 ) -> Program:
     """Bind every data operator that relevance reaches to its rule.
 
@@ -99,6 +100,7 @@ def compile_program(
         rules: the rule of each data operator that is an ancestor of `explained`.
         seed: the form in which relevance starts.
         later: operators that the explained output does not need, to be left until other outputs are asked for.
+        keep_weights: keep modified weights between calls.
     """
     prefers: dict[Node, Form] = {}
     for node in graph.fx.nodes:
@@ -120,7 +122,7 @@ def compile_program(
     running = [n for n in graph.operators() if not info(n).static]
     return Program(
         graph=graph,
-        constants=Constants(graph),
+        constants=Constants(graph, keep=keep_weights),
         explained=explained,
         steps=tuple(steps),
         arrivals=arrivals,

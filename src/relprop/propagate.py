@@ -165,6 +165,8 @@ def backward(program: Program, tape: Tape, start: Tensor, record: frozenset[Node
             relevance[source] = relevance[source] + share if source in relevance else share
         if audit:
             _keep_books(result, tape, node, message, shares)
+        if not program.constants.keep:
+            tape.modified.clear()
         for done in released.get(node, ()):
             if not audit:
                 tape.values.pop(done, None)

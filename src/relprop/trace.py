@@ -76,7 +76,7 @@ class _Given(Constants):
     """Constants that stand in for a program's own while it is traced."""
 
     def __init__(self, values: dict[Node, Any], modified: dict[Any, Tensor]) -> None:
-        self._values, self.modified = values, modified
+        self.keep, self._values, self.modified = True, values, modified
 
     def values(self) -> dict[Node, Any]:
         return self._values
