@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := .venv-bench
 OUT    ?= explanations
 
-.PHONY: demo test test-slow lint docs bench zoo venv clean
+.PHONY: demo test test-slow lint docs bench ablations zoo venv clean
 
 venv: $(STAMP)
 
@@ -49,6 +49,9 @@ $(PEERS)/.installed: $(STAMP) requirements-bench.txt
 
 bench: $(PEERS)/.installed
 	$(BIN)/python -W ignore benchmarks/bench.py --peers $(PEERS)/bin/python --write docs/benchmarks.md
+
+ablations: venv
+	$(BIN)/python -W ignore benchmarks/ablations.py --write docs/ablations.md
 
 zoo: venv
 	$(BIN)/python benchmarks/zoo.py --write docs/zoo.md

@@ -190,3 +190,15 @@ def test_every_process_explains_the_same_model(module: Any) -> None:
     )
     assert one.x.equal(other.x)
     assert one.target.equal(other.target)
+
+
+def test_ablations_run_and_change_nothing(tmp_path: Path) -> None:
+    page = tmp_path / "ablations.md"
+    script = BENCHMARKS / "ablations.py"
+    command = [sys.executable, "-W", "ignore", str(script), "--tiny", "--write", str(page)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = [line.split("|") for line in page.read_text().splitlines() if line.startswith("| ") and "with |" not in line]
+    differences = {row[1].strip(): float(row[-2]) for row in rows}
+    assert len(differences) == 7
+    assert differences.pop("batch norms fused") > 1e-3  # canonization changes what is computed
+    assert max(differences.values()) <= 1e-5
