@@ -119,3 +119,19 @@ def test_scan_equals_mambalrp(build: object, mixer: object) -> None:
     assert relative_l2(explained.output.logits, logits) < 1e-5, "the reference is not the model"
     assert relative_l2(explained.relevance, expected) < 1e-6
     assert explained.ledger.imbalance < 1e-6  # both models cast to float32 inside
+
+
+class MaskedByHand(nn.Module):
+    """Attention by exponentials and a mask that the model makes: it looks a little like a scan, and is none."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = torch.exp(q @ k.mT)
+        weights = weights * torch.ones_like(weights).tril()
+        return (weights @ v / weights.sum(-1, keepdim=True)).flatten(1)
+
+
+def test_what_is_no_scan_is_left_alone() -> None:
+    q, k, v = (torch.rand(2, 4, 3, dtype=torch.float64) for _ in range(3))
+    explained, plain = (LRP(MaskedByHand(), canonize=c)(q, k, v, target=2).relevance for c in (True, False))
+    assert all(torch.equal(a, b) for a, b in zip(explained, plain, strict=True))
+    assert explained[2].any()

@@ -158,10 +158,10 @@ def _ancestors(node: Node) -> set[Node]:
 
 
 def _is_initial_state(value: object) -> bool:
-    """A constant that the model makes for each input, such as zeros."""
-    if not isinstance(value, Node) or value.op != "call_function":
-        return False
-    return not info(value).static or operator_name(value) in {"zeros", "zeros_like", "new_zeros"}
+    """Zeros, moved or cast: what a state is before anything was taken in."""
+    while isinstance(value, Node) and value.args and operator_name(value) in {"to", "_to_copy", "expand", "clone"}:
+        value = value.args[0]
+    return isinstance(value, Node) and operator_name(value) in {"zeros", "zeros_like", "new_zeros"}
 
 
 def _hold(graph: Graph, product: Node, factors: set[Node]) -> None:
