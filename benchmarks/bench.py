@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="JSON; build/bench.json, or none for --tiny")
     parser.add_argument("--tiny", action="store_true", help="small networks, one round, as few processes as possible")
     args = parser.parse_args()
-    peers = str(Path(args.peers).absolute())  # not resolved: what a virtual environment's python links to is another one
+    peers = str(
+        Path(args.peers).absolute()
+    )  # not resolved: what a virtual environment's python links to is another one
     settings = Settings(args.device, args.tiny, 1 if args.tiny else args.rounds, args.budget, peers=peers)
     cache = args.cache or (None if args.tiny else CACHE)
     results = read(cache)

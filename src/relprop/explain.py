@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relprop.graph import Node, info
 from relprop.program import Program
-from relprop.propagate import Result, run, run_each
+from relprop.propagate import Result, run, run_checkpointed, run_each
 
 Seed = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Explained output (B, ...) -> the relevance that it starts with, and the target's flat index per sample."""
@@ -40,17 +40,26 @@ class Explained:
 
 
 def explain(
-    program: Program, leaves: Sequence[Any], seed: Seed, wanted: Mapping[str, Node], audit: bool = False
+    program: Program,
+    leaves: Sequence[Any],
+    seed: Seed,
+    wanted: Mapping[str, Node],
+    audit: bool = False,
+    segments: int = 1,
 ) -> Explained:
     """Run a program on flat inputs.
 
     Args:
         leaves: one for each of `program.graph.inputs`.
         wanted: name -> node whose relevance is asked for.
-        audit: keep the books of every node.
+        audit: keep the books of every node, which wants all values at once.
+        segments: run the forward pass in so many parts, each again when relevance comes by.
     """
     start, chosen = _watched(seed)
-    result = run(program, leaves, start, wanted.values(), audit)
+    if segments > 1 and not audit:
+        result = run_checkpointed(program, leaves, start, wanted.values(), segments)
+    else:
+        result = run(program, leaves, start, wanted.values(), audit)
     return _explained(program, leaves, result, wanted, chosen[0])
 
 

@@ -52,6 +52,8 @@ class LRP:
         checks: refuse inputs that are not finite and models that end in a softmax.
         memory: `"keep"`: weights that rules have modified are kept between calls, a second copy for rules such as
             `ZPlusRule`; `"low"`: they are made on the fly, layer by layer, in every call.
+        checkpoint: keep only the activations at the borders of √n parts of n operators (an int: of so many parts), and
+            run each part again when relevance comes by (Chen et al. 2016): less memory, one more forward pass.
 
     Raises:
         SoftmaxOutputError, UnexplainedError, CompositeError, RuleError, CaptureError, InputError: with the next step.
@@ -88,6 +90,7 @@ class LRP:
         normalize_output: bool = True,
         checks: bool = True,
         memory: Literal["keep", "low"] = "keep",
+        checkpoint: bool | int = False,
     ) -> None:
         if canonize not in (True, False, "thresholds"):
             raise InputError(f"canonize={canonize!r} is none of True, False, 'thresholds'.")
@@ -98,7 +101,10 @@ class LRP:
         self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
         if memory not in ("keep", "low"):
             raise InputError(f"memory={memory!r} is neither 'keep' nor 'low'.")
-        self._canonize, self._flatten, self._keep_weights = canonize, flatten, memory == "keep"
+        if isinstance(checkpoint, int) and checkpoint < 0:
+            raise InputError(f"checkpoint={checkpoint!r}: give True, or into how many parts to cut the forward pass.")
+        self._canonize, self._flatten = canonize, flatten
+        self._kept = {"keep_weights": memory == "keep", "checkpoint": checkpoint}
         self._normalize_output, self._checks = normalize_output, checks
         self.composite = _as_composite(composite)
         self._prepared: dict[Any, list[Prepared]] = {}
@@ -341,7 +347,7 @@ class LRP:
         if self._strip:
             graph = strip_graph(graph)
         graph = canonical(collapse_registered(graph), canonize=self._canonize)
-        settings = {"flatten": self._flatten, "checks": self._checks, "keep_weights": self._keep_weights}
+        settings: dict[str, Any] = {"flatten": self._flatten, "checks": self._checks, **self._kept}
         prepared = prepare(graph, self._source, self._assign, **settings)
         self._prepared.setdefault(key, []).append(prepared)
         self._latest = prepared

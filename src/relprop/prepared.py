@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from math import prod
+from math import ceil, prod, sqrt
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class Prepared:
         program: explains the whole output.
         layers: the rows of the printed table. row_rules: the rule of each.
         rules: the rule of each operator that relevance reaches.
+        checkpoint: run the forward pass in parts, see `LRP`.
     """
 
     program: Program
@@ -41,6 +42,13 @@ class Prepared:
     rules: Mapping[Node, Rule]
     row_rules: list[Rule]
     compiled: dict[Any, Any] = field(default_factory=dict)
+    checkpoint: bool | int = False
+
+    def segments(self, program: Program) -> int:
+        """Into how many parts the forward pass is cut: √n for n operators, or as many as were asked for."""
+        if isinstance(self.checkpoint, bool):
+            return ceil(sqrt(len(program.operators))) if self.checkpoint else 1
+        return self.checkpoint
 
     @cached_property
     def focused(self) -> Program | None:
@@ -65,7 +73,7 @@ class Prepared:
         program = None if whole else self.focused
         if program is None:
             seed = partial(seed_relevance, target=target, normalize_output=normalize_output)
-            return explain(self.program, leaves, seed, wanted, audit)
+            return explain(self.program, leaves, seed, wanted, audit, self.segments(self.program))
         index = self.program.index_of(target, leaves)
         entries = prod(self.program.explained_shape(leaves)[2:])
         position = int(index[0]) // entries
@@ -73,7 +81,7 @@ class Prepared:
         def seed_at(output: Tensor) -> tuple[Tensor, Tensor]:
             return seed_index(output, index % entries, normalize_output)[0], index
 
-        return explain(program, [*leaves, position], seed_at, {})
+        return explain(program, [*leaves, position], seed_at, {}, segments=self.segments(program))
 
     def explain_each(
         self,
@@ -107,12 +115,13 @@ def prepare(
     flatten: bool,
     checks: bool,
     keep_weights: bool = True,
+    checkpoint: bool | int = False,
 ) -> Prepared:
     """Assign rules to a canonical graph and compile its program.
 
     Args:
         assign: the rule of each row of the table.
-        keep_weights: keep modified weights between calls.
+        keep_weights: keep modified weights between calls. checkpoint: run the forward pass in parts.
 
     Raises:
         SoftmaxOutputError, UnexplainedError, CompositeError, RuleError: with the next step.
@@ -133,4 +142,4 @@ def prepare(
     for node, rule in rules.items():
         ops.check(node, rule)
     program = compile_program(graph, explained, rules, keep_weights=keep_weights)
-    return Prepared(program, layers, rules, row_rules)
+    return Prepared(program, layers, rules, row_rules, checkpoint=checkpoint)

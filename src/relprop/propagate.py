@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from relprop.constants import CONVOLUTIONS_2D, prefers_channels_last
 from relprop.graph import Node, fake_value, info, operator_name
+from relprop.ops.step import Step
 from relprop.program import Program, last_readers
 from relprop.tape import Message, Tape
 
@@ -63,6 +64,37 @@ def run(
         result = Result(outputs, {}, {})
         start = seed(tape.values[program.explained]).to(tape.dtype)
         backward(program, tape, start, wanted, result, audit)
+    return result
+
+
+def run_checkpointed(
+    program: Program, inputs: Sequence[Any], seed: Seed, record: Iterable[Node], segments: int
+) -> Result:
+    """`run`, but the forward pass keeps only what crosses the borders of segments; each is run again when it is due.
+
+    With `n` operators in `√n` segments, memory for activations grows with `√n`, for one more forward pass.
+
+    Args:
+        segments: into how many parts of equally many operators the forward pass is cut.
+    """
+    wanted = frozenset(record)
+    length = -(-len(program.operators) // segments)
+    parts = [program.operators[i : i + length] for i in range(0, len(program.operators), length)]
+    part_of = {node: i for i, part in enumerate(parts) for node in part}
+    crossing = frozenset(n for n in part_of if any(part_of.get(r, -1) > part_of[n] for r in n.users))
+    crossing |= {program.explained, *program.arrivals, *program.graph.inputs} | program.kept_for_later
+    with torch.inference_mode(False), torch.no_grad():
+        tape = forward(program, inputs, crossing, record=False)
+        result = Result(_outputs(program, tape), {}, {})
+        start = seed(tape.values[program.explained]).to(tape.dtype)
+        relevance: dict[Node, Message] = {program.explained: Message(R=start)}
+        for part in reversed(parts):
+            own = replace(tape, values=dict(tape.values), recorded={})
+            _advance(program, own, part, program.reads | wanted | crossing, record=True)
+            members = set(part)
+            steps = [step for step in program.steps if step.node in members]
+            _walk(program, own, steps, relevance, wanted, result, audit=False)
+        _collect(program, tape, relevance, result)
     return result
 
 
@@ -125,20 +157,31 @@ def _outputs(program: Program, tape: Tape) -> Callable[[], list[Any]]:
     return compute
 
 
-def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> Tape:
-    """Run the operators in order; a value is forgotten when its last reader has run."""
-    graph = program.graph
+def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node], *, record: bool = True) -> Tape:
+    """Run the operators in order; a value is forgotten when its last reader has run.
+
+    Args:
+        kept: values that are not forgotten.
+        record: run operators under autograd where the reverse pass wants their derivative.
+    """
     device = next(t.device for t in inputs if isinstance(t, Tensor))
     tape = Tape({}, device, relevance_dtype(program), program.constants.modified)
     tape.values.update(program.constants.values())
-    protected = {n for n in program.in_place if n.args[0] in kept}
-    for node, value in zip(graph.inputs, inputs, strict=True):
+    for node, value in zip(program.graph.inputs, inputs, strict=True):
         channels_last = prefers_channels_last(value) and any(operator_name(r) in CONVOLUTIONS_2D for r in node.users)
         tape.values[node] = value.contiguous(memory_format=torch.channels_last) if channels_last else value
         _note_shape(tape, node)
-    recording = {s.node: s.leaves for s in program.steps if s.records and tape.dtype == _dtype(program)}
-    released = last_readers(program.operators, kept)
-    for node in program.operators:
+    _advance(program, tape, program.operators, kept, record=record)
+    return tape
+
+
+def _advance(program: Program, tape: Tape, operators: Sequence[Node], kept: frozenset[Node], *, record: bool) -> None:
+    """Run some operators in order, on the values that are on the tape."""
+    recorded = record and tape.dtype == _dtype(program)
+    recording = {s.node: s.leaves for s in program.steps if s.records} if recorded else {}
+    protected = {n for n in program.in_place if n.args[0] in kept}
+    released = last_readers(operators, kept)
+    for node in operators:
         if node in program.in_place and node not in protected:
             tape.values[node] = program.in_place[node](tape.values[node.args[0]])  # type: ignore[index]
         else:
@@ -146,14 +189,27 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node]) -> T
         _note_shape(tape, node)
         for done in released[node]:
             tape.values.pop(done, None)
-    return tape
 
 
 def backward(program: Program, tape: Tape, start: Tensor, record: frozenset[Node], result: Result, audit: bool) -> None:
-    """Walk the steps in reverse: each takes its node's relevance and shares it among the node's inputs."""
+    """Walk all steps in reverse, and read relevance where it arrives."""
     relevance: dict[Node, Message] = {program.explained: Message(R=start)}
+    _walk(program, tape, program.steps, relevance, record, result, audit)
+    _collect(program, tape, relevance, result)
+
+
+def _walk(
+    program: Program,
+    tape: Tape,
+    steps: Sequence[Step],
+    relevance: dict[Node, Message],
+    record: frozenset[Node],
+    result: Result,
+    audit: bool,
+) -> None:
+    """Some steps in reverse: each takes its node's relevance and shares it among the node's inputs."""
     released = _released_in_reverse(program)
-    for step in reversed(program.steps):
+    for step in reversed(steps):
         node = step.node
         message = relevance.pop(node, None)
         if message is None:
@@ -171,6 +227,9 @@ def backward(program: Program, tape: Tape, start: Tensor, record: frozenset[Node
             if not audit:
                 tape.values.pop(done, None)
             tape.recorded.pop(node, None)
+
+
+def _collect(program: Program, tape: Tape, relevance: Mapping[Node, Message], result: Result) -> None:
     for node in program.arrivals:
         if node in relevance:
             result.relevance[node] = tape.total(node, relevance[node])

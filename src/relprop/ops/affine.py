@@ -62,7 +62,7 @@ class AffineStep(Step):
     @cached_property
     def knows_plain(self) -> bool:
         """`W a + b` is a term, and the forward pass has computed it at the precision of relevance."""
-        plain = any((t.input, t.weight, t.bias) == (keep, keep, keep) for g in self.groups for t in g.terms)
+        plain = any(_part_key(t) == (keep, keep, keep) for g in self.groups for t in g.terms)
         left_out = self.affine_rule.bias == "ignore" and (self.map.b is not None or isinstance(self.map, SumMap))
         return plain and not left_out and fake_value(self.node).dtype in (torch.float32, torch.float64)
 
@@ -174,9 +174,9 @@ class AffineStep(Step):
         return self.map.pull(tape, self._weight(term.weight, tape), s) if alike is None else alike
 
     def _share(self, group: Group, relevance: Tensor, xs: list[Tensor], tape: Tape, parts: Parts) -> Share:
-        alone = len(self.groups) == 1 and not self.knows_plain
-        summed = len(group.terms) > 1 or group.terms[0].coefficient != 1
-        scratch = tape.may_overwrite and operator_name(self.node) in FRESH and (alone or summed)  # z is ours alone
+        first = group.terms[0]
+        fresh = len(group.terms) > 1 or first.coefficient != 1 or not (self._known(first) or self._repeats(first))
+        scratch = tape.may_overwrite and operator_name(self.node) in FRESH and fresh  # z is needed by nobody else
         key = self.node, group
         if key in tape.denominators:
             z, denominator, bias = tape.denominators[key]
@@ -213,16 +213,27 @@ class AffineStep(Step):
 
     def _part(self, term: Term, xs: list[Tensor], tape: Tape, parts: Parts) -> tuple[Tensor, Tensor | None]:
         """`A_k a_k + b_k` without its coefficient, and `b_k`: computed once, or known from the forward pass."""
-        key = term.input, term.weight, term.bias
-        if key not in parts:
-            b = self._bias(term.bias, tape)
-            if self.knows_plain and key == (keep, keep, keep):
-                part = tape.value(self.node)
-            else:
-                inputs = [term.input(self._fewest(term.input, x)) for x in xs]
-                part = self.map.apply(tape, inputs, self._weight(term.weight, tape), b)
-            parts[key] = part, None if b is None else self.map.spread_bias(b, part)
-        return parts[key]
+        key = _part_key(term)
+        if key in parts:
+            return parts[key]
+        b = self._bias(term.bias, tape)
+        if self._known(term):
+            part = tape.value(self.node)
+        else:
+            inputs = [term.input(self._fewest(term.input, x)) for x in xs]
+            part = self.map.apply(tape, inputs, self._weight(term.weight, tape), b)
+        made = part, None if b is None else self.map.spread_bias(b, part)
+        if self._repeats(term):
+            parts[key] = made
+        return made
+
+    def _known(self, term: Term) -> bool:
+        """The forward pass has computed it."""
+        return self.knows_plain and _part_key(term) == (keep, keep, keep)
+
+    def _repeats(self, term: Term) -> bool:
+        """Another term makes the same of input, weight and bias."""
+        return sum(_part_key(t) == _part_key(term) for g in self.groups for t in g.terms) > 1
 
     def _weight(self, modifier: Modifier, tape: Tape) -> Tensor | None:
         """The modified weight, made once; None for the weight as it is."""
@@ -318,6 +329,10 @@ def divide(relevance: Tensor, denominator: Tensor, *, reuse: bool) -> Tensor:
     """`relevance / denominator`, written over the denominator where that is `reuse`d: large allocations cost time."""
     fits = reuse and denominator.shape == relevance.shape and denominator.dtype == relevance.dtype
     return torch.div(relevance, denominator, out=denominator) if fits else relevance / denominator
+
+
+def _part_key(term: Term) -> tuple[Modifier, Modifier, Modifier | None]:
+    return term.input, term.weight, term.bias
 
 
 def _times(modifier: Modifier, a: Tensor, c: Tensor) -> Tensor:
