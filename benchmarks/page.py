@@ -69,6 +69,9 @@ def render(results: dict[str, Any], order: Sequence[str]) -> str:
         parts.append(_floors(cases))
     if growth:
         parts.append(_growth(growth))
+    missing = [name for name in order if not name.endswith(", GPU") and name not in cases | growth]
+    if missing:
+        parts.append(f"Not measured yet: {'; '.join(missing)}.\n")
     return "\n".join(parts)
 
 
