@@ -26,6 +26,7 @@ from torch import Tensor
 from relprop import LRP, composites
 from relprop.ops.affine import AffineStep
 from relprop.prepared import Prepared
+from relprop.program import Program
 
 Run = Callable[[], Tensor]
 
@@ -66,8 +67,14 @@ def no_focus() -> Iterator[None]:
         yield
 
 
-def nothing_released(*_: Any) -> dict[Any, list[Any]]:
-    return defaultdict(list)
+@contextlib.contextmanager
+def nothing_released() -> Iterator[None]:
+    nothing: dict[Any, list[Any]] = defaultdict(list)
+    with (
+        mock.patch("relprop.propagate.last_readers", return_value=nothing),
+        mock.patch.object(Program, "released_in_reverse", nothing),
+    ):
+        yield
 
 
 def never(value: Any) -> bool:
@@ -83,7 +90,7 @@ ABLATIONS = (
     Ablation("ReLU in place", "one activation less in memory for each ReLU", "VGG16",
              patched({"program._in_place": lambda graph: {}}), {}),
     Ablation("liveness", "peak of a few layers instead of all", "ResNet50",
-             patched({f"propagate.{name}": nothing_released for name in ("last_readers", "_released_in_reverse")}), {}),
+             nothing_released, {}),
     Ablation("batch norms fused", "one operator less per convolution, forward and back", "ResNet50",
              contextlib.nullcontext, {"canonize": False}),
     Ablation("only what the target needs", "the head has 30 % of the weights: time x 0.7", "Llama-like", no_focus, {}),

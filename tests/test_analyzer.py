@@ -14,7 +14,6 @@ from relprop import LRP
 from relprop.composites import EpsilonPlus, EpsilonPlusFlat
 from relprop.errors import CaptureError, InputError, RuleError, UnexplainedError
 from relprop.rules import (
-    AlphaBetaRule,
     EpsilonRule,
     FlatRule,
     LayerNormRule,
@@ -428,20 +427,3 @@ def test_zbox_bounds_may_be_tensors_on_any_device() -> None:
     by_tensor = LRP(model, [ZBoxRule(low, high), PassRule(), ZeroRule()])(x, target=0).relevance
     by_number = LRP(model, [ZBoxRule(-1.0, 2.0), PassRule(), ZeroRule()])(x, target=0).relevance
     assert torch.allclose(by_tensor, by_number, rtol=1e-5)
-
-
-def test_low_memory_keeps_no_modified_weights() -> None:
-    """Weights are modified on the fly: the same relevance, and nothing of them stays."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 3)).double()
-    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
-    rules = [ZPlusRule(), PassRule(), AlphaBetaRule(2.0, 1.0), PassRule(), EpsilonRule()]
-    keep, low = LRP(model, rules), LRP(model, rules, memory="low")
-    for target in (0, 1):
-        assert torch.allclose(keep(x, target=target).relevance, low(x, target=target).relevance, rtol=1e-12, atol=0)
-    each = [expl.relevance for expl in low.each(x, targets=[0, 1])]
-    assert torch.allclose(each[1], keep(x, target=1).relevance, rtol=1e-12, atol=0)
-    assert len(keep._latest.program.constants.modified) == 4  # W⁺ and W⁻ of both
-    assert not low._latest.program.constants.modified
-    with pytest.raises(InputError, match="memory"):
-        LRP(model, memory="little")

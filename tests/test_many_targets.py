@@ -1,4 +1,4 @@
-"""Several targets on one forward pass, and one forward pass in parts: explanations are those of plain calls."""
+"""Several targets on one forward pass: each explanation is that of a call of its own."""
 
 from __future__ import annotations
 
@@ -102,39 +102,6 @@ def test_each_equals_a_call_of_its_own(case: str, chunk: int | None) -> None:
         assert_close(one.layers[name], alone.layers[name], rtol=1e-10)
         assert torch.equal(one.output, alone.output)
         assert (one.target is None and alone.target is None) or torch.equal(one.target, alone.target)
-
-
-@pytest.mark.parametrize("checkpoint", [True, 2, 100])
-@pytest.mark.parametrize("case", CASES)
-def test_checkpointed_equals_plain(case: str, checkpoint: bool | int) -> None:
-    build, shape, composite = CASES[case]
-    torch.manual_seed(0)
-    model = build().double().eval()
-    x = torch.randn(shape, dtype=torch.float64)
-    name = next(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    plain, parts = (LRP(model, composite, checkpoint=c)(x, target=3, layers=name) for c in (False, checkpoint))
-    assert_close(parts.relevance, plain.relevance, rtol=1e-12, what=case)
-    assert_close(parts.layers[name], plain.layers[name], rtol=1e-12)
-    assert torch.equal(parts.output, plain.output)
-
-
-def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the end of the forward pass only what crosses the borders is there."""
-    from relprop import propagate
-
-    kept: list[int] = []
-    model = nn.Sequential(*[layer for _ in range(18) for layer in (nn.Linear(8, 8), nn.Tanh())])
-    real = propagate.forward
-
-    def watched(*args: object, **options: object) -> object:
-        tape = real(*args, **options)
-        kept.append(sum(n.op == "call_function" for n in tape.values))
-        return tape
-
-    monkeypatch.setattr(propagate, "forward", watched)
-    for checkpoint in (False, True):
-        LRP(model, EpsilonPlus(), checkpoint=checkpoint)(torch.rand(2, 8), target=1)
-    assert kept == [36, 6]
 
 
 def test_one_forward_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:

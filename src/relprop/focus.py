@@ -15,19 +15,31 @@ from torch import Tensor
 from torch.fx import Graph as FxGraph
 
 from relprop import functions as f
-from relprop.graph import Graph, Node, annotate, fake_value, info, operator_name
+from relprop.graph import Graph, Node, ancestors, annotate, fake_value, info, operator_name
 from relprop.ops.registry import lookup
 from relprop.rules import PassRule, Rule
 
 DIM = 1
 """Of positions, in (B, T, ...)."""
 
-BY_POSITION = {"linear", "scale", "add", "product", "gated", "to", "_to_copy", "alias", "clone", "contiguous"} | {
-    "dropout",
-    "rsqrt",
-    "reciprocal",
-    "negative_power",
-}
+BY_POSITION = frozenset(
+    [
+        "linear",
+        "scale",
+        "add",
+        "product",
+        "gated",
+        "rsqrt",
+        "reciprocal",
+        "negative_power",
+        "to",
+        "_to_copy",
+        "alias",
+        "clone",
+        "contiguous",
+        "dropout",
+    ]
+)
 """Operators that treat each position by itself, as activations do, and linear layers and norms over features."""
 
 
@@ -134,16 +146,6 @@ def _shape(node: Node) -> tuple[Any, ...] | None:
         return ()
     source = node.args[0] if operator_name(node) == "reciprocal" else None
     return _shape(source) if isinstance(source, Node) else None
-
-
-def ancestors(node: Node) -> set[Node]:
-    """A node and all that it is computed from."""
-    found, waiting = {node}, [node]
-    while waiting:
-        new = [n for n in waiting.pop().all_input_nodes if n not in found]
-        found.update(new)
-        waiting.extend(new)
-    return found
 
 
 def _copied(graph: Graph) -> tuple[Graph, dict[Node, Node]]:

@@ -220,6 +220,16 @@ def other_inputs(node: Node) -> frozenset[Node]:
     return frozenset(n for n in node.all_input_nodes if not info(n).data and not info(n).static)
 
 
+def ancestors(node: Node) -> set[Node]:
+    """A node and all that it is computed from."""
+    found, waiting = {node}, [node]
+    while waiting:
+        new = [n for n in waiting.pop().all_input_nodes if n not in found]
+        found.update(new)
+        waiting.extend(new)
+    return found
+
+
 def constant_name(node: Node) -> str:
     """What a constant is called as a sink.
 

@@ -42,6 +42,13 @@ class Layer:
     fused_into: str | None = None
 
     @property
+    def row(self) -> str:
+        """`name: label`; a functional operator's name says it all."""
+        if ":" in self.name:
+            return self.name
+        return f"{self.name}: {self.label}" if self.name else self.label
+
+    @property
     def passes(self) -> bool:
         """Relevance goes through unchanged, whatever the rule."""
         return PASSING.matches(self.module_type, self.operators)

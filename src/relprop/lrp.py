@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -17,6 +16,7 @@ from relprop.canonize import Canonize, canonical
 from relprop.capture import capture
 from relprop.compiled import Compiler
 from relprop.composites import Composite
+from relprop.composites.composite import as_composite
 from relprop.errors import CompositeError, InputError
 from relprop.explain import Explained
 from relprop.explanation import Explanation
@@ -27,9 +27,11 @@ from relprop.prepare import WithoutSoftmax, flatten_model, strip_graph
 from relprop.prepared import Layers, Prepared, prepare
 from relprop.rules import PassRule, Rule
 from relprop.show import entries, printed
-from relprop.signature import batch_size, signature_of
+from relprop.signature import batch_size, signature_of, usable
 from relprop.targets import Target, check_target
 from relprop.units import collapse_registered
+
+NO_TUPLE = "example_inputs is a tensor; give the model's positional inputs as a tuple: (x,)."
 
 
 class LRP:
@@ -96,17 +98,19 @@ class LRP:
             raise InputError(f"canonize={canonize!r} is none of True, False, 'thresholds'.")
         if not isinstance(model, nn.Module):
             raise InputError(f"LRP takes a torch.nn.Module, got {type(model).__name__}.")
+        if memory not in ("keep", "low"):
+            raise InputError(f"memory={memory!r} is neither 'keep' nor 'low'.")
+        if not isinstance(checkpoint, int) or checkpoint < 0:
+            raise InputError(f"checkpoint={checkpoint!r}: give True, or into how many parts to cut the forward pass.")
+        if isinstance(example_inputs, Tensor):
+            raise InputError(NO_TUPLE)
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
         self._strip = isinstance(model, WithoutSoftmax)
         self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
-        if memory not in ("keep", "low"):
-            raise InputError(f"memory={memory!r} is neither 'keep' nor 'low'.")
-        if isinstance(checkpoint, int) and checkpoint < 0:
-            raise InputError(f"checkpoint={checkpoint!r}: give True, or into how many parts to cut the forward pass.")
         self._canonize, self._flatten = canonize, flatten
-        self._kept = {"keep_weights": memory == "keep", "checkpoint": checkpoint}
+        self._keep_weights, self._checkpoint = memory == "keep", checkpoint
         self._normalize_output, self._checks = normalize_output, checks
-        self.composite = _as_composite(composite)
+        self.composite = as_composite(composite)
         self._prepared: dict[Any, list[Prepared]] = {}
         self._latest: Prepared | None = None
         self._parameters: list[int] | None = None
@@ -116,8 +120,6 @@ class LRP:
             _checks.check_last_module(self._source)
         if is_sequential(self._source):
             self._assign(self.layers)
-        if isinstance(example_inputs, Tensor):
-            raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
         if example_inputs is not None:
             self._prepare(tuple(example_inputs), {})
 
@@ -204,7 +206,7 @@ class LRP:
         shape = shape_of(prepared.program.explained)
         for target in targets:
             check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
-        leaves = [_usable(leaf) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]
+        leaves = [usable(leaf) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]
         return prepared, leaves, prepared.wanted(layers, self._flatten)
 
     def attribute(self, inputs: Any, target: Target = None, **kwargs: Any) -> Any:
@@ -291,12 +293,12 @@ class LRP:
         if not known and not isinstance(
             self.composite, Composite
         ):  # rules by position, and positions are not known yet
-            waiting = [(_row(layer), "known after the first call") for layer in layers]
+            waiting = [(layer.row, "known after the first call") for layer in layers]
             return [("LRP(", "plain"), *entries(waiting, indent=2), (")", "plain")]
         rules = self._latest.row_rules if self._latest is not None else self._assign(layers)
         note = "" if known else "  # modules as registered; order and functional operators show after the first call"
         rows = [
-            (_row(layer), f"fused into {layer.fused_into}" if layer.fused_into is not None else rule)
+            (layer.row, f"fused into {layer.fused_into}" if layer.fused_into is not None else rule)
             for layer, rule in zip(layers, rules, strict=True)
         ]
         return [("LRP(" + note, "plain"), *entries(rows, indent=2), (")", "plain")]
@@ -308,7 +310,7 @@ class LRP:
     def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
         if isinstance(given, Tensor):
-            raise InputError("example_inputs is a tensor; give the model's positional inputs as a tuple: (x,).")
+            raise InputError(NO_TUPLE)
         if given is None:
             if self._latest is None:
                 raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
@@ -329,7 +331,7 @@ class LRP:
             return self.composite.assign(layers)
         own = [layer for layer in layers if layer.fused_into is None]
         if len(self.composite) != len(own):
-            table = "\n".join(f"  {_row(layer)}" for layer in own)
+            table = "\n".join(f"  {layer.row}" for layer in own)
             raise CompositeError(
                 f"There are {len(self.composite)} rules, but the model has {len(own)} layers that take one:\n{table}"
             )
@@ -347,8 +349,15 @@ class LRP:
         if self._strip:
             graph = strip_graph(graph)
         graph = canonical(collapse_registered(graph), canonize=self._canonize)
-        settings: dict[str, Any] = {"flatten": self._flatten, "checks": self._checks, **self._kept}
-        prepared = prepare(graph, self._source, self._assign, **settings)
+        prepared = prepare(
+            graph,
+            self._source,
+            self._assign,
+            flatten=self._flatten,
+            checks=self._checks,
+            keep_weights=self._keep_weights,
+            checkpoint=self._checkpoint,
+        )
         self._prepared.setdefault(key, []).append(prepared)
         self._latest = prepared
         return prepared
@@ -361,19 +370,6 @@ class LRP:
         self._parameters = parameters
 
 
-def _as_composite(composite: Composite | Rule | Sequence[Rule] | None) -> Composite | tuple[Rule, ...]:
-    if composite is None:
-        return Composite()
-    if isinstance(composite, Composite):
-        return composite
-    if isinstance(composite, Rule):
-        return Composite(composite)
-    rules = tuple(composite) if isinstance(composite, Sequence) else None
-    if rules is None or not all(isinstance(r, Rule) for r in rules):
-        raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {composite!r}.")
-    return rules
-
-
 def _explanation(prepared: Prepared, found: Explained, audit: bool) -> Explanation:
     several = tuple(found.inputs.values())
     return Explanation(
@@ -384,23 +380,6 @@ def _explanation(prepared: Prepared, found: Explained, audit: bool) -> Explanati
         layers=found.layers,
         ledger=ledger_of(found.result, prepared.rules) if audit else None,
     )
-
-
-def _usable(leaf: Any) -> Any:
-    """An input outside of inference mode and without an autograd history."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    if leaf.is_inference():
-        with torch.inference_mode(False):
-            return leaf.clone()
-    return leaf.detach()
-
-
-def _row(layer: Layer) -> str:
-    """`name: label`; a functional operator's name says it all."""
-    if ":" in layer.name:
-        return layer.name
-    return f"{layer.name}: {layer.label}" if layer.name else layer.label
 
 
 def layer_indices(model: nn.Module, example_inputs: Sequence[Any] | None = None, *, flatten: bool = True) -> None:
@@ -419,4 +398,4 @@ def layer_indices(model: nn.Module, example_inputs: Sequence[Any] | None = None,
         print("# modules as registered; give example_inputs for the order of execution")
     for layer in lrp.layers:
         index = layer.index[0] if len(layer.index) == 1 else layer.index
-        print(f"{index}: {_row(layer).partition(': ')[2] or layer.name}")
+        print(f"{index}: {layer.row.partition(': ')[2] or layer.name}")

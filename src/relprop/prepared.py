@@ -15,8 +15,8 @@ from relprop import ops
 from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
 from relprop.assign import explained_output, node_rule, unit_rule
 from relprop.explain import Explained, explain, explain_each
-from relprop.focus import ancestors, focus
-from relprop.graph import Graph, Node
+from relprop.focus import focus
+from relprop.graph import Graph, Node, ancestors
 from relprop.layers import Layer, layers_of_graph
 from relprop.modules import by_pattern, module_outputs
 from relprop.program import Program, compile_program

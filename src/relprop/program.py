@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,7 +54,18 @@ class Program:
     operators: tuple[Node, ...]
     later: tuple[Node, ...] = ()
 
-    @property
+    @cached_property
+    def released_in_reverse(self) -> Mapping[Node, Sequence[Node]]:
+        """Step's node -> values that no later step of the reverse pass reads."""
+        released: dict[Node, Sequence[Node]] = {}
+        seen = {*self.graph.inputs, *self.arrivals}
+        for step in self.steps:
+            done = [n for n in (*step.reads, step.node) if n not in seen and not info(n).static]
+            released[step.node] = done
+            seen.update(done)
+        return released
+
+    @cached_property
     def kept_for_later(self) -> frozenset[Node]:
         """Values that `later` and the outputs read."""
         read = {n for node in self.later for n in node.all_input_nodes}

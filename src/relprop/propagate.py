@@ -80,6 +80,7 @@ def run_checkpointed(
     wanted = frozenset(record)
     length = -(-len(program.operators) // segments)
     parts = [program.operators[i : i + length] for i in range(0, len(program.operators), length)]
+    step_of = {step.node: step for step in program.steps}
     part_of = {node: i for i, part in enumerate(parts) for node in part}
     crossing = frozenset(n for n in part_of if any(part_of.get(r, -1) > part_of[n] for r in n.users))
     crossing |= {program.explained, *program.arrivals, *program.graph.inputs} | program.kept_for_later
@@ -91,8 +92,7 @@ def run_checkpointed(
         for part in reversed(parts):
             own = replace(tape, values=dict(tape.values), recorded={})
             _advance(program, own, part, program.reads | wanted | crossing, record=True)
-            members = set(part)
-            steps = [step for step in program.steps if step.node in members]
+            steps = [step_of[node] for node in part if node in step_of]
             _walk(program, own, steps, relevance, wanted, result, audit=False)
         _collect(program, tape, relevance, result)
     return result
@@ -208,7 +208,6 @@ def _walk(
     audit: bool,
 ) -> None:
     """Some steps in reverse: each takes its node's relevance and shares it among the node's inputs."""
-    released = _released_in_reverse(program)
     for step in reversed(steps):
         node = step.node
         message = relevance.pop(node, None)
@@ -223,7 +222,7 @@ def _walk(
             _keep_books(result, tape, node, message, shares)
         if not program.constants.keep:
             tape.modified.clear()
-        for done in released.get(node, ()):
+        for done in program.released_in_reverse[node]:
             if not audit:
                 tape.values.pop(done, None)
             tape.recorded.pop(node, None)
@@ -234,17 +233,6 @@ def _collect(program: Program, tape: Tape, relevance: Mapping[Node, Message], re
         if node in relevance:
             result.relevance[node] = tape.total(node, relevance[node])
     result.sinks = tape.sinks or {}
-
-
-def _released_in_reverse(program: Program) -> dict[Node, list[Node]]:
-    """Step's node -> values that no later step of the reverse pass reads."""
-    released: dict[Node, list[Node]] = {}
-    seen = {*program.graph.inputs, *program.arrivals}
-    for step in program.steps:
-        done = [n for n in (*step.reads, step.node) if n not in seen and not info(n).static]
-        released[step.node] = done
-        seen.update(done)
-    return released
 
 
 def _keep_books(result: Result, tape: Tape, node: Node, message: Message, shares: list[tuple[Node, Message]]) -> None:

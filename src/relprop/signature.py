@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -33,3 +34,13 @@ def batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
         if isinstance(leaf, Tensor) and leaf.dim():
             return leaf.shape[0]
     return None
+
+
+def usable(leaf: Any) -> Any:
+    """An input outside of inference mode and without an autograd history."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if leaf.is_inference():
+        with torch.inference_mode(False):
+            return leaf.clone()
+    return leaf.detach()

@@ -20,6 +20,7 @@ from relprop.artifact.metadata import FORMAT, METADATA, Metadata
 from relprop.checks import check_finite
 from relprop.errors import ArtifactError, InputError, TargetError
 from relprop.explanation import Explanation
+from relprop.signature import usable
 from relprop.targets import flat_index
 
 
@@ -56,7 +57,7 @@ class Artifact:
             )
         with torch.inference_mode(False), torch.no_grad():
             try:
-                found = self.program(*map(_usable, args), **kwargs, **given)
+                found = self.program(*map(usable, args), **{k: usable(v) for k, v in kwargs.items()}, **given)
             except (AssertionError, RuntimeError) as error:
                 if "Guard failed" not in str(error):
                     raise
@@ -195,7 +196,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def _usable(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf

@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from relprop import functions as f
-from relprop.analysis import analyze, remove_dead
+from relprop.analysis import analyze, reached_by_relevance, remove_dead
 from relprop.canonize.rewriting import insert
 from relprop.graph import Graph, Node, data_inputs, info, operator_name
 from relprop.ops.product import is_product
@@ -127,7 +127,7 @@ class _Scan:
         factors = data_inputs(node)
         steps = {x for x in factors if operator_name(_unmoved(x)) in STEPS}
         rest = [x for x in factors if x not in steps]
-        above = {x: _ancestors(x) for x in rest}
+        above = {x: reached_by_relevance(x) for x in rest}
         if any(ancestors & state for ancestors in above.values()):
             return  # a delta rule: what is taken in depends on the state itself
         signals = [x for x in rest if all(_unmoved(x) in above[y] for y in rest if y is not x)]
@@ -143,18 +143,6 @@ def _unmoved(node: Node) -> Node:
     while (op := lookup(node)) is not None and op.family == "movement" and len(data_inputs(node)) == 1:
         (node,) = data_inputs(node)
     return node
-
-
-def _ancestors(node: Node) -> set[Node]:
-    """All data that a node is computed from."""
-    found: set[Node] = set()
-    waiting = [node]
-    while waiting:
-        for source in data_inputs(waiting.pop()):
-            if source not in found:
-                found.add(source)
-                waiting.append(source)
-    return found
 
 
 def _is_initial_state(value: object) -> bool:

@@ -94,3 +94,21 @@ class Composite:
             lines.append(("  ),", "plain"))
         lines.append((")", "plain"))
         return lines
+
+
+def as_composite(given: Composite | Rule | Sequence[Rule] | None) -> Composite | tuple[Rule, ...]:
+    """What `LRP` takes for a composite: None is the 0-rule everywhere, one rule serves every layer, several are kept.
+
+    Raises:
+        CompositeError: it is something else.
+    """
+    if given is None:
+        return Composite()
+    if isinstance(given, Composite):
+        return given
+    if isinstance(given, Rule):
+        return Composite(given)
+    rules = tuple(given) if isinstance(given, Sequence) else None
+    if rules is None or not all(isinstance(r, Rule) for r in rules):
+        raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {given!r}.")
+    return rules

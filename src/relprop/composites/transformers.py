@@ -80,18 +80,29 @@ def AttnLRP(
 
 def CPLRP(
     *,
+    attention: AttentionMode = "cp",
+    softmax: SoftmaxBias = "absorb",
     gate: Literal["uniform", "signal"] = "uniform",
     gamma_linear: float | None = None,
     gamma_conv: float | None = None,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
 ) -> Composite:
-    """Conservative propagation (Ali et al. 2022): `AttnLRP` with attention weights as constants.
+    """Conservative propagation (Ali et al. 2022): `AttnLRP`, by default with attention weights as constants.
 
     On models without biases it conserves relevance, but for what stabilizers keep.
+
+    Args:
+        attention, softmax, gate, gamma_linear, gamma_conv, epsilon, bias: as `AttnLRP` has them.
     """
     return AttnLRP(
-        attention="cp", gate=gate, gamma_linear=gamma_linear, gamma_conv=gamma_conv, epsilon=epsilon, bias=bias
+        attention=attention,
+        softmax=softmax,
+        gate=gate,
+        gamma_linear=gamma_linear,
+        gamma_conv=gamma_conv,
+        epsilon=epsilon,
+        bias=bias,
     )
 
 

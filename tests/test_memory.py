@@ -1,0 +1,70 @@
+"""Less memory, the same explanation: weights modified on the fly, the forward pass in parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.compare import assert_close
+from test_many_targets import CASES
+from torch import nn
+
+from relprop import LRP
+from relprop.composites import EpsilonPlus
+from relprop.errors import InputError
+from relprop.rules import AlphaBetaRule, EpsilonRule, PassRule, ZPlusRule
+
+
+def test_low_memory_keeps_no_modified_weights() -> None:
+    """Weights are modified on the fly: the same relevance, and nothing of them stays."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 3)).double()
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    rules = [ZPlusRule(), PassRule(), AlphaBetaRule(2.0, 1.0), PassRule(), EpsilonRule()]
+    keep, low = LRP(model, rules), LRP(model, rules, memory="low")
+    for target in (0, 1):
+        assert torch.allclose(keep(x, target=target).relevance, low(x, target=target).relevance, rtol=1e-12, atol=0)
+    each = [expl.relevance for expl in low.each(x, targets=[0, 1])]
+    assert torch.allclose(each[1], keep(x, target=1).relevance, rtol=1e-12, atol=0)
+    assert len(keep._latest.program.constants.modified) == 4  # W⁺ and W⁻ of both
+    assert not low._latest.program.constants.modified
+    with pytest.raises(InputError, match="memory"):
+        LRP(model, memory="little")
+
+
+@pytest.mark.parametrize("checkpoint", [True, 2, 100])
+@pytest.mark.parametrize("case", CASES)
+def test_checkpointed_equals_plain(case: str, checkpoint: bool | int) -> None:
+    build, shape, composite = CASES[case]
+    torch.manual_seed(0)
+    model = build().double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    name = next(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
+    plain, parts = (LRP(model, composite, checkpoint=c)(x, target=3, layers=name) for c in (False, checkpoint))
+    assert_close(parts.relevance, plain.relevance, rtol=1e-12, what=case)
+    assert_close(parts.layers[name], plain.layers[name], rtol=1e-12)
+    assert torch.equal(parts.output, plain.output)
+
+
+def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of the forward pass only what crosses the borders is there."""
+    from relprop import propagate
+
+    kept: list[int] = []
+    model = nn.Sequential(*[layer for _ in range(18) for layer in (nn.Linear(8, 8), nn.Tanh())])
+    real = propagate.forward
+
+    def watched(*args: object, **options: object) -> object:
+        tape = real(*args, **options)
+        kept.append(sum(n.op == "call_function" for n in tape.values))
+        return tape
+
+    monkeypatch.setattr(propagate, "forward", watched)
+    for checkpoint in (False, True):
+        LRP(model, EpsilonPlus(), checkpoint=checkpoint)(torch.rand(2, 8), target=1)
+    assert kept == [36, 6]
+
+
+@pytest.mark.parametrize("wrong", [-1, "all", 2.5, None])
+def test_checkpoint_is_a_number_of_parts(wrong: object) -> None:
+    with pytest.raises(InputError, match="how many parts"):
+        LRP(nn.Linear(2, 2), checkpoint=wrong)
