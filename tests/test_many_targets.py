@@ -118,6 +118,6 @@ def test_refuses_what_makes_no_sense() -> None:
     lrp = LRP(cnn().eval())
     with pytest.raises(TargetError, match="out of range"):
         lrp.each(torch.rand(IMAGE), targets=[0, 9])
-    for wrong in ({"targets": []}, {"targets": [0], "chunk": 0}):
+    for wrong in ({"targets": []}, {"targets": 3}, {"targets": [0], "chunk": 0}, {"targets": [0], "chunk": "all"}):
         with pytest.raises(InputError, match="at least"):
             lrp.each(torch.rand(IMAGE), **wrong)

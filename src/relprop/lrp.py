@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -188,11 +188,14 @@ class LRP:
             >>> [tuple(expl.relevance.shape) for expl in lrp.each(torch.rand(4, 3), targets=[0, 1])]
             [(4, 3), (4, 3)]
         """
-        targets = list(targets)
-        if not targets or (chunk is not None and chunk < 1):
-            raise InputError(f"each() takes at least one target and a chunk of at least 1, got {targets}, {chunk}.")
-        prepared, leaves, wanted = self._start(args, kwargs, targets, layers)
-        found = prepared.explain_each(leaves, targets, self._normalize_output, wanted, chunk)
+        several = list(targets) if isinstance(targets, Iterable) else []
+        if not several or not (chunk is None or (isinstance(chunk, int) and chunk > 0)):
+            raise InputError(
+                f"each() takes at least one target, in a list, and a chunk of at least 1; got targets={targets!r}, "
+                f"chunk={chunk!r}."
+            )
+        prepared, leaves, wanted = self._start(args, kwargs, several, layers)
+        found = prepared.explain_each(leaves, several, self._normalize_output, wanted, chunk)
         return [_explanation(prepared, one, audit=False) for one in found]
 
     def _start(
