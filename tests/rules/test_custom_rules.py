@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from relprop import LRP
 from relprop.composites import Composite, GlobalTypeMap
 from relprop.rules import AffineRule, EpsilonRule, FlatRule, GammaRule, WSquareRule, ZeroRule
+from relprop.rules.stabilizer import stabilize
 
 
 @dataclass(frozen=True)
@@ -152,3 +153,11 @@ def test_a_rule_is_a_value():
     assert repr(MyGamma(gamma=0.5)) == "MyGamma(gamma=0.5)"
     with pytest.raises(AttributeError):
         GammaRule().gamma = 1.0
+
+
+def test_the_sign_of_zero_is_positive() -> None:
+    """Also of a zero that was computed as -0: a denominator of either zero is ε."""
+    z = torch.tensor([-0.0, 0.0, -1e-12, 1e-12, -2.0])
+    expected = torch.tensor([1e-6, 1e-6, -1e-6, 1e-6, -2.0])
+    assert torch.allclose(stabilize(z, 1e-6), expected, rtol=1e-5, atol=0)
+    assert torch.allclose(stabilize(z.clone(), 1e-6, overwrite=True), expected, rtol=1e-5, atol=0)
