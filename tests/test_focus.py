@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support.compare import assert_close
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from relprop import LRP
-from relprop.composites import AttnLRP, Composite, EpsilonPlus
+from relprop.composites import AttnLRP, Composite, EpsilonPlus, GlobalTypeMap
 from relprop.errors import TargetError
 from relprop.graph import operator_name
-from relprop.rules import EpsilonRule
+from relprop.rules import EpsilonRule, ZPlusRule
 
 T, D, V = 5, 8, 11
 
@@ -124,6 +126,82 @@ def test_explanations_can_be_copied_and_pickled(model: nn.Module, ids: Tensor) -
     for again in (pickle.loads(pickle.dumps(explained)), copy.deepcopy(explained)):
         assert torch.equal(again.output[0], explained.output[0])
         assert torch.equal(again.relevance, explained.relevance)
+
+
+class Pooled(nn.Module):
+    """A class read off a sequence (B, T, D) in one way or another; perhaps hidden states are returned beside it."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor], returns_hidden: bool) -> None:
+        super().__init__()
+        self.blocks, self.norm, self.head = nn.ModuleList(Block() for _ in range(2)), nn.LayerNorm(D), nn.Linear(D, 3)
+        self.pool, self.returns_hidden = pool, returns_hidden
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        for block in self.blocks:
+            x = block(x)
+        hidden = self.norm(x)
+        logits = self.head(self.pool(hidden))
+        return (logits, hidden) if self.returns_hidden else logits
+
+
+ONE_POSITION: dict[str, Callable[[Tensor], Tensor]] = {
+    "first": lambda h: h[:, 0],
+    "last": lambda h: h[:, -1],
+    "a slice": lambda h: h[:, 2:3].flatten(1),
+    "the end": lambda h: h[:, -1:, :].squeeze(1),
+    "twice": lambda h: h[:, 1] * 2.0 + h[:, 1].tanh(),
+}
+MORE_POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda h: h.mean(1),
+    "two": lambda h: h[:, 0] + h[:, 1],
+    "a longer slice": lambda h: h[:, 1:3].sum(1),
+    "features": lambda h: h[:, :, 0] @ torch.ones(T, D, dtype=h.dtype),
+}
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("pool", ONE_POSITION)
+def test_what_reads_one_position_is_computed_for_that_one(pool: str, composite: str) -> None:
+    torch.manual_seed(0)
+    model = Pooled(ONE_POSITION[pool], returns_hidden=composite != "epsilon").double().eval()
+    x = torch.randn(3, T, D, dtype=torch.float64)
+    lrp = LRP(model, COMPOSITES[composite])
+    trimmed, whole = lrp(x, target=1), lrp(x, target=1, audit=True)
+    assert_close(trimmed.relevance, whole.relevance, rtol=1e-10)
+    several = lrp.each(x, targets=[0, 1])
+    assert_close(several[1].relevance, whole.relevance, rtol=1e-10)
+    for a, b in zip(pytree.tree_leaves(trimmed.output), pytree.tree_leaves(model(x)), strict=True):
+        assert_close(a, b, rtol=1e-12)
+    program = lrp._latest.trimmed
+    one = {n.meta["relprop"].path for n in program.operators if _positions(n) == 1}
+    every = {n.meta["relprop"].path for n in program.operators if _positions(n) == T}
+    assert {"norm", "blocks.1.down", "blocks.1.gate", "blocks.1.out"} <= one
+    assert not {"norm", "blocks.1.down", "blocks.1.gate"} & every
+    assert {"blocks.0.down", "blocks.1.qkv"} <= every
+
+
+@pytest.mark.parametrize("pool", MORE_POSITIONS)
+def test_what_reads_more_positions_is_computed_for_all(pool: str) -> None:
+    lrp = LRP(Pooled(MORE_POSITIONS[pool], False).double(), AttnLRP())
+    lrp(torch.randn(3, T, D, dtype=torch.float64), target=1)
+    assert lrp._latest.trimmed is lrp._latest.program
+
+
+def test_modified_weights_are_shared(model: nn.Module, ids: Tensor) -> None:
+    """Whichever position is explained, there is one copy of them, and it follows the parameters."""
+    lrp = LRP(model, Composite(GlobalTypeMap({nn.Linear: ZPlusRule()})))
+    lrp(ids, target=(-1, 4), audit=True)
+    prepared = lrp._latest
+    made = dict(prepared.program.constants.modified)
+    before = lrp(ids, target=(-1, 4)).relevance
+    assert prepared.focused.constants.modified is prepared.program.constants.modified
+    assert made
+    assert all(prepared.program.constants.modified[key] is weight for key, weight in made.items())
+    with torch.no_grad():
+        model.head.weight.neg_()
+    after = lrp(ids, target=(-1, 4)).relevance
+    assert_close(after, lrp(ids, target=(-1, 4), audit=True).relevance, rtol=1e-10)
+    assert not torch.allclose(before, after)
 
 
 class Classifier(nn.Module):

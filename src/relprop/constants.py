@@ -62,6 +62,22 @@ class Constants:
         return value
 
 
+class SharedConstants(Constants):
+    """Those of another graph, of which `graph` is a copy with the same names: nothing is computed or kept twice."""
+
+    def __init__(self, graph: Graph, source: Constants) -> None:
+        self.keep, self.modified, self._source = source.keep, source.modified, source
+        self._known: dict[Node, Any] = {}
+        self._nodes = {n.name: n for n in graph.fx.nodes if info(n).static}
+
+    def values(self) -> dict[Node, Any]:
+        known = self._source.values()
+        if known is not self._known:
+            self._known = known
+            self._values = {self._nodes[n.name]: value for n, value in known.items() if n.name in self._nodes}
+        return self._values
+
+
 def _plain(tensor: Tensor) -> Tensor:
     """Detached from autograd, and out of inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -50,10 +50,17 @@ def negative_power(x: Tensor, exponent: float) -> Tensor:
 
 def normalize(x: Tensor, dims: Sequence[int], groups: int, eps: float, centre: bool = True) -> Tensor:
     """`(x − mean) / sqrt(var + eps)` over `dims`, or over each of `groups` channel groups where `groups > 0`."""
+    return normalize_with_statistics(x, dims, groups, eps, centre)[0]
+
+
+def normalize_with_statistics(
+    x: Tensor, dims: Sequence[int], groups: int, eps: float, centre: bool = True
+) -> tuple[Tensor, Tensor]:
+    """`normalize`, and `1 / sqrt(var + eps)` of `group(x, groups)`, with its dimensions kept."""
     grouped = group(x, groups)
     mean, rstd = statistics(grouped, dims, eps, centre)
     centred = grouped - mean if centre else grouped
-    return (centred * rstd).reshape(x.shape).to(x.dtype)
+    return (centred * rstd).reshape(x.shape).to(x.dtype), rstd
 
 
 def group(x: Tensor, groups: int) -> Tensor:

@@ -14,8 +14,9 @@ from relprop import checks as _checks
 from relprop import ops
 from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
 from relprop.assign import explained_output, node_rule, unit_rule
+from relprop.constants import Constants, SharedConstants
 from relprop.explain import Explained, explain, explain_each
-from relprop.focus import focus
+from relprop.focus import Focused, focus, trim
 from relprop.graph import Graph, Node, ancestors
 from relprop.layers import Layer, layers_of_graph
 from relprop.modules import by_pattern, module_outputs
@@ -31,7 +32,7 @@ class Prepared:
     """What an analyzer keeps of a captured model; `compiled` fills as calls come.
 
     Attributes:
-        program: explains the whole output.
+        program: explains the whole output, and holds every operator.
         layers: the rows of the printed table. row_rules: the rule of each.
         rules: the rule of each operator that relevance reaches.
         checkpoint: run the forward pass in parts, see `LRP`.
@@ -53,12 +54,19 @@ class Prepared:
     @cached_property
     def focused(self) -> Program | None:
         """Explains one position of a sequence; None where that saves nothing."""
-        found = focus(self.program.graph, self.program.explained, self.rules)
+        return self._of_copy(focus(self.program.graph, self.program.explained, self.rules))
+
+    @cached_property
+    def trimmed(self) -> Program:
+        """Explains the whole output, without what it does not read."""
+        return self._of_copy(trim(self.program.graph, self.program.explained, self.rules)) or self.program
+
+    def _of_copy(self, found: Focused | None) -> Program | None:
         if found is None:
             return None
-        graph, explained, rules = found
-        later = frozenset(graph.operators()) - ancestors(explained)
-        return compile_program(graph, explained, rules, later=later, keep_weights=self.program.constants.keep)
+        later = frozenset(found.graph.operators()) - ancestors(found.explained)
+        constants = SharedConstants(found.graph, self.program.constants)
+        return compile_program(found.graph, found.explained, found.rules, later=later, constants=constants)
 
     def explain(
         self,
@@ -69,11 +77,13 @@ class Prepared:
         audit: bool,
     ) -> Explained:
         """Run the program that fits the target; what is recorded or audited is the whole output's."""
-        whole = bool(wanted) or audit or not (isinstance(target, (list, tuple)) and len(target) > 1)
-        program = None if whole else self.focused
+        whole = bool(wanted) or audit
+        positional = isinstance(target, (list, tuple)) and len(target) > 1
+        program = self.focused if positional and not whole else None
         if program is None:
+            program = self.program if whole else self.trimmed
             seed = partial(seed_relevance, target=target, normalize_output=normalize_output)
-            return explain(self.program, leaves, seed, wanted, audit, self.segments(self.program))
+            return explain(program, leaves, seed, wanted, audit, self.segments(program))
         index = self.program.index_of(target, leaves)
         entries = prod(self.program.explained_shape(leaves)[2:])
         position = int(index[0]) // entries
@@ -93,7 +103,7 @@ class Prepared:
     ) -> Iterator[Explained]:
         """One explanation for each target, with one forward pass."""
         seeds = [partial(seed_relevance, target=target, normalize_output=normalize_output) for target in targets]
-        return explain_each(self.program, leaves, seeds, wanted, chunk)
+        return explain_each(self.program if wanted else self.trimmed, leaves, seeds, wanted, chunk)
 
     def wanted(self, layers: Layers, flatten: bool) -> dict[str, Node]:
         """Name -> node whose relevance is asked for."""
@@ -141,5 +151,5 @@ def prepare(
         rules.update({node: node_rule(node, rule) for node in layer.nodes if node in rules})
     for node, rule in rules.items():
         ops.check(node, rule)
-    program = compile_program(graph, explained, rules, keep_weights=keep_weights)
+    program = compile_program(graph, explained, rules, constants=Constants(graph, keep=keep_weights))
     return Prepared(program, layers, rules, row_rules, checkpoint=checkpoint)

@@ -55,6 +55,11 @@ class Program:
     later: tuple[Node, ...] = ()
 
     @cached_property
+    def step_of(self) -> Mapping[Node, Step]:
+        """Node -> its step."""
+        return {step.node: step for step in self.steps}
+
+    @cached_property
     def released_in_reverse(self) -> Mapping[Node, Sequence[Node]]:
         """Step's node -> values that no later step of the reverse pass reads."""
         released: dict[Node, Sequence[Node]] = {}
@@ -103,7 +108,7 @@ def compile_program(
     rules: Mapping[Node, Rule],
     seed: Forms = frozenset({"R"}),
     later: frozenset[Node] = frozenset(),
-    keep_weights: bool = True,
+    constants: Constants | None = None,
 ) -> Program:
     """Bind every data operator that relevance reaches to its rule.
 
@@ -112,7 +117,7 @@ def compile_program(
         rules: the rule of each data operator that is an ancestor of `explained`.
         seed: the form in which relevance starts.
         later: operators that the explained output does not need, to be left until other outputs are asked for.
-        keep_weights: keep modified weights between calls.
+        constants: values of the graph's constant part; None: made here, and kept.
     """
     prefers: dict[Node, Form] = {}
     for node in graph.fx.nodes:
@@ -120,25 +125,21 @@ def compile_program(
             prefers[node] = "c"
         elif node in rules:
             prefers[node] = ops.preferred_form(node, rules[node], prefers)
-    forms: dict[Node, Forms] = {explained: seed}
-    steps: list[Step] = []
+    plan = ops.Plan(prefers, forms={explained: seed})
     for node in reversed(graph.fx.nodes):
-        if node in rules and node in forms:
-            step = ops.bind(node, rules[node], forms[node], prefers)
-            for source in step.sources:
-                forms[source] = forms.get(source, frozenset()) | step.emits
-            steps.append(step)
-    steps.reverse()
-    arrivals = tuple(n for n in graph.fx.nodes if n in forms and n not in rules)
+        if node in rules and node in plan.forms:
+            ops.bind(node, rules[node], plan)
+    steps = tuple(reversed(plan.steps.values()))
+    arrivals = tuple(n for n in graph.fx.nodes if n in plan.forms and n not in rules)
     reads = frozenset().union(*(s.reads for s in steps), arrivals)
     running = [n for n in graph.operators() if not info(n).static]
     return Program(
         graph=graph,
-        constants=Constants(graph, keep=keep_weights),
+        constants=constants or Constants(graph),
         explained=explained,
-        steps=tuple(steps),
+        steps=steps,
         arrivals=arrivals,
-        forms=forms,
+        forms=plan.forms,
         reads=reads,
         in_place=_in_place(graph),
         operators=tuple(n for n in running if n not in later),

@@ -80,7 +80,6 @@ def run_checkpointed(
     wanted = frozenset(record)
     length = -(-len(program.operators) // segments)
     parts = [program.operators[i : i + length] for i in range(0, len(program.operators), length)]
-    step_of = {step.node: step for step in program.steps}
     part_of = {node: i for i, part in enumerate(parts) for node in part}
     crossing = frozenset(n for n in part_of if any(part_of.get(r, -1) > part_of[n] for r in n.users))
     crossing |= {program.explained, *program.arrivals, *program.graph.inputs} | program.kept_for_later
@@ -90,9 +89,9 @@ def run_checkpointed(
         start = seed(tape.values[program.explained]).to(tape.dtype)
         relevance: dict[Node, Message] = {program.explained: Message(R=start)}
         for part in reversed(parts):
-            own = replace(tape, values=dict(tape.values), recorded={})
+            own = replace(tape, values=dict(tape.values), recorded={}, saved={})
             _advance(program, own, part, program.reads | wanted | crossing, record=True)
-            steps = [step_of[node] for node in part if node in step_of]
+            steps = [program.step_of[node] for node in part if node in program.step_of]
             _walk(program, own, steps, relevance, wanted, result, audit=False)
         _collect(program, tape, relevance, result)
     return result
@@ -122,7 +121,7 @@ def run_each(
         tape.batched = together > 1
 
         def back(start: Tensor) -> tuple[dict[Node, Tensor], dict[Node, Tensor]]:
-            own = replace(tape, values=dict(tape.values), recorded=dict(tape.recorded))
+            own = replace(tape, values=dict(tape.values), recorded=dict(tape.recorded), saved=dict(tape.saved))
             result = Result(outputs, {}, {})
             backward(program, own, start, wanted, result, audit=False)
             return result.relevance, result.recorded
@@ -162,10 +161,11 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node], *, r
 
     Args:
         kept: values that are not forgotten.
-        record: run operators under autograd where the reverse pass wants their derivative.
+        record: let steps save what the reverse pass wants.
     """
     device = next(t.device for t in inputs if isinstance(t, Tensor))
-    tape = Tape({}, device, relevance_dtype(program), program.constants.modified)
+    dtype = relevance_dtype(program)
+    tape = Tape({}, device, dtype, program.constants.modified, widened=dtype != _dtype(program))
     tape.values.update(program.constants.values())
     for node, value in zip(program.graph.inputs, inputs, strict=True):
         channels_last = prefers_channels_last(value) and any(operator_name(r) in CONVOLUTIONS_2D for r in node.users)
@@ -177,15 +177,14 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node], *, r
 
 def _advance(program: Program, tape: Tape, operators: Sequence[Node], kept: frozenset[Node], *, record: bool) -> None:
     """Run some operators in order, on the values that are on the tape."""
-    recorded = record and tape.dtype == _dtype(program)
-    recording = {s.node: s.leaves for s in program.steps if s.records} if recorded else {}
+    steps = program.step_of if record else {}
     protected = {n for n in program.in_place if n.args[0] in kept}
     released = last_readers(operators, kept)
     for node in operators:
         if node in program.in_place and node not in protected:
             tape.values[node] = program.in_place[node](tape.values[node.args[0]])  # type: ignore[index]
         else:
-            tape.values[node] = tape.record(node, recording[node]) if node in recording else tape.evaluate(node)
+            tape.values[node] = steps[node].run(tape) if node in steps else tape.evaluate(node)
         _note_shape(tape, node)
         for done in released[node]:
             tape.values.pop(done, None)
@@ -226,6 +225,7 @@ def _walk(
             if not audit:
                 tape.values.pop(done, None)
             tape.recorded.pop(node, None)
+        tape.saved.pop(node, None)
 
 
 def _collect(program: Program, tape: Tape, relevance: Mapping[Node, Message], result: Result) -> None:

@@ -66,8 +66,10 @@ class Tape:
         values: node -> value; constants are always there.
         shapes: node -> shape of every tensor that was computed, also of those freed since.
         recorded: node -> (leaves, result) of operators that ran under autograd, whose adjoint is at hand.
+        saved: node -> what its step's forward run leaves for the reverse pass in place of values.
         device: where the inputs are.
         dtype: dtype of relevance: that of the model, but never less than float32.
+        widened: it is not that of the model.
         modified: modified weights, made once and kept between calls.
         sinks: node -> name -> amount of relevance kept there; None unless the call is audited.
         shared: several reverse passes read it, so nothing may be overwritten.
@@ -81,6 +83,8 @@ class Tape:
     modified: dict[Any, Tensor] = field(default_factory=dict)
     shapes: dict[Node, torch.Size] = field(default_factory=dict)
     recorded: dict[Node, tuple[list[Tensor], Tensor]] = field(default_factory=dict)
+    saved: dict[Node, Tensor] = field(default_factory=dict)
+    widened: bool = False
     sinks: dict[Node, dict[str, float]] | None = None
     shared: bool = False
     batched: bool = False
@@ -88,7 +92,7 @@ class Tape:
 
     @property
     def may_overwrite(self) -> bool:
-        """What a step has just computed may hold what it computes next."""
+        """What a step has just computed, or saved for itself, may hold what it computes next."""
         return self.sinks is None and not self.shared
 
     def value(self, node: Node) -> Tensor:

@@ -284,6 +284,13 @@ def _real(graph: Graph, node: Node) -> Node | None:
     return insert(graph, node, f.real_part, transform.target, *transform.args, like=node, **transform.kwargs)
 
 
+def _slice(graph: Graph, node: Node) -> Node | None:
+    """`x[:]`, which `x[:, 0]` begins with, is `x`."""
+    source = node.args[0]
+    whole = node.args[2:] in ((), (0,), (0, torch.iinfo(torch.int64).max))
+    return source if whole and isinstance(source, Node) and source.op == "call_function" else None
+
+
 REWRITES: dict[str, Rewrite] = {
     **NORMS,
     "mul": _mul,
@@ -312,6 +319,7 @@ REWRITES: dict[str, Rewrite] = {
     "matmul": _matmul,
     "mm": _matmul,
     "real": _real,
+    "slice": _slice,
     "getitem": _one_of_several,
     **dict.fromkeys(KINDS, unroll),
     **{f"{kind}_cell": unroll_cell for kind in KINDS},

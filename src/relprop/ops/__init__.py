@@ -15,10 +15,10 @@ from relprop.ops.normalization import NormalizationStep
 from relprop.ops.product import ProductStep, is_product
 from relprop.ops.recurrent import GateStep
 from relprop.ops.registry import Op, lookup, register_op
-from relprop.ops.step import Step
+from relprop.ops.step import Plan, Step
 from relprop.ops.unit import UnitStep
 from relprop.rules import NormRule, PassRule, Rule
-from relprop.tape import Form, Forms
+from relprop.tape import Form
 
 FAMILIES: dict[str, type[Step]] = {
     "activation": ActivationStep,
@@ -34,7 +34,7 @@ FAMILIES: dict[str, type[Step]] = {
     "unit": UnitStep,
 }
 
-__all__ = ["Op", "bind", "check", "lookup", "preferred_form", "register_op"]
+__all__ = ["Op", "Plan", "bind", "check", "lookup", "preferred_form", "register_op"]
 
 
 def step_type(node: Node, rule: Rule) -> type[Step]:
@@ -55,8 +55,12 @@ def check(node: Node, rule: Rule) -> None:
     step_type(node, rule).check(node, rule)
 
 
-def bind(node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> Step:
-    return step_type(node, rule)(node, rule, forms, prefers)
+def bind(node: Node, rule: Rule, plan: Plan) -> Step:
+    """The step of a node, entered into the plan."""
+    step = plan.steps[node] = step_type(node, rule)(node, rule, plan)
+    for asked in step.sources:
+        plan.forms[asked] = plan.forms.get(asked, frozenset()) | step.emits
+    return step
 
 
 def preferred_form(node: Node, rule: Rule, prefers: Mapping[Node, Form]) -> Form:

@@ -5,7 +5,7 @@ In the factored form `R = x·c` the same statement reads `c_in = c_out · f(x) /
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from relprop.graph import Node, data_inputs, shape_of
 from relprop.ops.registry import always, inherits, lookup, never, register
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import AffineRule, PassRule, Rule
-from relprop.tape import C, Form, Forms, Message, R, Tape
+from relprop.tape import C, Message, R, Tape
 from relprop.units import Unit
 
 
@@ -55,24 +55,34 @@ register("abs sqrt square", "activation", nonneg=always, options=Activation())
 class ActivationStep(Step):
     """`R_in = R_out`, in the form that the input likes best."""
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         op = lookup(node)
         known = op.options if op is not None and op.family == "activation" else None
         self.ratio = (known or Activation(_ratio_of_unit(node))).ratio
         self.source = self.sources[0]
         same_shape = shape_of(node) == shape_of(self.source)
-        self.stays_factored = "c" in forms and self.ratio != "none" and prefers[self.source] == "c" and same_shape
+        self.stays_factored = (
+            "c" in self.forms and self.ratio != "none" and plan.prefers[self.source] == "c" and same_shape
+        )
         if self.stays_factored:
-            self.read(*{"mask": (node,), "identity": (), "divide": (node, self.source)}[self.ratio])
+            self.read(*((node,) if self.ratio == "mask" else ()))
         else:
             self.emits = R
-            self.read(*((node,) if "c" in forms else ()))
+            self.read(*((node,) if "c" in self.forms else ()))
 
     @staticmethod
     def check(node: Node, rule: Rule) -> None:
         if not isinstance(rule, (AffineRule, PassRule)):
             raise cannot_serve(node, rule, "relevance passes through activations; use PassRule().")
+
+    def run(self, tape: Tape) -> Tensor:
+        """Saves the ratio `f(x) / x`, 0 at `x = 0`, where no relevance sits: one tensor to keep instead of two."""
+        value: Tensor = super().run(tape)
+        if self.stays_factored and self.ratio == "divide":
+            ratio = value.to(tape.dtype) / tape.value(self.source)
+            tape.saved[self.node] = ratio.nan_to_num_(0.0)  # many times faster on CPUs than to compare x with 0
+        return value
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         if not self.stays_factored or message.c is None:
@@ -80,15 +90,14 @@ class ActivationStep(Step):
         return [(self.source, Message(self._times_slope(message.c, tape), message.R))]
 
     def _times_slope(self, c: Tensor, tape: Tape) -> Tensor:
-        """`c · f(x) / x`, 0 at `x = 0`, where no relevance sits."""
+        """`c · f(x) / x`."""
         if self.ratio == "identity":
             return c
-        y = tape.value(self.node)
         if self.ratio == "mask":
-            selected: Tensor = torch.ops.aten.threshold_backward(c, y, 0)  # c where y > 0, in one pass
+            selected: Tensor = torch.ops.aten.threshold_backward(c, tape.value(self.node), 0)  # c where y > 0
             return selected
-        x = tape.value(self.source)
-        return c * (y / (x + (x == 0)))
+        ratio = tape.saved[self.node]
+        return ratio.mul_(c) if tape.may_overwrite else ratio * c
 
 
 def _ratio_of_unit(node: Node) -> str:
@@ -101,10 +110,10 @@ def _ratio_of_unit(node: Node) -> str:
 class PassStep(Step):
     """The PassRule on a layer that keeps its shape: `R_in = R_out`, whatever the layer computes."""
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         self.emits = R
-        self.read(*((node,) if forms & C else ()))
+        self.read(*((node,) if self.forms & C else ()))
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:

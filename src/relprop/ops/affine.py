@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -14,10 +14,10 @@ from relprop.errors import RuleError
 from relprop.graph import Node, constant_name, fake_value, info, operator_name
 from relprop.ops.linear_maps import Affine, AffineMap, SumMap
 from relprop.ops.registry import FRESH, lookup
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import AffineRule, Group, Rule, Term, stabilize
 from relprop.rules.modifiers import Boost, Constant, Modifier, absolute, keep, negative, ones, positive, square
-from relprop.tape import C, Form, Forms, Message, R, Tape, masked_product
+from relprop.tape import C, Forms, Message, R, Tape, masked_product
 
 BATCHED_DIMS = {f"conv{kind}{d}d": d + 2 for kind in ("", "_transpose") for d in (1, 2, 3)}
 """Dimensions of a convolution's input that has a batch."""
@@ -40,8 +40,8 @@ class Share:
 class AffineStep(Step):
     """`R_in = Σ_g coef_g Σ_k a_k · A_kᵀ (mask_g · R_out / stab(Σ_k A_k a_k + b_k))`."""
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         assert isinstance(rule, AffineRule)
         self.affine_rule = rule
         self.map = affine_map(node)
@@ -53,10 +53,10 @@ class AffineStep(Step):
         self.read(*parameters)
         if self.direct:
             self.multiplies_out = rule.stabilizes_itself or callable(rule.stabilizer)
-            self.read(*((node,) if self.multiplies_out or "R" in forms else ()))
+            self.read(*((node,) if self.multiplies_out or "R" in self.forms else ()))
             return
         self.read(*self.map.xs)
-        if "c" in forms or self.knows_plain or any(g.mask != "all" for g in self.groups):
+        if "c" in self.forms or self.knows_plain or any(g.mask != "all" for g in self.groups):
             self.read(node)
 
     @cached_property
@@ -97,6 +97,10 @@ class AffineStep(Step):
             raise cannot_serve(
                 node, rule, "its connections weigh differently, but are no tensor that the rule could modify."
             )
+
+    def run(self, tape: Tape) -> Tensor:
+        z: Tensor = tape.evaluate(self.node, {x: self.map.laid_out(tape.values[x]) for x in self.map.xs})
+        return z
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         if self.direct:
@@ -241,7 +245,7 @@ class AffineStep(Step):
             return None
         if self.map.w is not None and not info(self.map.w).static:
             return modifier(self.map.weight(tape))
-        key = (self.map.w or self.node, modifier, tape.dtype)
+        key = ((self.map.w or self.node).name, modifier, tape.dtype)
         if key not in tape.modified:
             tape.modified[key] = modifier(self.map.weight(tape))
         return tape.modified[key]

@@ -7,7 +7,7 @@ attention matrix is ever made here, but for the books. CP-LRP treats attention w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from relprop.graph import Node, operator_name
 from relprop.ops.registry import always, inherits, register
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import AffineRule, AttentionRule, EpsilonRule, Rule, SoftmaxRule, stabilize
-from relprop.tape import C, Form, Forms, Message, R, Tape
+from relprop.tape import C, Message, R, Tape
 
 register("softmax _softmax", "softmax", nonneg=always)
 register("log_softmax _log_softmax", "softmax")
@@ -30,8 +30,8 @@ class SoftmaxStep(Step):
 
     records: ClassVar[bool] = True
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         self.bias = rule.bias if isinstance(rule, SoftmaxRule) else "absorb"
         self.read(node, *self.sources)
         self.emits = C | R if self.bias == "distribute" else C
@@ -86,13 +86,13 @@ class AttentionStep(Step):
 
     records: ClassVar[bool] = True
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         self.mode = rule.mode if isinstance(rule, AttentionRule) else "attnlrp"
         value = node.args[2]
         if self.mode != "attnlrp":
             self.sources = tuple(s for s in self.sources if s is value)
-        self.read(*self.leaves, *((node,) if "R" in forms or isinstance(rule, EpsilonRule) else ()))
+        self.read(*self.leaves, *((node,) if "R" in self.forms or isinstance(rule, EpsilonRule) else ()))
         self.emits = C
 
     @staticmethod

@@ -104,13 +104,17 @@ class AffineMap:
 
     def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
         """`Σ_k W_k a_k + b`. `w=None` keeps the operator's own weight."""
-        substitute: dict[Node, Any] = dict(zip(self.xs, xs, strict=True))
+        substitute: dict[Node, Any] = dict(zip(self.xs, map(self.laid_out, xs), strict=True))
         if self.w is not None:
             substitute[self.w] = tape.value(self.w) if w is None else w
         if self.b is not None:
             substitute[self.b] = b
         z: Tensor = tape.evaluate(self.node, substitute)
         return z if w is None or self.w is not None else z * w.to(z.device)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """An input in the layout that the operator is fast with: a linear layer is one product if it is contiguous."""
+        return x.contiguous() if operator_name(self.node) == "linear" else x
 
     def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
         """`Wᵀ s` for each input."""
@@ -197,7 +201,7 @@ def _has_shape(node: Node) -> bool:
 
 
 def _linear(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
-    return s @ w
+    return s.contiguous() @ w
 
 
 def _scale(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:

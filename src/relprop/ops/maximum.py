@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 from relprop.functions import part
 from relprop.graph import Node, operator_name
 from relprop.ops.registry import inherits, register
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import EpsilonRule, NormRule, Rule, ZeroRule
-from relprop.tape import C, Form, Forms, Message, Tape, masked_product
+from relprop.tape import C, Message, Tape, masked_product
 
 register(
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
@@ -29,8 +29,8 @@ class MaxStep(Step):
 
     records: ClassVar[bool] = True
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         self.stabilized = isinstance(rule, EpsilonRule) or (isinstance(rule, ZeroRule) and rule.stabilizes_itself)
         self.read(*self.sources)
         if self.stabilized:
@@ -70,9 +70,9 @@ class MaxStep(Step):
 class ShareOfWindowStep(Step):
     """NormRule on a pool: `R_i = Σ_j a_i / Σ_{k in window j} a_k · R_j`, as if the pool were a sum."""
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
-        self.read(*self.sources, *((node,) if "c" in forms else ()))
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        self.read(*self.sources, *((node,) if "c" in self.forms else ()))
         self.emits = C
 
     @staticmethod

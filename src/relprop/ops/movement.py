@@ -6,16 +6,16 @@ to (padding with a constant, a filled mask) is kept by the sink `constant`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from relprop.graph import Node, operator_name
 from relprop.ops.registry import LIKE_ANOTHER, inherits, register
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import AffineRule, PassRule, Rule
-from relprop.tape import Form, Forms, Message, Tape
+from relprop.tape import Message, Tape
 
 RESHAPES = frozenset(
     [
@@ -131,8 +131,8 @@ register(FILLS, "movement")
 class MovementStep(Step):
     """Send each entry's relevance to where the entry came from."""
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         if operator_name(node) in LIKE_ANOTHER:
             self.sources = tuple(s for s in self.sources if s is node.args[0])
         self.by_value = operator_name(node) in BY_VALUE

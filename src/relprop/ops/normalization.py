@@ -5,14 +5,16 @@ Captured norms are rewritten to `normalize` followed by `scale`, so only the nor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from relprop.functions import group, statistics
+from torch import Tensor
+
+from relprop.functions import group, normalize_with_statistics
 from relprop.graph import Node
 from relprop.ops.registry import register
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import EpsilonRule, LayerNormRule, NormRule, Rule, ZeroRule
-from relprop.tape import C, Form, Forms, Message, Tape
+from relprop.tape import C, Message, Tape
 
 register("normalize", "normalization")
 
@@ -20,10 +22,9 @@ register("normalize", "normalization")
 class NormalizationStep(Step):
     """`c_in = (c − mean(c)) / σ`, which is `R_i = a_i (s_i − mean(s))`, `s = R / (a − mean(a))`."""
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
-        self.read(*self.sources)
-        if "R" in forms or isinstance(rule, EpsilonRule):
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        if "R" in self.forms or isinstance(rule, EpsilonRule):
             self.read(node)
         self.emits = C
 
@@ -38,13 +39,16 @@ class NormalizationStep(Step):
                 node, rule, "a normalization has no weights; use LayerNormRule(), ZeroRule() or PassRule()."
             )
 
+    def run(self, tape: Tape) -> Tensor:
+        """Saves `1/σ`, so that the input need not be kept."""
+        value, rstd = normalize_with_statistics(tape.values[self.sources[0]], *self.node.args[1:])  # type: ignore[arg-type]
+        tape.saved[self.node] = rstd.to(tape.dtype)
+        return value
+
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         (source,) = self.sources
-        c = self.factored(message, tape)
-        x, dims, groups, eps = tape.value(source), *self.node.args[1:4]
-        centre = bool(self.node.args[4]) if len(self.node.args) > 4 else True
-        grouped = group(x, int(groups))  # type: ignore[arg-type]
-        _, rstd = statistics(grouped, dims, float(eps), centre)  # type: ignore[arg-type]
-        c = c.reshape(grouped.shape)
-        centred = c - c.mean(tuple(dims), keepdim=True) if centre else c  # type: ignore[arg-type]
-        return [(source, Message((centred * rstd).reshape(x.shape)))]
+        dims, groups, _, *centre = self.node.args[1:]
+        c = group(self.factored(message, tape), int(groups))  # type: ignore[arg-type]
+        if centre in ([], [True]):
+            c = c - c.mean(tuple(dims), keepdim=True)  # type: ignore[arg-type]
+        return [(source, Message((c * tape.saved[self.node]).reshape(tape.shapes[source])))]

@@ -6,14 +6,14 @@ Factored relevance makes both exact without a division: for `z = Π_k x_k` and `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from relprop.graph import Node, data_inputs, info, operator_name
 from relprop.ops.registry import inherits, lookup, register
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import AffineRule, EpsilonRule, ProductRule, Rule
-from relprop.tape import C, Form, Forms, Message, Tape
+from relprop.tape import C, Message, Tape
 
 register("product", "product", nonneg=inherits)
 
@@ -26,13 +26,13 @@ class ProductStep(Step):
 
     records: ClassVar[bool] = True
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         share = rule.share if isinstance(rule, ProductRule) else "uniform"
         if share == "signal":
             self.sources = signals(self.sources)
         self.read(*self.leaves)
-        if isinstance(rule, EpsilonRule) or "R" in forms:
+        if isinstance(rule, EpsilonRule) or "R" in self.forms:
             self.read(node)
         self.emits = C
 

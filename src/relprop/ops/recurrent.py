@@ -7,15 +7,15 @@ only the gate is here. A composite gives the whole `nn.LSTM` one rule, which ser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch import Tensor
 
 from relprop.graph import Node, constant_name, operator_name
 from relprop.ops.registry import inherits, register
-from relprop.ops.step import Preference, Step, cannot_serve
+from relprop.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.rules import AffineRule, ProductRule, Rule
-from relprop.tape import Form, Forms, Message, Tape
+from relprop.tape import Message, Tape
 
 register("gated", "gate", nonneg=inherits)
 
@@ -34,12 +34,12 @@ class GateStep(Step):
     With `z = gate · signal` and `R = z·c` that is `c_signal = c · gate`. Nothing is ever divided by.
     """
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         self.gate, self.signal = (a for a in node.args if isinstance(a, Node))
         halves = isinstance(rule, ProductRule) and rule.share == "uniform"
         self.sources = tuple(s for s in self.sources if halves or s is self.signal)
-        if "c" in forms:
+        if "c" in self.forms:
             self.read(*({self.gate, self.signal} if halves else {self.gate}), *(() if self.sources else (node,)))
 
     @staticmethod

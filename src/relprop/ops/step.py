@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,6 +14,21 @@ from relprop.rules import AffineRule, EpsilonRule, Rule, stabilize
 from relprop.tape import Form, Forms, Message, Tape, masked_product
 
 Preference = Literal["c", "R", "source"]
+
+
+@dataclass
+class Plan:
+    """What is known when a step is bound: everything about the nodes behind it, which relevance comes from.
+
+    Attributes:
+        prefers: in which form each node likes its relevance.
+        forms: which parts the message of a node may have.
+        steps: those of the nodes behind.
+    """
+
+    prefers: Mapping[Node, Form]
+    forms: dict[Node, Forms]
+    steps: dict[Node, Step] = field(default_factory=dict)
 
 
 class Step:
@@ -30,14 +46,14 @@ class Step:
 
     records: ClassVar[bool] = False
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
         self.node = node
         self.rule = rule
-        self.forms = forms
+        self.forms = plan.forms[node]
         self.sources = data_inputs(node)
         self.leaves = self.sources
         self.reads: frozenset[Node] = other_inputs(node)
-        self.emits: Forms = forms
+        self.emits: Forms = self.forms
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:
@@ -47,6 +63,12 @@ class Step:
     @staticmethod
     def check(node: Node, rule: Rule) -> None:
         """Raise a `RuleError` where the rule cannot serve the node."""
+
+    def run(self, tape: Tape) -> Any:
+        """The node's value, in the forward pass. The step may save what its `pull` wants of that."""
+        if self.records and not tape.widened:
+            return tape.record(self.node, self.leaves)
+        return tape.evaluate(self.node)
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         raise NotImplementedError

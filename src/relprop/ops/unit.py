@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from relprop.graph import Node
-from relprop.ops.step import Preference, Step
+from relprop.ops.step import Plan, Preference, Step
 from relprop.rules import AffineRule, FunctionRule, Rule
-from relprop.tape import C, Form, Forms, Message, R, Tape
+from relprop.tape import C, Message, R, Tape
 from relprop.units import check_function_result
 
 
@@ -20,8 +20,8 @@ class UnitStep(Step):
 
     records: ClassVar[bool] = True
 
-    def __init__(self, node: Node, rule: Rule, forms: Forms, prefers: Mapping[Node, Form]) -> None:
-        super().__init__(node, rule, forms, prefers)
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
         self.read(node, *self.sources)
         self.emits = R if isinstance(rule, FunctionRule) else C
 
