@@ -24,7 +24,7 @@ from networks import Built, llama, picture, tiny_resnet, tiny_vgg, torchvision_m
 from torch import Tensor
 
 from relprop import LRP, composites
-from relprop.ops.affine import AffineStep
+from relprop.ops.terms import Terms
 from relprop.prepared import Prepared
 from relprop.program import Program
 
@@ -57,7 +57,7 @@ def patched(targets: dict[str, Any]) -> Callable[[], contextlib.AbstractContextM
 
 @contextlib.contextmanager
 def no_signs() -> Iterator[None]:
-    with mock.patch.object(AffineStep, "_simplify", lambda self, group: group):
+    with mock.patch.object(Terms, "_simplify", lambda self, group: group):
         yield
 
 

@@ -125,7 +125,7 @@ def compile_program(
             prefers[node] = "c"
         elif node in rules:
             prefers[node] = ops.preferred_form(node, rules[node], prefers)
-    plan = ops.Plan(prefers, forms={explained: seed})
+    plan = ops.Plan(explained, prefers, forms={explained: seed})
     for node in reversed(graph.fx.nodes):
         if node in rules and node in plan.forms:
             ops.bind(node, rules[node], plan)

@@ -82,6 +82,7 @@ def run_checkpointed(
     parts = [program.operators[i : i + length] for i in range(0, len(program.operators), length)]
     part_of = {node: i for i, part in enumerate(parts) for node in part}
     crossing = frozenset(n for n in part_of if any(part_of.get(r, -1) > part_of[n] for r in n.users))
+    crossing |= {n for s in program.steps for n in s.reads if part_of.get(n, -1) > part_of[s.node]}
     crossing |= {program.explained, *program.arrivals, *program.graph.inputs} | program.kept_for_later
     with torch.inference_mode(False), torch.no_grad():
         tape = forward(program, inputs, crossing, record=False)

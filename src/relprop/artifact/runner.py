@@ -104,9 +104,9 @@ def _buffer_name(key: Key) -> str:
     kind, what = key
     if kind == "value":
         return str(what.name)
-    node, modifier, _ = what
+    weight, modifier, _ = what
     made = getattr(modifier, "__name__", type(modifier).__name__)
-    return f"{node.name}_{re.sub('[^0-9a-zA-Z]+', '_', made).strip('_')}"
+    return re.sub("[^0-9a-zA-Z]+", "_", f"{weight}_{made}").strip("_")
 
 
 def _whole(tensor: Tensor) -> Tensor:

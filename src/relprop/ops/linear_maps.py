@@ -102,6 +102,15 @@ class AffineMap:
     def bias(self, tape: Tape) -> Tensor | None:
         return None if self.b is None else tape.value(self.b)
 
+    @property
+    def weight_name(self) -> str:
+        """What the weight is called."""
+        return (self.w or self.node).name
+
+    def outputs(self, part: Tensor) -> Tensor:
+        """Of a tensor shaped like the node's value what belongs to this map's outputs."""
+        return part
+
     def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
         """`Σ_k W_k a_k + b`. `w=None` keeps the operator's own weight."""
         substitute: dict[Node, Any] = dict(zip(self.xs, map(self.laid_out, xs), strict=True))
@@ -144,6 +153,35 @@ class AffineMap:
         return b
 
 
+class SomeRows(AffineMap):
+    """The part of a linear layer that computes some of its outputs.
+
+    Attributes:
+        first, count: which of its rows.
+    """
+
+    def __init__(self, node: Node, options: Affine, first: int, count: int) -> None:
+        super().__init__(node, options)
+        self.first, self.count = first, count
+
+    @property
+    def weight_name(self) -> str:
+        return f"{super().weight_name}[{self.first}:{self.first + self.count}]"
+
+    def weight(self, tape: Tape) -> Tensor:
+        return super().weight(tape).narrow(0, self.first, self.count)
+
+    def bias(self, tape: Tape) -> Tensor | None:
+        b = super().bias(tape)
+        return None if b is None else b.narrow(0, self.first, self.count)
+
+    def outputs(self, part: Tensor) -> Tensor:
+        return part.narrow(-1, self.first, self.count)
+
+    def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
+        return super().apply(tape, xs, self.weight(tape) if w is None else w, b)
+
+
 class SumMap(AffineMap):
     """A sum of several operands as an affine map: its "weight" holds their coefficients, its constants are the bias."""
 
@@ -182,7 +220,8 @@ class SumMap(AffineMap):
     def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
         z: Tensor = sum((k * x for k, x in zip(self._each(w), xs, strict=True)), torch.zeros((), dtype=tape.dtype))
         z = z if b is None else z + b
-        return z.expand(tape.shapes[self.node])
+        shape = tape.shapes[self.node]
+        return z if z.shape == shape else z.expand(shape).clone()
 
     def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
         shares = [s if isinstance(k, float) and k == 1 else s * k for k in self._each(w)]

@@ -55,6 +55,19 @@ class Boost:
         return t + self.gamma * (positive(t) if self.sign > 0 else negative(t))
 
 
+@dataclass(frozen=True)
+class Combined:
+    """`Σ_k coef_k f_k(t)`."""
+
+    summands: tuple[tuple[float, Modifier], ...]
+
+    def __call__(self, t: Tensor) -> Tensor:
+        total = torch.zeros_like(t)
+        for coefficient, modifier in self.summands:
+            total += coefficient * modifier(t)
+        return total
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
     """A fixed value, broadcast to the input's shape: the bounds of the z^B-rule."""
