@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.errors import RuleError
-from relprop.rules import PassRule, ZBoxRule
+from relprop.rules import PassRule, ZBoxRule, ZeroRule
 
 PAIRS = [(o, r) for o in OPERATORS for r in RULES]
 SERVED = [pair for pair in PAIRS if (pair[1].name, pair[0].name) not in REFUSED]
@@ -71,9 +71,19 @@ def make_case(operator: Operator, rule: Rule, pick: Pick, seed: int) -> Case:
         a = x.clamp(min=0)
     else:
         model, rules, a = nn.Sequential(layer.module), [], x
-    lrp = LRP(model.eval(), [*rules, rule.make(**parameters, bias=policy)], canonize=False)
+    rules, seed_out = [*rules, rule.make(**parameters, bias=policy)], R_out
+    # No relevance comes where a ReLU behind the layer is off. (Factored, the 0-rule has no stabilizer to compare.)
+    if rule.name not in ("zero", "norm") and pick(False, True):
+        y = layer.module(a).relu()
+        tail = nn.Linear(y[0].numel(), 3, bias=False).double()
+        model.extend([nn.ReLU(), nn.Flatten(), tail])
+        rules += [PassRule(), PassRule(), ZeroRule(stabilizer=0.0)]
+        seed_out = torch.randn(len(x), 3, dtype=torch.float64)
+        R_out = y * torch.autograd.functional.vjp(tail, y.flatten(1), seed_out / tail(y.flatten(1)))[1].reshape(y.shape)
+        R_out = R_out.detach().nan_to_num(0.0)  # of a sample that the ReLU turns off altogether
+    lrp = LRP(model.eval(), rules, canonize=False)
     R_in, shares = expected(layer, rule, oracle_parameters | {"bias": policy}, a, R_out)
-    return Case(lrp, x, R_out, R_in, shares)
+    return Case(lrp, x, seed_out, R_in, shares)
 
 
 def inputs(shape: tuple[int, ...]) -> Tensor:
