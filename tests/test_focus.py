@@ -109,6 +109,25 @@ def test_one_capture_serves_other_lengths_and_batches(model: nn.Module, ids: Ten
     assert_close(lrp(longer, target=(-2, 1)).relevance, lrp(longer, target=(-2, 1), audit=True).relevance, rtol=1e-10)
 
 
+def test_compiled_programs_run_for_one_position_too(model: nn.Module, ids: Tensor) -> None:
+    """One graph serves all positions and lengths; outputs that nobody asks for are not in it."""
+    lrp, compiled = LRP(model, AttnLRP()), LRP(model, AttnLRP()).compile(backend="aot_eager")
+    for batch, position in ((ids, -1), (ids, 2), (torch.randint(0, V, (2, 9)), -3)):
+        found, expected = compiled(batch, target=(position, 4)), lrp(batch, target=(position, 4))
+        assert_close(found.relevance, expected.relevance, rtol=1e-10)
+        assert torch.equal(found.target, expected.target)
+        for a, b in zip(found.output, model(batch), strict=True):
+            assert_close(a, b, rtol=1e-12)
+    assert not compiled._compiler.failed
+    ((traced, _),) = compiled._latest.compiled.values()
+    assert traced.names.outputs == 0
+    vocabularies = [
+        n.meta["val"].shape for n in traced.module.graph.nodes if V in getattr(n.meta.get("val"), "shape", ())
+    ]
+    assert vocabularies
+    assert all(shape.numel() in {V * D, V} or shape[:-1].numel() == 2 for shape in vocabularies)
+
+
 def test_out_of_range_is_refused(model: nn.Module, ids: Tensor) -> None:
     lrp = LRP(model, AttnLRP())
     for target in ((T, 0), (-T - 1, 0), (0, V)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from relprop.explain import Explained
-from relprop.graph import Node, fake_value, is_open
-from relprop.program import Program
-from relprop.propagate import Result
+from relprop.graph import fake_value, is_open
+from relprop.propagate import Result, run_forward
 
 if TYPE_CHECKING:
+    from relprop.prepared import Job
     from relprop.trace import Traced
 
 
@@ -32,14 +32,7 @@ class Compiler:
     failed: bool = False
 
     def explain(
-        self,
-        known: dict[Any, Any],
-        program: Program,
-        leaves: Sequence[Any],
-        target: Any,
-        normalize_output: bool,
-        wanted: Mapping[str, Node],
-        as_it_is: Callable[[], Explained],
+        self, known: dict[Any, Any], job: Job, normalize_output: bool, as_it_is: Callable[[], Explained]
     ) -> Explained:
         """What `as_it_is` returns (less its run), by a compiled graph.
 
@@ -47,21 +40,29 @@ class Compiler:
         weights anew), and after `torch.compile` has failed once, of which one warning tells.
 
         Args:
-            known: the program's compiled graphs, by what they return and whether they take a target.
+            known: a model's compiled graphs, by their program, what they return, and whether they take a target.
         """
-        if callable(target) or self.failed:
+        if callable(job.target) or self.failed:
             return as_it_is()
         from relprop.trace import trace  # PyTorch's tracer takes a second to import
 
-        index = None if target is None else program.index_of(target, leaves)
-        key = (index is not None, tuple(wanted), normalize_output)
+        index = job.index
+        if index is None and job.target is not None:
+            index = job.program.index_of(job.target, job.leaves)
+        key = (id(job.program), index is not None, tuple(job.wanted), normalize_output)
         try:
             with torch.inference_mode(False), torch.no_grad():
                 if key not in known:
-                    traced = trace(program, wanted, normalize_output=normalize_output, takes_index=index is not None)
+                    traced = trace(
+                        job.program,
+                        job.wanted,
+                        normalize_output=normalize_output,
+                        takes_index=index is not None,
+                        with_outputs=not job.program.later,
+                    )
                     known[key] = traced, torch.compile(traced.module, **self.options)
                 traced, compiled = known[key]
-                found = _run(traced, compiled, program, leaves, index)
+                found = _run(traced, compiled, job, index)
         except Exception as error:
             explained = as_it_is()  # which says it, where something is wrong with the inputs
             self.failed = True
@@ -76,21 +77,27 @@ class Compiler:
         return as_it_is() if found is None else found
 
 
-def _run(
-    traced: Traced, compiled: Callable[..., Any], program: Program, leaves: Sequence[Any], index: Tensor | None
-) -> Explained | None:
+def _run(traced: Traced, compiled: Callable[..., Any], job: Job, index: Tensor | None) -> Explained | None:
+    program = job.program
     state = traced.state(program.constants)
     if state is None:
         return None
+    device = next(leaf.device for leaf in job.leaves if isinstance(leaf, Tensor))
     tensors = []
-    for node, leaf in zip(program.graph.inputs, leaves, strict=True):
-        if isinstance(leaf, Tensor):
+    for node, leaf in zip(program.graph.inputs, job.leaves, strict=True):
+        if isinstance(fake_value(node), Tensor):
+            tensor = leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, device=device)
             for i, size in enumerate(fake_value(node).shape):
                 if is_open(size):
-                    torch._dynamo.maybe_mark_dynamic(leaf, i)
-            tensors.append(leaf)
+                    torch._dynamo.maybe_mark_dynamic(tensor, i)
+            tensors.append(tensor)
     if index is not None:
         torch._dynamo.maybe_mark_dynamic(index, 0)
         tensors.append(index)
     outputs, inputs, layers, found = traced.explained(compiled(*state, *tensors))
-    return Explained(lambda: outputs, found, inputs, layers, Result(lambda: outputs, {}, {}))
+
+    def all_outputs() -> list[Any]:
+        return run_forward(program, job.leaves) if program.later else outputs
+
+    target = found if job.reported is None else job.reported
+    return Explained(all_outputs, target, inputs, layers, Result(all_outputs, {}, {}))

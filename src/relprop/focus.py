@@ -62,7 +62,7 @@ class Focused:
 
 
 def focus(graph: Graph, explained: Node, rules: Mapping[Node, Rule]) -> Focused | None:
-    """The explained output (B, 1, ...) holds one position, which is the last input of the copy, an integer.
+    """The explained output (B, 1, ...) holds one position: the last input of the copy, an integer or a tensor of one.
 
     Returns:
         None where that would save nothing.
@@ -75,7 +75,7 @@ def focus(graph: Graph, explained: Node, rules: Mapping[Node, Rule]) -> Focused 
     narrowing = _Narrowing(graph, rules)
     with narrowing.fx.inserting_before(next(n for n in narrowing.fx.nodes if n.op == "call_function")):
         position = narrowing.fx.placeholder("position")
-    position.meta["val"] = 0
+    position.meta["val"] = torch.zeros((), dtype=torch.long, device=fake_value(explained).device)
     narrowing.narrow(chosen, position)
     return Focused(narrowing.graph, narrowing.narrowed[explained], narrowing.rules)
 

@@ -33,8 +33,10 @@ def product(*factors: Tensor) -> Tensor:
     return z
 
 
-def at(x: Tensor, dim: int, position: int) -> Tensor:
-    """`x` at one position of a dimension, which stays, with size 1."""
+def at(x: Tensor, dim: int, position: int | Tensor) -> Tensor:
+    """`x` at one position of a dimension, which stays, with size 1. A position in a tensor is not negative."""
+    if isinstance(position, Tensor):
+        return x.index_select(dim, position.reshape(1))
     return x.narrow(dim, position % x.shape[dim], 1)
 
 

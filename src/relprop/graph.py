@@ -112,8 +112,12 @@ class Graph:
 
     def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs of the sizes at which the model was captured, filled with zeros."""
-        args, kwargs = pytree.tree_unflatten([_zeros_like(fake_value(node)) for node in self.inputs], self.in_spec)
+        args, kwargs = pytree.tree_unflatten(self.example_leaves(), self.in_spec)
         return tuple(args), dict(kwargs)
+
+    def example_leaves(self) -> list[Any]:
+        """The same, one for each of `inputs`."""
+        return [_zeros_like(fake_value(node)) for node in self.inputs]
 
     def open_sizes(self, leaves: Sequence[Any]) -> dict[Any, Any]:
         """Symbol of each size that the export left open -> its size in these inputs."""

@@ -151,12 +151,12 @@ class LRP:
             InputError, TargetError: before any work on the model.
         """
         prepared, leaves, wanted = self._start(args, kwargs, [target], layers)
-        run = partial(prepared.explain, leaves, target, self._normalize_output, wanted, audit)
+        job = prepared.job(leaves, target, wanted, audit)
+        run = partial(prepared.explain, job, self._normalize_output, audit)
         if self._compiler is None or audit:
             found = run()
         else:
-            known, program, normalize = prepared.compiled, prepared.program, self._normalize_output
-            found = self._compiler.explain(known, program, leaves, target, normalize, wanted, run)
+            found = self._compiler.explain(prepared.compiled, job, self._normalize_output, run)
         return _explanation(prepared, found, audit)
 
     def each(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import ceil, prod, sqrt
 from typing import Any
@@ -15,7 +15,7 @@ from relprop import ops
 from relprop.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
 from relprop.assign import explained_output, node_rule, unit_rule
 from relprop.constants import Constants, SharedConstants
-from relprop.explain import Explained, explain, explain_each
+from relprop.explain import Explained, Seed, explain, explain_each
 from relprop.focus import Focused, focus, trim
 from relprop.graph import Graph, Node, ancestors
 from relprop.layers import Layer, layers_of_graph
@@ -25,6 +25,25 @@ from relprop.rules import PassRule, Rule, StopRule
 from relprop.targets import seed_index, seed_relevance
 
 Layers = bool | str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call runs.
+
+    Attributes:
+        program: the program, and `leaves` its inputs, flat.
+        target: as the call has it. wanted: name -> node whose relevance is asked for.
+        index: the target's flat index (B,) in what the program explains, where that is a part of the output.
+        reported: then its index in the whole output.
+    """
+
+    program: Program
+    leaves: Sequence[Any]
+    target: Any
+    wanted: Mapping[str, Node]
+    index: Tensor | None = None
+    reported: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,30 +87,25 @@ class Prepared:
         constants = SharedConstants(found.graph, self.program.constants)
         return compile_program(found.graph, found.explained, found.rules, later=later, constants=constants)
 
-    def explain(
-        self,
-        leaves: Sequence[Any],
-        target: Any,
-        normalize_output: bool,
-        wanted: Mapping[str, Node],
-        audit: bool,
-    ) -> Explained:
-        """Run the program that fits the target; what is recorded or audited is the whole output's."""
+    def job(self, leaves: Sequence[Any], target: Any, wanted: Mapping[str, Node], audit: bool) -> Job:
+        """The program that fits the target; what is recorded or audited is the whole output's."""
         whole = bool(wanted) or audit
         positional = isinstance(target, (list, tuple)) and len(target) > 1
-        program = self.focused if positional and not whole else None
-        if program is None:
-            program = self.program if whole else self.trimmed
-            seed = partial(seed_relevance, target=target, normalize_output=normalize_output)
-            return explain(program, leaves, seed, wanted, audit, self.segments(program))
+        if whole or not positional or self.focused is None:
+            return Job(self.program if whole else self.trimmed, leaves, target, wanted)
         index = self.program.index_of(target, leaves)
         entries = prod(self.program.explained_shape(leaves)[2:])
-        position = int(index[0]) // entries
+        return Job(self.focused, [*leaves, int(index[0]) // entries], target, wanted, index % entries, index)
 
-        def seed_at(output: Tensor) -> tuple[Tensor, Tensor]:
-            return seed_index(output, index % entries, normalize_output)[0], index
-
-        return explain(program, [*leaves, position], seed_at, {}, segments=self.segments(program))
+    def explain(self, job: Job, normalize_output: bool, audit: bool) -> Explained:
+        """Run a job."""
+        seed: Seed
+        if job.index is None:
+            seed = partial(seed_relevance, target=job.target, normalize_output=normalize_output)
+        else:
+            seed = partial(seed_index, index=job.index, normalize_output=normalize_output)
+        found = explain(job.program, job.leaves, seed, job.wanted, audit, self.segments(job.program))
+        return found if job.reported is None else replace(found, target=job.reported)
 
     def explain_each(
         self,

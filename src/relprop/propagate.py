@@ -139,6 +139,13 @@ def run_each(
                 yield Result(outputs, relevance, recorded)
 
 
+def run_forward(program: Program, inputs: Sequence[Any]) -> list[Any]:
+    """The model's flat outputs alone."""
+    with torch.inference_mode(False), torch.no_grad():
+        tape = forward(program, inputs, program.kept_for_later, record=False)
+    return _outputs(program, tape)()
+
+
 def _outputs(program: Program, tape: Tape) -> Callable[[], list[Any]]:
     """The model's outputs, to be had after the reverse pass has forgotten the values that it read."""
     values = {n: tape.values[n] for n in program.kept_for_later}

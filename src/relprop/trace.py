@@ -18,7 +18,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-from torch.utils import _pytree as pytree
 
 from relprop.constants import Constants
 from relprop.explain import explain
@@ -89,6 +88,7 @@ def trace(
     target: Target = None,
     normalize_output: bool = True,
     takes_index: bool = False,
+    with_outputs: bool = True,
 ) -> Traced:
     """Flatten a program into one graph. Dimensions that the capture left open stay open.
 
@@ -96,8 +96,9 @@ def trace(
         wanted: name -> node whose relevance is asked for.
         target: as `LRP` takes it; it becomes part of the graph.
         takes_index: the target's flat index per sample, (B,), is an input of the graph instead.
+        with_outputs: the graph returns the model's outputs too.
     """
-    leaves = pytree.tree_leaves(program.graph.examples())
+    leaves = program.graph.example_leaves()
     seed = partial(seed_relevance, target=None if takes_index else target, normalize_output=normalize_output)
     explain(program, leaves, seed, wanted)  # makes all modified weights
     values, modified = program.constants.values(), dict(program.constants.modified)
@@ -113,7 +114,7 @@ def trace(
         given = [next(inputs) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         start = partial(seed_index, index=next(inputs), normalize_output=normalize_output) if takes_index else seed
         found = explain(given_program, given, start, wanted)
-        outputs = found.outputs()
+        outputs = found.outputs() if with_outputs else []
         names.append(Names(len(outputs), tuple(found.inputs), tuple(found.layers), found.target is not None))
         ends = [] if found.target is None else [found.target]
         return [*outputs, *found.inputs.values(), *found.layers.values(), *ends]
