@@ -222,11 +222,13 @@ def _walk(
             continue
         if node in record:
             result.recorded[node] = tape.total(node, message)
-        shares = list(step.pull(message, tape))
+        pulled = step.pull(message, tape)
+        received, message = message if audit else None, None  # a step may let go of it while it works
+        shares = list(pulled)
         for source, share in shares:
             relevance[source] = relevance[source] + share if source in relevance else share
-        if audit:
-            _keep_books(result, tape, node, message, shares)
+        if received is not None:
+            _keep_books(result, tape, node, received, shares)
         if not program.constants.keep:
             tape.modified.clear()
         for done in program.released_in_reverse[node]:

@@ -17,7 +17,7 @@ from relprop.ops.linear_maps import Affine, AffineMap, SomeRows, SumMap
 from relprop.ops.registry import FRESH, lookup
 from relprop.ops.rows import live_rows
 from relprop.ops.step import Plan, Preference, Step, cannot_serve
-from relprop.ops.terms import Terms, Work, is_nonneg
+from relprop.ops.terms import Terms, Work, sign_of
 from relprop.rules import AffineRule, Group, Rule, stabilize
 from relprop.rules.modifiers import Boost, Modifier, absolute, keep, negative, ones, positive
 from relprop.tape import C, Forms, Message, R, Tape, masked_product
@@ -165,6 +165,7 @@ class AffineStep(Step):
                         yield x, Message(c) if term.input is keep else Message(R=self._times(x, term.input, c, work))
             if self.affine_rule.bias == "distribute" and share.bias is not None:
                 yield from self._distribute(share.bias * share.s, tape)
+            del share, s  # before the next group's are made
         for x, sides in by_sign.items():
             if self.multiplies_sides:
                 (first, c), *others = sides
@@ -195,13 +196,15 @@ class AffineStep(Step):
         if group.mask != "all":
             own = self.map.outputs(tape.value(self.value))
             s = s * (own > 0 if group.mask == "positive" else own < 0)
-        return Share(s if group.coefficient == 1 else s * group.coefficient, z, denominator, bias)
+        if group.coefficient != 1:
+            s = s.mul_(group.coefficient) if tape.may_overwrite else s * group.coefficient
+        return Share(s, z, denominator, bias)
 
     def _stabilized(self, z: Tensor, group: Group, *, overwrite: bool) -> Tensor:
         if self.affine_rule.stabilizes_itself or callable(self.affine_rule.stabilizer):
             return self.affine_rule.modify_denominator(z)
-        nonneg = is_nonneg(group, self.terms.nonneg)
-        return stabilize(z, self.affine_rule.stabilizer, nonneg=nonneg, overwrite=overwrite)
+        sign = sign_of(group, self.terms.nonneg)
+        return stabilize(z, self.affine_rule.stabilizer, sign=sign, overwrite=overwrite)
 
     def _distribute(self, kept: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
         """Spread what the bias would keep evenly over the inputs connected to each output.

@@ -211,19 +211,23 @@ class Terms:
         biases = sorted(b.__name__ for t in terms if (b := t.bias) is not None)
         whole = inputs in ({keep}, {positive, negative}) and len(terms) == 2 * len(inputs)
         if split and whole and biases == ["negative", "positive"] and all(t.coefficient == 1 for t in terms):
-            return next((g for g in self.groups if is_nonneg(g, self.nonneg)), None)
+            return next((g for g in self.groups if sign_of(g, self.nonneg) == 1), None)
         return None
 
 
-def is_nonneg(group: Group, inputs_nonneg: bool) -> bool:
-    """Every term is a product of two non-negative or two non-positive factors, and has a non-negative bias."""
+def sign_of(group: Group, inputs_nonneg: bool) -> int:
+    """1 where a group's denominator cannot be negative, -1 where it cannot be positive, 0 where it may be either."""
+    signs = {sign for t in group.terms for sign in _signs(t, inputs_nonneg)}
+    return signs.pop() if len(signs) == 1 else 0
 
-    def term_is(t: Term) -> bool:
-        a_positive = t.input in (positive, ones) or (t.input is keep and inputs_nonneg)
-        product = t.weight in (positive, ones, square) if a_positive else (t.input is negative and t.weight is negative)
-        return product and (t.bias is None or t.bias is positive) and t.coefficient > 0
 
-    return all(term_is(t) for t in group.terms)
+def _signs(term: Term, inputs_nonneg: bool) -> set[int]:
+    """Of `A_k a_k` and of `b_k`."""
+    known: dict[Modifier | None, int] = {positive: 1, ones: 1, square: 1, absolute: 1, negative: -1}
+    a = 1 if term.input is keep and inputs_nonneg else known.get(term.input, 0)
+    biases = set() if term.bias is None else {known.get(term.bias, 0)}
+    coefficient = 1 if term.coefficient > 0 else -1
+    return {coefficient * sign for sign in {a * known.get(term.weight, 0), *biases}}
 
 
 def _part_key(term: Term) -> PartKey:

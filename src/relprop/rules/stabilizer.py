@@ -13,7 +13,7 @@ Stabilizer = float | Callable[[Tensor], Tensor]
 
 
 def stabilize(
-    z: Float[Tensor, "*shape"], stabilizer: Stabilizer, *, nonneg: bool = False, overwrite: bool = False
+    z: Float[Tensor, "*shape"], stabilizer: Stabilizer, *, sign: int = 0, overwrite: bool = False
 ) -> Float[Tensor, "*shape"]:
     """`z + ε·sign(z)` with `sign(0) = +1`, so that the result is never smaller than ε in magnitude.
 
@@ -21,13 +21,13 @@ def stabilize(
         z: denominator, any shape.
         stabilizer: ε, or a callable that is applied instead. An ε below the smallest normal number of `z.dtype`
             is raised to it, so that a division by it stays finite.
-        nonneg: `z >= 0` is known, which saves looking at its sign.
+        sign: 1 or -1 where `z >= 0` or `z <= 0` is known, which saves looking at it. (Of `z = 0` it is the sign then.)
         overwrite: `z` may hold the result afterwards, which saves memory.
     """
     if callable(stabilizer):
         return stabilizer(z)
     epsilon = max(float(stabilizer), torch.finfo(z.dtype).tiny)
-    if nonneg:
-        return z.add_(epsilon) if overwrite else z + epsilon
+    if sign:
+        return z.add_(sign * epsilon) if overwrite else z + sign * epsilon
     signed = torch.copysign(z.new_full((), epsilon), z + 0.0)  # -0.0 + 0.0 is 0.0; where() is many times slower on CPUs
     return z.add_(signed) if overwrite else signed.add_(z)
