@@ -47,6 +47,7 @@ TWINS = (
 )
 CAPTUM = tuple(f"{who} {name}" for name in ("Epsilon", "EpsilonPlus") for who in ("relprop", "Captum LRP"))
 IMAGES = (*GRADIENTS, *TWINS, *CAPTUM)
+COMPILED = "relprop EpsilonPlusFlat, compiled"
 MANY = (
     "plain gradients, one forward",
     "relprop EpsilonPlusFlat, each target",
@@ -80,7 +81,7 @@ VGG16, RESNET50, DENSENET121, EFFICIENTNET, VIT = map(
 CASES = (
     Case("VGG16, batch 1", picture(VGG16, 1, 224), picture(tiny_vgg, 1, 32), IMAGES, True),
     Case("VGG16, batch 8", picture(VGG16, 8, 224), picture(tiny_vgg, 2, 32), (*GRADIENTS, *TWINS), True),
-    Case("ResNet50, batch 8", picture(RESNET50, 8, 224), picture(tiny_resnet, 2, 32), IMAGES, True),
+    Case("ResNet50, batch 8", picture(RESNET50, 8, 224), picture(tiny_resnet, 2, 32), (*IMAGES, COMPILED), True),
     Case("DenseNet121, batch 4", picture(DENSENET121, 4, 224), picture(tiny_densenet, 2, 32), IMAGES, True),
     Case("EfficientNet-B0, batch 4", picture(EFFICIENTNET, 4, 224), picture(tiny_efficientnet, 2, 32), IMAGES, True),
     Case(

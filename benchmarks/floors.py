@@ -4,7 +4,8 @@ A *pass* is one product of a layer's weights with a batch: forward, or back. A p
 Rules need the forward pass too, and more with modified weights:
 
 - ε, 0: forward, pullback. γ: forward, forward and pullback with W + γW⁺.
-- generalized γ: forward, forward of |a| with |W| (the denominators are sums of the two), pullbacks with W and with |W|.
+- generalized γ: forward, forward of |a| with |W| (the denominators are sums of the two), pullbacks with W and with |W|;
+  between ReLUs it is the γ-rule.
 - z⁺: forward, forward and pullback with W⁺; where inputs have either sign, forward and pullback with W⁻ as well.
 - αβ: forward, forward with W⁺ (W⁻ gives the rest, by subtraction), pullbacks with W⁺ and with W⁻; where inputs have
   either sign, one more forward and two more pullbacks.
@@ -27,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 PASSES = {
     "ε": (2, 2),
     "γ": (3, 3),
-    "generalized γ": (4, 4),
+    "generalized γ": (3, 4),
     "z⁺": (3, 5),
     "αβ": (4, 7),
     "flat": (1, 1),

@@ -8,7 +8,7 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,17 @@ def measure(case: Case, settings: Settings) -> list[Row]:
         workers = {name: workers[name] for name in _fit(rows)}
         for name, found in timed(workers, settings).items():
             rows[name].update(found)
-        _compare({name: workers[name] for name in _fit(rows)}, rows)
+        if settings.tiny:
+            _compare(rows, lambda name, path: ask(workers[name], "result", path))
+    if not settings.tiny:
+        _compare(rows, lambda name, path: _result_of_its_own(case, name, settings, path))
     base = rows["plain gradient"].get("seconds", math.nan)
     for name in _fit(rows):
         rows[name]["ratio"] = rows[name]["seconds"] / base
     return list(rows.values())
 
 
-def start(case: Case, name: str, settings: Settings) -> Worker:
+def start(case: Case, name: str, settings: Settings, *, exact_memory: bool = False) -> Worker:
     """A process for each method; tiny, all in this one but those that change others' classes."""
     method = (METHODS | PEERS)[name]
     missing = settings.peers == sys.executable and method.package and importlib.util.find_spec(method.package) is None
@@ -70,7 +73,7 @@ def start(case: Case, name: str, settings: Settings) -> Worker:
         return Here(case.name, name, settings.device, settings.tiny)
     # Zennit is among relprop's own development dependencies, and has no pins that clash.
     python = settings.peers if method.package not in {"", "zennit"} else sys.executable
-    return Apart(python, case.name, name, settings.device, settings.tiny)
+    return Apart(python, case.name, name, settings.device, settings.tiny, exact_memory)
 
 
 def timed(workers: Mapping[str, Worker], settings: Settings) -> dict[str, Row]:
@@ -100,15 +103,29 @@ def how_many(seconds: float, methods: int, settings: Settings) -> int:
     return min(settings.rounds, max(2, affordable))
 
 
-def _compare(workers: Mapping[str, Worker], rows: dict[str, Row]) -> None:
-    """Memory, conservation, and the distance to relprop's result where a method means to be the same."""
+def _result_of_its_own(case: Case, name: str, settings: Settings, path: str) -> Row:
+    """What a method's `result` says in a process that holds no memory that is not in use, and where nobody waits."""
+    worker = start(case, name, settings, exact_memory=True)
+    try:
+        _, first, result = (ask(worker, command, path) for command in ("prepare", "first", "result"))
+    finally:
+        worker.end()
+    return {key: first[key] for key in ("kept", "error") if key in first} | result
+
+
+def _compare(rows: dict[str, Row], result: Callable[[str, str], Row]) -> None:
+    """Memory, conservation, and the distance to relprop's result where a method means to be the same.
+
+    Args:
+        result: method, path -> its `result`, with relevance in the file.
+    """
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
         found = {}
-        for i, (name, worker) in enumerate(workers.items()):
+        for i, name in enumerate(_fit(rows)):
             path = Path(folder) / f"{i}.pt"
-            rows[name].update(ask(worker, "result", str(path)))
+            rows[name].update(result(name, str(path)))
             if path.exists():
                 found[name] = torch.load(path)
         for name, relevance in found.items():

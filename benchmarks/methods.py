@@ -172,8 +172,8 @@ COMPOSITES: dict[str, Callable[[], ours.Composite]] = {
     "CPLRP gamma outside attention": gamma_outside_attention,
 }
 
-COMPILED = {name: f"relprop {name}" for name in ("AttnLRP",)}
-"""Composites that are also measured through `torch.compile`, which takes minutes for convolutional networks."""
+COMPILED = {name: f"relprop {name}" for name in ("AttnLRP", "EpsilonPlusFlat")}
+"""Composites that are also measured through `torch.compile`."""
 
 METHODS: dict[str, Method] = {
     "plain gradient": Method(plain_gradient),

@@ -19,8 +19,8 @@ the last position. Every method of a case runs in a process of its own, and they
 first call: the table has medians. Slow methods have fewer rounds, at least two.
 
 - *ratio*: seconds over those of the plain gradient of the same case. Parameters are frozen for all.
-- *peak*: MiB that a call takes above model, input and kept weights; *kept*: MiB that stay after the first call, for
-  relprop the weights that rules have modified.
+- *peak*: MiB in use that a call takes above model, input and kept weights, *kept*: MiB that stay after the first call,
+  for relprop the weights that rules have modified. Both in another process, in which freed memory goes back at once.
 - *conservation*: relevance of the input over what is explained, mean over samples, with the biases that the model has:
   what they keep is missing.
 - *difference*: norm of the difference to relprop's relevance over the norm of that, where the other method means to be
@@ -46,10 +46,11 @@ The least that rules need, by layer:
 |---|---:|---:|
 {passes}
 
-z⁺ is a forward pass, and a forward pass and a pullback with W⁺; αβ and the generalized γ get the forward pass with W⁻
-by subtraction; the flat rule spreads relevance with a window of ones; z^B needs pullbacks with W⁺ and with W⁻ only.
-Weighted by the FLOPs of each layer (linear layers have the ε-rule, the first convolution its own), these are the ratios
-to a plain gradient that arithmetic allows. Memory traffic, activations, pooling, norms come on top, for gradients too.
+z⁺ is a forward pass, and a forward pass and a pullback with W⁺; αβ gets the forward pass with W⁺ by subtraction;
+between ReLUs the generalized γ is the γ-rule; the flat rule spreads relevance with a window of ones; z^B needs
+pullbacks with W⁺ and with W⁻ only. Weighted by the FLOPs of each layer (linear layers have the ε-rule, the first
+convolution its own), these are the ratios to a plain gradient that arithmetic allows. Memory traffic, activations,
+pooling, norms come on top, for gradients too.
 
 | case | GFLOP forward | layers, with signed input | composite | floor | measured |
 |---|---:|---:|---|---:|---:|
@@ -209,7 +210,7 @@ def draw_growth(growth: dict[str, Any], path: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set_xticks(found["values"], [str(v) for v in found["values"]])
         axis.set_xlabel(name)
-        axis.set_ylim(bottom=0)
+    axes[0][0].set_ylim(0, 1.1 * max(ratio for found in curves.values() for ratio in ratios_of(found)))
     axes[0][0].set_ylabel("time over plain gradient")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})

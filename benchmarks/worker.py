@@ -20,6 +20,10 @@ from typing import Any, Protocol
 
 Answer = dict[str, Any]
 
+EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""For a process whose memory is looked at: what is freed goes back at once, so that what is held is what is in use. It
+makes large allocations slower, so nothing is timed there."""
+
 
 class Worker(Protocol):
     """What both kinds answer to."""
@@ -111,9 +115,13 @@ class Here:
 class Apart:
     """A method in a process of its own, asked over pipes, a line of JSON each way."""
 
-    def __init__(self, python: str, case: str, method: str, device: str, tiny: bool) -> None:
+    def __init__(
+        self, python: str, case: str, method: str, device: str, tiny: bool, exact_memory: bool = False
+    ) -> None:
         command = [python, "-W", "ignore", str(Path(__file__)), case, method, device, "tiny" if tiny else "full"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | (EXACT_MEMORY if exact_memory else {})
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, **pipes, text=True, env=environment)
 
     def send(self, command: str, path: str = "") -> None:
         assert self._process.stdin is not None

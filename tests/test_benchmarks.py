@@ -199,6 +199,6 @@ def test_ablations_run_and_change_nothing(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     rows = [line.split("|") for line in page.read_text().splitlines() if line.startswith("| ") and "with |" not in line]
     differences = {row[1].strip(): float(row[-2]) for row in rows}
-    assert len(differences) == 7
+    assert len(differences) == 10
     assert differences.pop("batch norms fused") > 1e-3  # canonization changes what is computed
     assert max(differences.values()) <= 1e-5
