@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from relprop.ops import affine
 from relprop.ops.affine import AffineStep
 from relprop.ops.terms import Terms
 from relprop.rules import (
+    AffineRule,
     AlphaBetaRule,
     EpsilonRule,
     FlatRule,
@@ -190,3 +192,51 @@ def test_rows_that_are_mixed_are_all_there() -> None:
 
     (step,) = steps(explained(Mixed(), Composite(), torch.randn(3, D)), "joint")
     assert step.map.weight_name == "p_joint_weight"
+
+
+@dataclass(frozen=True)
+class LargestStabilizes(ZPlusRule):
+    """Its denominators look at each other."""
+
+    def modify_denominator(self, z: Tensor) -> Tensor:
+        return z + 0.25 * z.abs().max()
+
+
+@dataclass(frozen=True)
+class WeightsTogether(AffineRule):
+    """Its weights look at each other."""
+
+    def modify_weight(self, weight: Tensor) -> Tensor:
+        return weight.clamp(min=0) + 0.1 * weight.abs().max()
+
+
+NOT_LOCAL = [
+    LargestStabilizes(),
+    WeightsTogether(),
+    EpsilonRule(lambda z: z + z.std()),
+    GammaRule(stabilizer=torch.exp),
+]
+
+
+@pytest.mark.parametrize("rule", [*NOT_LOCAL, *RULES], ids=repr)
+def test_rules_that_look_at_all_entries_get_them(rule: AffineRule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left out for them, at other positions neither."""
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.joint, self.first, self.last = nn.Linear(D, 3 * D), nn.Linear(D, D), nn.Linear(D, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.joint(x).chunk(3, -1)
+            return self.last(self.first(F.scaled_dot_product_attention(q, k, v)).relu())[:, 0]
+
+    torch.manual_seed(0)
+    model, x = Classifier().double().eval(), torch.randn(3, 5, D, dtype=torch.float64)
+    composite = Composite(*CPLRP().primitives, GlobalTypeMap({nn.Linear: rule}))
+    lrp = LRP(model, composite)
+    relevance = lrp(x, target=1).relevance
+    assert (lrp._latest.trimmed is lrp._latest.program) == (rule in NOT_LOCAL)
+    for what in ("outputs that a ReLU turns off", "rows that no relevance comes from"):
+        monkeypatch.setattr(*LEFT_OUT[what])
+    assert_close(relevance, LRP(model, composite)(x, target=1, audit=True).relevance, rtol=1e-10)

@@ -20,7 +20,7 @@ from relprop import functions as f
 from relprop.analysis import remove_dead
 from relprop.graph import Graph, Node, ancestors, annotate, fake_value, info, operator_name
 from relprop.ops.registry import lookup
-from relprop.rules import PassRule, Rule
+from relprop.rules import AffineRule, PassRule, Rule
 
 DIM = 1
 """Of positions, in (B, T, ...)."""
@@ -69,7 +69,7 @@ def focus(graph: Graph, explained: Node, rules: Mapping[Node, Rule]) -> Focused 
     """
     if len(fake_value(explained).shape) < 3:
         return None
-    chosen = _by_position(graph, explained, ancestors(explained))
+    chosen = _by_position(graph, explained, ancestors(explained), rules)
     if not _saves(chosen):
         return None
     narrowing = _Narrowing(graph, rules)
@@ -93,7 +93,7 @@ def trim(graph: Graph, explained: Node, rules: Mapping[Node, Rule]) -> Focused |
         position, *others = {_position_read(user, node) for user in readers} or {None}
         if node not in needed or position is None or others:
             continue
-        chosen = _by_position(graph, node, needed)
+        chosen = _by_position(graph, node, needed, rules)
         if not _saves(chosen):
             continue
         narrowing = narrowing or _Narrowing(graph, rules)
@@ -187,11 +187,13 @@ class _Narrowing:
         return self._taken[value, dim, position]
 
 
-def _by_position(graph: Graph, last: Node, needed: set[Node]) -> set[Node]:
+def _by_position(graph: Graph, last: Node, needed: set[Node], rules: Mapping[Node, Rule]) -> set[Node]:
     """Operators that a node alone needs (of those that are `needed`), at the same position as that of its value."""
     chosen: set[Node] = set()
     for node in reversed(list(graph.operators())):
-        if node in needed and not info(node).static and _keeps_positions(node, last):
+        rule = rules.get(node)
+        local = not isinstance(rule, AffineRule) or rule.is_local
+        if local and node in needed and not info(node).static and _keeps_positions(node, last):
             readers = [user for user in node.users if user in needed]
             if node is last or (readers and all(user in chosen for user in readers)):
                 chosen.add(node)

@@ -40,9 +40,9 @@ class AffineStep(Step):
         super().__init__(node, rule, plan)
         assert isinstance(rule, AffineRule)
         self.affine_rule = rule
-        self.map = affine_map(node, plan)
+        self.map = affine_map(node, plan if rule.is_local else None)
         self.direct = is_direct(self.map, rule)
-        self.terms = Terms(self.map, rule, rectifier(node, plan))
+        self.terms = Terms(self.map, rule, rectifier(node, plan) if rule.is_local else None)
         self.value = self.terms.value
         self.emits = self._emitted(plan)
         parameters = {p for p in (self.map.w, self.map.b) if p is not None and not info(p).static}

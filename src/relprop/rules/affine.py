@@ -49,6 +49,11 @@ class EpsilonRule(AffineRule):
     def modify_denominator(self, z: Tensor) -> Tensor:
         return stabilize(z, self.epsilon)
 
+    @property
+    def is_local(self) -> bool:
+        plain = type(self).modify_denominator is EpsilonRule.modify_denominator and not callable(self.epsilon)
+        return plain and self.unmodified
+
 
 @dataclass(frozen=True, repr=False)
 class GammaRule(AffineRule):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.rules.modifiers import Modifier, keep
+from relprop.rules.modifiers import Modifier, is_local, keep
 from relprop.rules.stabilizer import Stabilizer, stabilize
 
 Bias = Literal["absorb", "ignore", "distribute"]
@@ -133,6 +133,17 @@ class AffineRule(Rule):
     def unmodified(self) -> bool:
         """The rule leaves input, weight and bias as they are, so that it makes sense where there is no weight."""
         return all(term.plain for group in self.groups() for term in group.terms)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether an output's share follows from its own row of weights, its bias and its denominator alone.
+
+        So it is in the published rules. A hook of a subclass may look at all entries of what it is given, and so may a
+        callable stabilizer: for these no output is left out, also where no relevance comes from it.
+        """
+        terms = [t for g in self.groups() for t in g.terms]
+        modifiers = [m for t in terms for m in (t.input, t.weight, t.bias) if m is not None]
+        return not self.stabilizes_itself and not callable(self.stabilizer) and all(map(is_local, modifiers))
 
     @property
     def stabilizes_itself(self) -> bool:

@@ -55,6 +55,13 @@ class Boost:
         return t + self.gamma * (positive(t) if self.sign > 0 else negative(t))
 
 
+def is_local(modifier: Modifier) -> bool:
+    """It makes each entry from that entry alone."""
+    if isinstance(modifier, Constant):
+        return not isinstance(modifier.value, Tensor) or modifier.value.dim() == 0
+    return isinstance(modifier, Boost) or modifier in (keep, positive, negative, absolute, square, ones, zero)
+
+
 @dataclass(frozen=True)
 class Combined:
     """`Σ_k coef_k f_k(t)`."""
