@@ -114,6 +114,7 @@ BECOMES = {
     "rms_norm": "`normalize` without centring, and `scale`",
     "rsub": "a sum",
     "scaled_dot_product_attention": "the same, with queries, keys and values as nodes of their own",
+    "slice": "its input, where it takes all of it: `x[:]`",
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), BY_DATA),
     **dict.fromkeys(("div", "divide", "true_divide"), QUOTIENT),
     **dict.fromkeys(("group_norm", "instance_norm", "layer_norm"), "`normalize` and `scale`"),
