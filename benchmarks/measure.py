@@ -8,7 +8,7 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,33 @@ class Settings:
         return self.device.startswith("cuda")
 
 
+BASE = "plain gradient"
+"""What ratios are to."""
+
+MOST_PROCESSES = 7
+"""At a time: all that take turns stay in memory, and some libraries hold gigabytes."""
+
+
 def measure(case: Case, settings: Settings) -> list[Row]:
     """A row for each method; one that cannot run has its error there."""
+    rows: dict[str, Row] = {}
+    for names in [case.methods] if settings.tiny else together(case.methods):
+        rows = _in_turn(case, names, settings) | rows
+    rows = {name: rows[name] for name in case.methods}
+    if not settings.tiny:
+        _compare(rows, lambda name, path: _result_of_its_own(case, name, settings, path))
+    return list(rows.values())
+
+
+def together(methods: Sequence[str]) -> list[tuple[str, ...]]:
+    """Methods that take turns: the plain gradient, which all are compared to, and some others, in order."""
+    others, most = [name for name in methods if name != BASE], MOST_PROCESSES - 1
+    return [(BASE, *others[i : i + most]) for i in range(0, len(others), most)]
+
+
+def _in_turn(case: Case, names: Sequence[str], settings: Settings) -> dict[str, Row]:
     with contextlib.ExitStack() as stack:
-        workers = {name: start(case, name, settings) for name in case.methods}
+        workers = {name: start(case, name, settings) for name in names}
         rows: dict[str, Row] = {name: {"method": name} for name in workers}
         for worker in workers.values():
             stack.callback(worker.end)
@@ -57,12 +80,10 @@ def measure(case: Case, settings: Settings) -> list[Row]:
             rows[name].update(found)
         if settings.tiny:
             _compare(rows, lambda name, path: ask(workers[name], "result", path))
-    if not settings.tiny:
-        _compare(rows, lambda name, path: _result_of_its_own(case, name, settings, path))
-    base = rows["plain gradient"].get("seconds", math.nan)
+    base = rows[BASE].get("seconds", math.nan)
     for name in _fit(rows):
         rows[name]["ratio"] = rows[name]["seconds"] / base
-    return list(rows.values())
+    return rows
 
 
 def start(case: Case, name: str, settings: Settings, *, exact_memory: bool = False) -> Worker:

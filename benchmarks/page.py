@@ -15,8 +15,8 @@ Written by `make bench`: do not edit.
 """
 
 NOTES = """Random weights, batch norm statistics that fit them. Explained are the largest logits; of decoders, that of
-the last position. Every method of a case runs in a process of its own, and they take turns, round by round, after a
-first call: the table has medians. Slow methods have fewer rounds, at least two.
+the last position. Every method of a case runs in a process of its own; up to six and the plain gradient take turns,
+round by round, after a first call: the table has medians. Slow methods have fewer rounds, at least two.
 
 - *ratio*: seconds over those of the plain gradient of the same case. Parameters are frozen for all.
 - *peak*: MiB in use that a call takes above model, input and kept weights, *kept*: MiB that stay after the first call,

@@ -178,6 +178,28 @@ def test_all_rows_take_part_under_attnlrp() -> None:
     assert step.map.weight_name == "p_joint_weight"
 
 
+class ByLength(nn.Module):
+    """As many features as there are tokens, as relative positions have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.joint = nn.Embedding(9, D), nn.Linear(D, 16)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.joint(self.tokens(ids))[..., : ids.shape[1]].sum((1, 2))[:, None]
+
+
+def test_rows_that_depend_on_the_length_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = ByLength().double()
+    lrp, ids = LRP(model, Composite()), torch.randint(0, 9, (3, 7))
+    lrp(ids[:, :4], target=0)
+    relevance = lrp(ids, target=0).relevance
+    assert len(lrp._prepared) == 1  # what was captured for four tokens serves seven
+    monkeypatch.setattr(affine, "live_rows", lambda node, plan: None)
+    assert_close(relevance, LRP(model, Composite())(ids, target=0).relevance, rtol=1e-10)
+
+
 def test_rows_that_are_mixed_are_all_there() -> None:
     """A matrix over features, a sum: whoever does not merely move values needs them all."""
 

@@ -119,7 +119,8 @@ def _position_read(reader: Node, node: Node) -> int | None:
     begin, end = args[2:]
     assert isinstance(begin, int)
     assert isinstance(end, int)
-    return begin if end - begin == 1 or (begin == -1 and end == torch.iinfo(torch.int64).max) else None
+    one = end - begin == 1 and end != 0  # x[:, -1:0] is empty
+    return begin if one or (begin == -1 and end == torch.iinfo(torch.int64).max) else None
 
 
 def _saves(chosen: set[Node]) -> bool:

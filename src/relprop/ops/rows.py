@@ -6,13 +6,14 @@ takes part in the reverse pass. The graph shows it: the numbers of the rows are 
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx.node import map_arg
 
-from relprop.graph import Node, fake_value, operator_name
+from relprop.graph import Node, fake_value, is_open, operator_name
 from relprop.ops.movement import BY_VALUE, FILLS, MovementStep
 from relprop.ops.step import Plan
 
@@ -23,18 +24,36 @@ MOST_ENTRIES = 1 << 24
 def live_rows(node: Node, plan: Plan) -> tuple[int, int] | None:
     """The first of the rows that relevance comes from, and how many there are up to the last; None: all.
 
+    Sizes that the capture left open must not matter: the rows have to be the same for those of the example and for
+    twice as large ones.
+
     Args:
         node: a linear layer (..., features).
     """
-    sizes = [_number(size) for size in fake_value(node).shape]
-    if not all(_moves(reader, plan) for reader in _senders(node, plan)) or torch.Size(sizes).numel() > MOST_ENTRIES:
+    if not all(_moves(reader, plan) for reader in _senders(node, plan)):
         return None
-    rows = torch.arange(sizes[-1], dtype=torch.int32).expand(sizes).contiguous()
+    example = _open_sizes(node)
+    found = {_rows(node, plan, {e: k * size for e, size in example.items()}) for k in (1, 2)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _open_sizes(node: Node) -> dict[Any, int]:
+    """Symbol of each size that the capture left open -> its size in the example."""
+    values = [fake_value(n) for n in node.graph.nodes if n.op == "placeholder"]
+    sizes: list[Any] = [size for value in values if isinstance(value, Tensor) for size in value.shape if is_open(size)]
+    return {size.node.expr: size.node.hint for size in sizes if size.node.expr.is_Symbol}
+
+
+def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | None:
+    shape = [_number(size, sizes) for size in fake_value(node).shape]
+    if None in shape or prod(shape) > MOST_ENTRIES:
+        return None
+    rows = torch.arange(shape[-1], dtype=torch.int32).expand(shape).contiguous()
     waiting, found = [(node, rows)], []
     while waiting:
         value, here = waiting.pop()
         for reader in _senders(value, plan):
-            moved = _moved(reader, value, here) if _moves(reader, plan) else None
+            moved = _moved(reader, value, here, sizes) if _moves(reader, plan) else None
             if moved is None:
                 found.append(here)
             else:
@@ -43,7 +62,7 @@ def live_rows(node: Node, plan: Plan) -> tuple[int, int] | None:
     if not ends:
         return None
     first, last = min(low for low, _ in ends), max(high for _, high in ends)
-    return None if last - first + 1 == sizes[-1] else (first, last - first + 1)
+    return None if last - first + 1 == shape[-1] else (first, last - first + 1)
 
 
 def _senders(node: Node, plan: Plan) -> list[Node]:
@@ -58,22 +77,20 @@ def _moves(reader: Node, plan: Plan) -> bool:
     return alone and operator_name(reader) not in FILLS | BY_VALUE
 
 
-def _moved(reader: Node, source: Node, rows: Tensor) -> Tensor | None:
+def _moved(reader: Node, source: Node, rows: Tensor, sizes: dict[Any, int]) -> Tensor | None:
     """What a reader makes of the rows; None where it looks at other tensors, or changes the dtype."""
-    others = [n for n in reader.all_input_nodes if n is not source]
-    if any(isinstance(fake_value(n), Tensor) or _number(fake_value(n)) is None for n in others):
+    given: dict[Node, Any] = {n: _number(fake_value(n), sizes) for n in reader.all_input_nodes}
+    given[source] = rows
+    if any(value is None for value in given.values()):
         return None
-
-    def look_up(n: Node) -> Any:
-        return rows if n is source else _number(fake_value(n))
-
     assert callable(reader.target)
-    moved = reader.target(*map_arg(reader.args, look_up), **map_arg(reader.kwargs, look_up))
+    moved = reader.target(*map_arg(reader.args, given.__getitem__), **map_arg(reader.kwargs, given.__getitem__))
     return moved if isinstance(moved, Tensor) and moved.dtype == rows.dtype else None
 
 
-def _number(size: Any) -> Any:
-    """A size, of one that was left open that of the example; None for what is no integer."""
+def _number(size: Any, sizes: dict[Any, int]) -> Any:
+    """A size, given those that were left open; None for what is no integer, or depends on values."""
     if isinstance(size, torch.SymInt):
-        return int(size.node.hint)
+        number = size.node.expr.subs(sizes)
+        return int(number) if number.is_number else None
     return size if isinstance(size, int) else None
