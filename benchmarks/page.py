@@ -104,8 +104,8 @@ def _line(row: Row) -> str:
         f"{row['seconds']:.3f}",
         f"{row['ratio']:.2f}",
         f"{row['first']:.1f}",
-        f"{row['peak']:.0f}",
-        f"{row['kept']:.0f}",
+        _number(row.get("peak"), "{:.0f}"),
+        _number(row.get("kept"), "{:.0f}"),
         _number(row.get("conservation"), "{:.3f}"),
         _number(row.get("difference"), "{:.0e}"),
     ]
