@@ -100,12 +100,17 @@ class Tape:
         tensor: Tensor = self.values[node]
         return tensor if tensor.dtype == self.dtype else tensor.to(self.dtype)
 
-    def total(self, node: Node, message: Message) -> Tensor:
-        """`a * c + R`. Reads the node's value only if the message has a factored part."""
+    def total(self, node: Node, message: Message, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """`a * c + R`. Reads the node's value only if the message has a factored part.
+
+        Args:
+            part: what of the value the message is for, if not for all of it.
+        """
         if message.c is None:
             assert message.R is not None, f"an empty message at {node}"
             return message.R
-        product = (masked_product if info(node).masked else torch.mul)(self.value(node), message.c)
+        value = self.value(node) if part is None else part(self.value(node))
+        product = (masked_product if info(node).masked else torch.mul)(value, message.c)
         return product if message.R is None else product + message.R
 
     def evaluate(self, node: Node, substitute: Mapping[Node, Any] | None = None) -> Any:

@@ -101,10 +101,7 @@ class AffineStep(Step):
 
     def _total(self, message: Message, tape: Tape) -> Tensor:
         """`z · c + R` of the map's outputs."""
-        if message.c is None or not isinstance(self.map, SomeRows):
-            return tape.total(self.value, message)
-        product = self.map.outputs(tape.value(self.value)) * message.c
-        return product if message.R is None else product + message.R
+        return tape.total(self.value, message, self.map.outputs)
 
     # The 0-rule and ε-rule on the layer as it is: s = R / stab(z), with z the value that the forward pass computed.
 
@@ -239,19 +236,17 @@ def affine_map(node: Node, plan: Plan | None = None) -> AffineMap:
         return SumMap(node)
     options = op.options if op is not None and isinstance(op.options, Affine) else Affine(kind="mixed")
     affine = AffineMap(node, options)
-    rows = live_rows(node, plan) if plan is not None and operator_name(node) == "linear" and affine.w else None
-    if rows is not None:
-        affine = SomeRows(node, options, *rows)
     if len(affine.xs) != 1:
         raise RuleError(
             f"{operator_name(node)} at {node} has {len(affine.xs)} data inputs, so it is not affine in one."
         )
-    return affine
+    rows = live_rows(node, plan) if plan is not None and operator_name(node) == "linear" and affine.w else None
+    return affine if rows is None else SomeRows(node, options, *rows)
 
 
 def rectifier(node: Node, plan: Plan) -> Node | None:
     """The ReLU that all relevance of a node comes from, factored: there is none where the node's value is <= 0."""
-    readers = [reader for reader in node.users if reader in plan.steps and node in plan.steps[reader].sources]
+    readers = plan.senders(node)
     if len(readers) != 1 or node is plan.explained or plan.forms[readers[0]] != C:
         return None
     step = plan.steps[readers[0]]

@@ -30,7 +30,7 @@ def live_rows(node: Node, plan: Plan) -> tuple[int, int] | None:
     Args:
         node: a linear layer (..., features).
     """
-    if not all(_moves(reader, plan) for reader in _senders(node, plan)):
+    if not all(_moves(reader, plan) for reader in plan.senders(node)):
         return None
     example = _open_sizes(node)
     found = {_rows(node, plan, {e: k * size for e, size in example.items()}) for k in (1, 2)}
@@ -52,7 +52,7 @@ def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | No
     waiting, found = [(node, rows)], []
     while waiting:
         value, here = waiting.pop()
-        for reader in _senders(value, plan):
+        for reader in plan.senders(value):
             moved = _moved(reader, value, here, sizes) if _moves(reader, plan) else None
             if moved is None:
                 found.append(here)
@@ -63,11 +63,6 @@ def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | No
         return None
     first, last = min(low for low, _ in ends), max(high for _, high in ends)
     return None if last - first + 1 == shape[-1] else (first, last - first + 1)
-
-
-def _senders(node: Node, plan: Plan) -> list[Node]:
-    """Readers that relevance comes back from."""
-    return [reader for reader in node.users if reader in plan.steps and node in plan.steps[reader].sources]
 
 
 def _moves(reader: Node, plan: Plan) -> bool:

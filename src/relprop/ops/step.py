@@ -32,6 +32,10 @@ class Plan:
     forms: dict[Node, Forms]
     steps: dict[Node, Step] = field(default_factory=dict)
 
+    def senders(self, node: Node) -> list[Node]:
+        """Readers of a node that send it relevance."""
+        return [reader for reader in node.users if reader in self.steps and node in self.steps[reader].sources]
+
 
 class Step:
     """Takes relevance from a node to its inputs. Made once per node and rule, before any input is seen.
