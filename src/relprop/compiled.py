@@ -15,7 +15,7 @@ from relprop.graph import fake_value, is_open
 from relprop.propagate import Result, run_forward
 
 if TYPE_CHECKING:
-    from relprop.prepared import Job
+    from relprop.prepared import Call
     from relprop.trace import Traced
 
 
@@ -32,7 +32,7 @@ class Compiler:
     failed: bool = False
 
     def explain(
-        self, known: dict[Any, Any], job: Job, normalize_output: bool, as_it_is: Callable[[], Explained]
+        self, known: dict[Any, Any], call: Call, normalize_output: bool, as_it_is: Callable[[], Explained]
     ) -> Explained:
         """What `as_it_is` returns (less its run), by a compiled graph.
 
@@ -42,27 +42,27 @@ class Compiler:
         Args:
             known: a model's compiled graphs, by their program, what they return, and whether they take a target.
         """
-        if callable(job.target) or self.failed:
+        if callable(call.target) or self.failed:
             return as_it_is()
         from relprop.trace import trace  # PyTorch's tracer takes a second to import
 
-        index = job.index
-        if index is None and job.target is not None:
-            index = job.program.index_of(job.target, job.leaves)
-        key = (id(job.program), index is not None, tuple(job.wanted), normalize_output)
+        index = call.index
+        if index is None and call.target is not None:
+            index = call.program.index_of(call.target, call.leaves)
+        key = (id(call.program), index is not None, tuple(call.wanted), normalize_output)
         try:
             with torch.inference_mode(False), torch.no_grad():
                 if key not in known:
                     traced = trace(
-                        job.program,
-                        job.wanted,
+                        call.program,
+                        call.wanted,
                         normalize_output=normalize_output,
                         takes_index=index is not None,
-                        with_outputs=not job.program.later,
+                        with_outputs=not call.program.later,
                     )
                     known[key] = traced, torch.compile(traced.module, **self.options)
                 traced, compiled = known[key]
-                found = _run(traced, compiled, job, index)
+                found = _run(traced, compiled, call, index)
         except Exception as error:
             explained = as_it_is()  # which says it, where something is wrong with the inputs
             self.failed = True
@@ -77,14 +77,14 @@ class Compiler:
         return as_it_is() if found is None else found
 
 
-def _run(traced: Traced, compiled: Callable[..., Any], job: Job, index: Tensor | None) -> Explained | None:
-    program = job.program
+def _run(traced: Traced, compiled: Callable[..., Any], call: Call, index: Tensor | None) -> Explained | None:
+    program = call.program
     state = traced.state(program.constants)
     if state is None:
         return None
-    device = next(leaf.device for leaf in job.leaves if isinstance(leaf, Tensor))
+    device = next(leaf.device for leaf in call.leaves if isinstance(leaf, Tensor))
     tensors = []
-    for node, leaf in zip(program.graph.inputs, job.leaves, strict=True):
+    for node, leaf in zip(program.graph.inputs, call.leaves, strict=True):
         if isinstance(fake_value(node), Tensor):
             tensor = leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, device=device)
             for i, size in enumerate(fake_value(node).shape):
@@ -97,7 +97,7 @@ def _run(traced: Traced, compiled: Callable[..., Any], job: Job, index: Tensor |
     outputs, inputs, layers, found = traced.explained(compiled(*state, *tensors))
 
     def all_outputs() -> list[Any]:
-        return run_forward(program, job.leaves) if program.later else outputs
+        return run_forward(program, call.leaves) if program.later else outputs
 
-    target = found if job.reported is None else job.reported
+    target = found if call.reported is None else call.reported
     return Explained(all_outputs, target, inputs, layers, Result(all_outputs, {}, {}))

@@ -151,12 +151,12 @@ class LRP:
             InputError, TargetError: before any work on the model.
         """
         prepared, leaves, wanted = self._start(args, kwargs, [target], layers)
-        job = prepared.job(leaves, target, wanted, audit)
-        run = partial(prepared.explain, job, self._normalize_output, audit)
+        call = prepared.call(leaves, target, wanted, audit)
+        run = partial(prepared.explain, call, self._normalize_output, audit)
         if self._compiler is None or audit:
             found = run()
         else:
-            found = self._compiler.explain(prepared.compiled, job, self._normalize_output, run)
+            found = self._compiler.explain(prepared.compiled, call, self._normalize_output, run)
         return _explanation(prepared, found, audit)
 
     def each(

@@ -28,7 +28,7 @@ Layers = bool | str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
-class Job:
+class Call:
     """What one call runs.
 
     Attributes:
@@ -91,25 +91,25 @@ class Prepared:
         constants = SharedConstants(found.graph, self.program.constants)
         return compile_program(found.graph, found.explained, found.rules, later=later, constants=constants)
 
-    def job(self, leaves: Sequence[Any], target: Any, wanted: Mapping[str, Node], audit: bool) -> Job:
+    def call(self, leaves: Sequence[Any], target: Any, wanted: Mapping[str, Node], audit: bool) -> Call:
         """The program that fits the target; what is recorded or audited is the whole output's."""
         whole = bool(wanted) or audit
         positional = isinstance(target, (list, tuple)) and len(target) > 1
         if whole or not positional or self.focused is None:
-            return Job(self.program if whole else self.trimmed, leaves, target, wanted)
+            return Call(self.program if whole else self.trimmed, leaves, target, wanted)
         index = self.program.index_of(target, leaves)
         entries = prod(self.program.explained_shape(leaves)[2:])
-        return Job(self.focused, [*leaves, int(index[0]) // entries], target, wanted, index % entries, index)
+        return Call(self.focused, [*leaves, int(index[0]) // entries], target, wanted, index % entries, index)
 
-    def explain(self, job: Job, normalize_output: bool, audit: bool) -> Explained:
-        """Run a job."""
+    def explain(self, call: Call, normalize_output: bool, audit: bool) -> Explained:
+        """Run a call."""
         seed: Seed
-        if job.index is None:
-            seed = partial(seed_relevance, target=job.target, normalize_output=normalize_output)
+        if call.index is None:
+            seed = partial(seed_relevance, target=call.target, normalize_output=normalize_output)
         else:
-            seed = partial(seed_index, index=job.index, normalize_output=normalize_output)
-        found = explain(job.program, job.leaves, seed, job.wanted, audit, self.segments(job.program))
-        return found if job.reported is None else replace(found, target=job.reported)
+            seed = partial(seed_index, index=call.index, normalize_output=normalize_output)
+        found = explain(call.program, call.leaves, seed, call.wanted, audit, self.segments(call.program))
+        return found if call.reported is None else replace(found, target=call.reported)
 
     def explain_each(
         self,

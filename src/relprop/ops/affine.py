@@ -44,7 +44,8 @@ class AffineStep(Step):
         self.direct = is_direct(self.map, rule)
         self.terms = Terms(self.map, rule, rectifier(node, plan) if rule.is_local else None)
         self.value = self.terms.value
-        self.emits = self._emitted(plan)
+        self.multiplies_sides = all(plan.prefers[x] == "R" for x in self.map.xs)
+        self.emits = self._emitted()
         parameters = {p for p in (self.map.w, self.map.b) if p is not None and not info(p).static}
         self.read(*parameters)
         if self.direct:
@@ -55,9 +56,8 @@ class AffineStep(Step):
         if "c" in self.forms:
             self.read(self.value)
 
-    def _emitted(self, plan: Plan) -> Forms:
+    def _emitted(self) -> Forms:
         inputs = {t.input for g in self.terms.groups for t in g.terms}
-        self.multiplies_sides = all(plan.prefers[x] == "R" for x in self.map.xs)
         stays = [m is keep or (m in SIDES and not self.multiplies_sides) for m in inputs]
         factored = C if any(stays) else frozenset()
         spreads = self.affine_rule.bias == "distribute"
