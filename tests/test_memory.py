@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from support.compare import assert_close
 from test_many_targets import CASES
-from torch import nn
+from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import EpsilonPlus
+from relprop.composites import EpsilonPlus, EpsilonPlusFlat
 from relprop.errors import InputError
 from relprop.rules import AlphaBetaRule, EpsilonRule, PassRule, ZPlusRule
 
@@ -68,3 +70,21 @@ def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> No
 def test_checkpoint_is_a_number_of_parts(wrong: object) -> None:
     with pytest.raises(InputError, match="how many parts"):
         LRP(nn.Linear(2, 2), checkpoint=wrong)
+
+
+def test_memory_does_not_grow_with_calls() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 5)
+    )
+    model.eval()
+    lrp, x = LRP(model, EpsilonPlusFlat()), torch.rand(2, 3, 12, 12)
+    lrp(x)
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(o, Tensor) for o in gc.get_objects())
+
+    before = alive()
+    for _ in range(20):
+        lrp(x, layers=True, audit=True)
+    assert alive() <= before

@@ -4,7 +4,8 @@ from relprop import composites, errors, rules, targets
 from relprop.artifact import Artifact, load
 from relprop.errors import RelpropError
 from relprop.explanation import Explanation
-from relprop.lrp import LRP, layer_indices
+from relprop.indices import layer_indices
+from relprop.lrp import LRP
 from relprop.ops import register_op
 from relprop.prepare import canonize, flatten_model, strip_softmax
 from relprop.units import register_module
