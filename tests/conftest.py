@@ -5,7 +5,9 @@ Public entrances (`LRP`, rules, composites) check their arguments themselves and
 
 from __future__ import annotations
 
+import pytest
 import support.typecheck  # noqa: F401  (the hook looks it up by name)
+import torch
 from jaxtyping import install_import_hook
 
 INSIDE = (
@@ -13,3 +15,9 @@ INSIDE = (
     "ops", "program", "propagate", "rules.modifiers", "rules.stabilizer", "signature", "tape", "targets",
 )  # fmt: skip
 hook = install_import_hook([f"relprop.{name}" for name in INSIDE], "support.typecheck.typechecked")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each test draws the same numbers, whatever ran before it in its process; so do the fixtures that it sets up."""
+    torch.manual_seed(0)
