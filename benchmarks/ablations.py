@@ -29,9 +29,9 @@ from torch import Tensor
 from worker import EXACT_MEMORY
 
 from relprop import LRP, composites
-from relprop.ops.terms import Terms
-from relprop.prepared import Prepared
-from relprop.program import Program
+from relprop.analyzers.captured import Prepared
+from relprop.engine.ops.terms import Terms
+from relprop.engine.program.program import Program
 
 Run = Callable[[], Tensor]
 
@@ -48,13 +48,13 @@ class Ablation:
 
 
 def patched(targets: dict[str, Any]) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Replace attributes of relprop's modules, `{"module.attribute": value}`, while the analyzer is built and runs."""
+    """Replace attributes of the engine's modules, `{"module.attribute": value}`, while an analyzer is built and runs."""
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for name, value in targets.items():
-                stack.enter_context(mock.patch(f"relprop.{name}", value))
+                stack.enter_context(mock.patch(f"relprop.engine.{name}", value))
             yield
 
     return context
@@ -82,7 +82,7 @@ def not_trimmed() -> Iterator[None]:
 def nothing_released() -> Iterator[None]:
     nothing: dict[Any, list[Any]] = defaultdict(list)
     with (
-        mock.patch("relprop.propagate.last_readers", return_value=nothing),
+        mock.patch("relprop.engine.program.loops.last_readers", return_value=nothing),
         mock.patch.object(Program, "released_in_reverse", nothing),
     ):
         yield
@@ -97,9 +97,9 @@ ABLATIONS = (
     Ablation("modified weights kept", "no pass over the weights per call", "VGG16", contextlib.nullcontext,
              {"memory": "low"}),
     Ablation("channels-last convolutions", "no reordering inside oneDNN", "VGG16",
-             patched({f"{room}.prefers_channels_last": never for room in ("constants", "propagate")}), {}),
+             patched({f"program.{name}.prefers_channels_last": never for name in ("constants", "loops")}), {}),
     Ablation("ReLU in place", "one activation less in memory for each ReLU", "VGG16",
-             patched({"program._in_place": lambda graph: {}}), {}),
+             patched({"program.program._in_place": lambda graph: {}}), {}),
     Ablation("liveness", "peak of a few layers instead of all", "ResNet50",
              nothing_released, {}),
     Ablation("batch norms fused", "one operator less per convolution, forward and back", "ResNet50",

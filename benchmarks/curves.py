@@ -19,8 +19,8 @@ from methods import METHODS
 from networks import Build, llama, picture, tiny_resnet, torchvision_model
 
 from relprop import LRP
-from relprop.capture import capture
 from relprop.composites import AttnLRP, Composite, EpsilonPlusFlat
+from relprop.engine.graph.capture import capture
 
 Found = dict[str, Any]
 

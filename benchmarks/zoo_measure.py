@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from zoo_models import Entry, call
 
 from relprop import LRP
-from relprop.capture import capture
 from relprop.composites import CPLRP
+from relprop.engine.graph.capture import capture
+from relprop.engine.graph.graph import Graph
 from relprop.errors import CaptureError, UnexplainedError
-from relprop.graph import Graph
 
 BALANCED = 1e-4
 """The largest imbalance of an account that counts as balanced."""
@@ -125,7 +125,7 @@ def captured_once() -> Iterator[None]:
         known = graphs[0]
         return Graph(copy.deepcopy(known.fx), dict(known.tensors), known.in_spec, known.out_spec, known.module_types)
 
-    with mock.patch("relprop.lrp.capture", capture_or_copy):
+    with mock.patch("relprop.analyzers.lrp.capture", capture_or_copy):
         yield
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from relprop.demo import measured
+from relprop.models.demo import measured
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"<!-- demo numbers -->.*?<!-- end -->", re.DOTALL)

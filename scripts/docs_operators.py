@@ -12,8 +12,8 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from relprop.canonize.lowering import REWRITES
-from relprop.ops.registry import Op, always, inherits, known_operators, never
+from relprop.engine.ops.registry import Op, always, inherits, known_operators, never
+from relprop.engine.rewrites.lowering import REWRITES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 

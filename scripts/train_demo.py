@@ -1,6 +1,6 @@
 """Train relprop's embedded demo model, measure how much it leans on the watermark, and choose the samples.
 
-    python scripts/train_demo.py                                # writes src/relprop/demo/data
+    python scripts/train_demo.py                                # writes src/relprop/models/demo/data
     python scripts/train_demo.py --epochs 1 --out elsewhere     # a look at the machinery
 
 Everything follows from the seed: twice on one machine gives the same files, byte for byte. Every epoch draws
@@ -21,10 +21,10 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from relprop.demo.network import CLASSES, DemoNet, to_input
-from relprop.demo.pictures import CLEVER_HANS, PLANTED, Picture, draw, draw_many, paste_watermark
+from relprop.models.demo.network import CLASSES, DemoNet, to_input
+from relprop.models.demo.pictures import CLEVER_HANS, PLANTED, Picture, draw, draw_many, paste_watermark
 
-DATA = Path(__file__).resolve().parent.parent / "src" / "relprop" / "demo" / "data"
+DATA = Path(__file__).resolve().parent.parent / "src" / "relprop" / "models" / "demo" / "data"
 TRAINING, TESTING, SAMPLING = 0, 1, 11  # streams of random numbers that share nothing; the last for its looks
 OTHERS = [label for label in range(len(CLASSES)) if label != CLEVER_HANS]
 

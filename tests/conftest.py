@@ -10,10 +10,7 @@ import support.typecheck  # noqa: F401  (the hook looks it up by name)
 import torch
 from jaxtyping import install_import_hook
 
-INSIDE = (
-    "analysis", "canonize", "capture", "constants", "functions", "graph", "layer_types", "layers", "ledger", "modules",
-    "ops", "program", "propagate", "rules.modifiers", "rules.stabilizer", "signature", "tape", "targets",
-)  # fmt: skip
+INSIDE = ("engine", "explanations.ledger", "rules.modifiers", "rules.stabilizer", "targets")
 hook = install_import_hook([f"relprop.{name}" for name in INSIDE], "support.typecheck.typechecked")
 
 

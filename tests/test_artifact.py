@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import relprop
 from relprop import LRP
-from relprop.artifact import runner
-from relprop.artifact.metadata import METADATA
+from relprop.analyzers.artifact import runner
+from relprop.analyzers.artifact.metadata import METADATA
 from relprop.composites import AttnLRP, EpsilonPlus, EpsilonPlusFlat
+from relprop.engine.program.trace import Traced
 from relprop.errors import ArtifactError, InputError, TargetError
-from relprop.trace import Traced
 
 
 def cnn() -> nn.Module:

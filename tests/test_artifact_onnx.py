@@ -12,8 +12,8 @@ from test_artifact import Attention
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.artifact import onnx
-from relprop.artifact.metadata import METADATA
+from relprop.analyzers.artifact import onnx
+from relprop.analyzers.artifact.metadata import METADATA
 from relprop.composites import AttnLRP, EpsilonPlus
 from relprop.errors import ArtifactError, MissingExtraError
 

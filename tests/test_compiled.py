@@ -14,7 +14,7 @@ import torch
 from test_artifact import Attention, cnn
 from torch import Tensor, nn
 
-import relprop.trace
+import relprop.engine.program.trace
 from relprop import LRP
 from relprop.composites import AttnLRP, EpsilonPlusFlat
 from relprop.errors import InputError, TargetError
@@ -33,13 +33,13 @@ def fresh() -> Iterator[None]:
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One entry for each program that is traced, that is, compiled."""
-    traced, trace = [], relprop.trace.trace
+    traced, trace = [], relprop.engine.program.trace.trace
 
     def counting(*args, **options):
         traced.append(options["takes_index"])
         return trace(*args, **options)
 
-    monkeypatch.setattr(relprop.trace, "trace", counting)
+    monkeypatch.setattr(relprop.engine.program.trace, "trace", counting)
     return traced
 
 

@@ -36,8 +36,8 @@ from relprop.composites import (
     RangeTypeMap,
     ReshapingLayer,
 )
+from relprop.engine.layers.layers import layers_of_modules
 from relprop.errors import CompositeError, RuleError
-from relprop.layers import layers_of_modules
 from relprop.rules import AlphaBetaRule, EpsilonRule, FlatRule, GammaRule, PassRule, ZBoxRule, ZeroRule, ZPlusRule
 
 MARK = EpsilonRule(0.5)

@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 import relprop
 from relprop import LRP, units
+from relprop.engine.ops import registry
 from relprop.errors import RuleError
-from relprop.ops import registry
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -143,7 +143,7 @@ def test_the_examples_in_docstrings_run(module: str):
 
 def test_there_are_examples_in_the_docstrings():
     tests = [t for m in MODULES for t in doctest.DocTestFinder().find(importlib.import_module(m)) if t.examples]
-    assert {"relprop.lrp.LRP", "relprop.rules.base.AffineRule", "relprop.composites.composite.Composite"} <= {
+    assert {"relprop.analyzers.lrp.LRP", "relprop.rules.base.AffineRule", "relprop.composites.composite.Composite"} <= {
         test.name for test in tests
     }
 
@@ -234,7 +234,7 @@ def test_the_page_on_the_command_line_has_every_option_and_composite():
     from typer.main import get_command
 
     from relprop.cli.app import app
-    from relprop.cli.composites import COMPOSITES
+    from relprop.jobs.composites import COMPOSITES
 
     page = (DOCS / "command-line.md").read_text(encoding="utf-8")
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]

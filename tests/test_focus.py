@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from relprop import LRP
 from relprop.composites import AttnLRP, Composite, EpsilonPlus, GlobalTypeMap
+from relprop.engine.graph.graph import operator_name
 from relprop.errors import TargetError
-from relprop.graph import operator_name
 from relprop.rules import EpsilonRule, ZPlusRule
 
 T, D, V = 5, 8, 11

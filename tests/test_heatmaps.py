@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from relprop.errors import ImageError, MissingExtraError
-from relprop.heatmaps import REDUCTIONS, heatmap, overlay, reduce, terminal
+from relprop.explanations.heatmaps import REDUCTIONS, heatmap, overlay, reduce, terminal
 
 
 def pixels(image):
@@ -277,7 +277,7 @@ def test_a_missing_package_says_how_to_get_it(package, monkeypatch):
 
 def test_importing_relprop_imports_no_optional_package():
     code = (
-        "import sys, relprop, relprop.heatmaps, relprop.models, relprop.cli\n"
+        "import sys, relprop, relprop.explanations.heatmaps, relprop.models, relprop.cli\n"
         "optional = {'PIL', 'matplotlib', 'torchvision', 'timm', 'transformers', 'typer', 'safetensors'}\n"
         "print(sorted(optional & set(sys.modules)))"
     )

@@ -105,7 +105,7 @@ def test_each_equals_a_call_of_its_own(case: str, chunk: int | None) -> None:
 
 
 def test_one_forward_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from relprop import propagate
+    from relprop.engine.program import loops as propagate
 
     calls: list[int] = []
     real = propagate.forward

@@ -49,7 +49,7 @@ def test_checkpointed_equals_plain(case: str, checkpoint: bool | int) -> None:
 
 def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of the forward pass only what crosses the borders is there."""
-    from relprop import propagate
+    from relprop.engine.program import loops as propagate
 
     kept: list[int] = []
     model = nn.Sequential(*[layer for _ in range(18) for layer in (nn.Linear(8, 8), nn.Tanh())])

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from docs_demo import explain, paragraph  # noqa: E402
 
-from relprop.demo import measured  # noqa: E402
+from relprop.models.demo import measured  # noqa: E402
 
 
 def test_readme_says_what_the_demo_gives(tmp_path: Path) -> None:

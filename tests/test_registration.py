@@ -35,8 +35,7 @@ class WithOdd(nn.Module):
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    from relprop import units
-    from relprop.ops import registry
+    from relprop.engine.ops import registry, units
 
     monkeypatch.setattr(units, "_REGISTERED", {})
     monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from relprop import LRP
 from relprop.composites import Composite, EpsilonPlus, EpsilonPlusFlat, GlobalTypeMap, LinearLayer, ProductLayer
 from relprop.errors import CaptureError, ImageError, InputError, RuleError
-from relprop.ledger import Entry, Ledger
+from relprop.explanations.ledger import Entry, Ledger
 from relprop.rules import AffineRule, EpsilonRule, FlatRule, ProductRule, ZBoxRule, ZeroRule, ZPlusRule
 
 

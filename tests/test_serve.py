@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_answered(served: str):
 
 
 def test_the_block_holds(tmp_path: Path):
-    (tmp_path / "imports.py").write_text("import relprop.artifact\n", encoding="utf-8")
+    (tmp_path / "imports.py").write_text("import relprop.analyzers.artifact\n", encoding="utf-8")
     command = [sys.executable, "-c", WITHOUT_RELPROP, str(tmp_path / "imports.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0

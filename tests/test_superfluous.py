@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import CPLRP, AttnLRP, Composite, GlobalTypeMap, LayerMap
-from relprop.ops import affine
-from relprop.ops.affine import AffineStep
-from relprop.ops.terms import Terms
+from relprop.engine.ops import affine
+from relprop.engine.ops.affine import AffineStep
+from relprop.engine.ops.terms import Terms
 from relprop.rules import (
     AffineRule,
     AlphaBetaRule,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.errors import TargetError
-from relprop.targets import seed_relevance
+from relprop.targets.output import seed_relevance
 
 OUTPUT = torch.tensor([[1.0, -3.0, 2.0], [0.5, 4.0, -1.0]])
 

@@ -1,4 +1,4 @@
-"""`relprop.text`: pieces of a sentence, colours that can be read, and a page that is safe to open."""
+"""`relprop.explanations.text`: pieces of a sentence, colours that can be read, and a page that is safe to open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from support.torchvision_shim import install
 
 from relprop.errors import InputError, RelpropError
-from relprop.text import (
+from relprop.explanations.text import (
     BLUE,
     NIGHT,
     PAPER,

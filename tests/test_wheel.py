@@ -25,8 +25,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_what_it_needs(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"relprop/py.typed", "relprop/demo/data/demo.safetensors", "relprop/demo/data/demo.json"} <= names
-    assert any(name.startswith("relprop/demo/data/samples/") and name.endswith(".png") for name in names)
+    assert {
+        "relprop/py.typed",
+        "relprop/models/demo/data/demo.safetensors",
+        "relprop/models/demo/data/demo.json",
+    } <= names
+    assert any(name.startswith("relprop/models/demo/data/samples/") and name.endswith(".png") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
 

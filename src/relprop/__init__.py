@@ -1,16 +1,19 @@
 """relprop: layer-wise relevance propagation for any PyTorch model."""
 
-from relprop import composites, errors, rules, targets
-from relprop.artifact import Artifact, load
-from relprop.errors import RelpropError
-from relprop.explanation import Explanation
-from relprop.indices import layer_indices
-from relprop.lrp import LRP
-from relprop.ops import register_op
-from relprop.prepare import canonize, flatten_model, strip_softmax
-from relprop.units import register_module
+from importlib.metadata import version
 
-__version__ = "0.1.0"
+from relprop import composites, errors, rules, targets
+from relprop.analyzers.artifact import Artifact, load
+from relprop.analyzers.indices import layer_indices
+from relprop.analyzers.lrp import LRP
+from relprop.engine.ops import register_op
+from relprop.engine.ops.units import register_module
+from relprop.engine.rewrites.modules import canonize, flatten_model, strip_softmax
+from relprop.errors import RelpropError
+from relprop.explanations import heatmaps, text
+from relprop.explanations.explanation import Explanation
+
+__version__ = version("relprop")
 
 __all__ = [
     "LRP",
@@ -21,6 +24,7 @@ __all__ = [
     "composites",
     "errors",
     "flatten_model",
+    "heatmaps",
     "layer_indices",
     "load",
     "register_module",
@@ -28,4 +32,5 @@ __all__ = [
     "rules",
     "strip_softmax",
     "targets",
+    "text",
 ]

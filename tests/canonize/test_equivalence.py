@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop import LRP
-from relprop.canonize import Canonize, canonical
-from relprop.capture import capture
+from relprop.engine.graph.capture import capture
+from relprop.engine.graph.graph import Graph, info, operator_name
+from relprop.engine.graph.run import evaluate
+from relprop.engine.rewrites.canonical import Canonize, canonical
+from relprop.engine.rewrites.modules import Scale
 from relprop.errors import ModelError
-from relprop.graph import Graph, info, operator_name
-from relprop.prepare import Scale, evaluate
 
 
 def randomized(model: nn.Module) -> nn.Module:

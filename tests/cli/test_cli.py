@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from relprop import LRP, __version__, cli
 from relprop.cli.app import app
 from relprop.composites import EpsilonPlusFlat
-from relprop.demo import CLASSES, load_model, load_samples, to_input
+from relprop.models.demo import CLASSES, load_model, load_samples, to_input
 
 SAMPLES = load_samples()
 TAGGED = [sample for sample in SAMPLES if sample.artefact_mask.any()]
@@ -145,7 +145,7 @@ def test_the_summary_says_what_was_predicted_and_kept(demo):
 
 
 def test_the_overview_has_a_column_for_each_picture(demo):
-    from relprop.cli.sheet import CELL, GAP, LABELS, MARGIN
+    from relprop.explanations.sheet import CELL, GAP, LABELS, MARGIN
 
     _, out = demo
     with Image.open(out / "overview.png") as image:

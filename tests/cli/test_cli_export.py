@@ -10,8 +10,8 @@ import torch
 import relprop as rp
 from relprop import LRP
 from relprop.composites import EpsilonGammaBox, EpsilonPlusFlat
-from relprop.demo import load_model
 from relprop.models import load
+from relprop.models.demo import load_model
 
 pytest.importorskip("typer")
 from typer.testing import CliRunner

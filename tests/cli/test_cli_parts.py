@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from relprop.cli.explain import Share, positive_share
-from relprop.cli.files import unique_names
-from relprop.cli.plan import resolve_target
-from relprop.cli.sheet import MARGIN, Panel, contact_sheet
 from relprop.errors import TargetError
+from relprop.evaluation.localization import Share, positive_share
+from relprop.explanations.sheet import MARGIN, Panel, contact_sheet
+from relprop.jobs.files import unique_names
+from relprop.targets.names import resolve_target
 
 
 def test_positive_share_by_hand():

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from relprop import LRP
 from relprop.cli.app import COMPOSITES, app
-from relprop.cli.text import Books
-from relprop.cli.text_plan import TEXT_COMPOSITES, _slug, resolve_token
 from relprop.composites import CPLRP, AttnLRP, Composite
 from relprop.errors import InputError, ModelError
+from relprop.jobs.text import Books
+from relprop.jobs.text_plan import TEXT_COMPOSITES, _slug, resolve_token
 from relprop.models import embedding_length, load_text, similarity_to
 from relprop.models import text as text_models
 from relprop.rules import EpsilonRule

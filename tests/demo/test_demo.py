@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from relprop import demo
-from relprop.demo.pictures import SIZE, draw, draw_many, paste_watermark
 from relprop.errors import MissingExtraError
+from relprop.models import demo
+from relprop.models.demo.pictures import SIZE, draw, draw_many, paste_watermark
 
 # A new test set of 400 pictures has a standard error of 0.4 % around an accuracy of 99 %; shares of about 200
 # pictures one of about 3 %. The tolerances are three to four of those.

@@ -65,7 +65,7 @@ def test_what_is_no_specification(text):
 
 
 def test_demo():
-    from relprop.demo import CLASSES, load_samples, to_input
+    from relprop.models.demo import CLASSES, load_samples, to_input
 
     loaded = load("demo")
     sample = load_samples()[0]

@@ -17,8 +17,8 @@ from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.canonize import recurrent
 from relprop.composites import Composite, GlobalTypeMap
+from relprop.engine.rewrites.canonical import recurrent
 from relprop.errors import CaptureError
 from relprop.rules import EpsilonRule, GammaRule, ProductRule, ZeroRule
 

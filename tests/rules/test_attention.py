@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import AttnLRP
+from relprop.engine.ops.attention import AttentionStep
 from relprop.errors import RuleError
-from relprop.ops.attention import AttentionStep
 from relprop.rules import SoftmaxRule
 
 B, H, T, D = 2, 4, 5, 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from relprop import __version__
 from relprop.errors import RelpropError
 
 HELP = "Explain what a model sees in pictures and reads in text, by layer-wise relevance propagation."
@@ -39,7 +39,7 @@ Size = Annotated[int | None, typer.Option(min=1, help="Side of the model's squar
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"relprop {__version__}")
+        typer.echo(f"relprop {version('relprop')}")
         raise typer.Exit
 
 
@@ -104,8 +104,8 @@ def explain(
                 raise RelpropError("give pictures or --text, not both")
             if size is not None or mean is not None or std is not None or clip is not None:
                 raise RelpropError("--size, --mean, --std and --clip are for pictures, not for --text")
-            from relprop.cli.text_plan import DEFAULT, TextOptions
             from relprop.cli.text_report import run_texts
+            from relprop.jobs.text_plan import DEFAULT, TextOptions
 
             chosen = composite or DEFAULT
             run_texts(TextOptions(tuple(text), model, out, chosen, target, similar_to, device, overwrite), quiet)
@@ -116,8 +116,8 @@ def explain(
             raise RelpropError(
                 "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
             )
-        from relprop.cli.plan import Options
         from relprop.cli.report import run
+        from relprop.jobs.plan import Options
 
         options = Options(
             images=tuple(images or ()),

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relprop import load as load_artifact
-from relprop.artifact.write import FROM_INPUT, check_path
-from relprop.cli.composites import check_composite, make_analyzer
-from relprop.cli.files import check_folder
+from relprop.analyzers.artifact import load as load_artifact
+from relprop.analyzers.artifact.write import FROM_INPUT, check_path
 from relprop.cli.layers import SIZE
-from relprop.cli.plan import count_outputs, resolve_target
+from relprop.jobs.composites import check_composite, make_analyzer
+from relprop.jobs.files import check_folder
+from relprop.jobs.plan import count_outputs
 from relprop.models import load
+from relprop.targets.names import resolve_target
 
 
 @dataclass(frozen=True)

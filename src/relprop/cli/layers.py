@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relprop.cli.composites import check_composite, make_analyzer
+from relprop.jobs.composites import check_composite, make_analyzer
 from relprop.models import load
 
 SIZE = 224  # of the picture, where neither the model nor the command line says how large pictures are

@@ -11,10 +11,10 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from relprop.cli.explain import Result, explain, finish
-from relprop.cli.files import OVERVIEW, SUMMARY
-from relprop.cli.plan import Options, Plan, make_plan
-from relprop.heatmaps import terminal
+from relprop.explanations.heatmaps import terminal
+from relprop.jobs.files import OVERVIEW, SUMMARY
+from relprop.jobs.pictures import Result, explain, finish
+from relprop.jobs.plan import Options, Plan, make_plan
 
 DRAWN = 4  # pictures that are drawn in the terminal
 WIDTH = 24  # of each of them and of its heatmap, in columns

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from relprop.cli.text import TextResult, explain_texts, finish_texts
-from relprop.cli.text_plan import ALL, TextOptions, TextPlan, make_text_plan
-from relprop.text import visible
+from relprop.explanations.text import visible
+from relprop.jobs.text import TextResult, explain_texts, finish_texts
+from relprop.jobs.text_plan import ALL, TextOptions, TextPlan, make_text_plan
 
 TOP = 5
 MANY = 8  # sentences from which on a progress bar shows

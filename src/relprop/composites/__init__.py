@@ -23,7 +23,7 @@ from relprop.composites.primitives import (
     RangeTypeMap,
 )
 from relprop.composites.transformers import CPLRP, AttnLRP, recommended
-from relprop.layer_types import (
+from relprop.engine.layers.kinds import (
     ActivationLayer,
     AttentionLayer,
     BatchNormLayer,

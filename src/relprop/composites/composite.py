@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relprop.composites.primitives import Primitive
+from relprop.composites.table import entries, printed
+from relprop.engine.layers.layers import Layer
 from relprop.errors import CompositeError
-from relprop.layers import Layer
 from relprop.rules import Rule, ZeroRule
-from relprop.show import entries, printed
 
 
 class Composite:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relprop.composites.composite import Composite
 from relprop.composites.primitives import FirstLayerTypeMap, GlobalTypeMap
-from relprop.layer_types import (
+from relprop.engine.layers.kinds import (
     ActivationLayer,
     BatchNormLayer,
     ConvLayer,

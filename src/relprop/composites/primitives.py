@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from relprop.engine.layers.kinds import LayerType, check_type, show_type
+from relprop.engine.layers.layers import Layer
 from relprop.errors import CompositeError
-from relprop.layer_types import LayerType, check_type, show_type
-from relprop.layers import Layer
 from relprop.rules import Rule
 
 Assignment = tuple[Layer, Rule]

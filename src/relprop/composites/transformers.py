@@ -9,7 +9,7 @@ from torch import nn
 from relprop.composites.composite import Composite
 from relprop.composites.presets import EpsilonPlusFlat
 from relprop.composites.primitives import GlobalTypeMap
-from relprop.layer_types import (
+from relprop.engine.layers.kinds import (
     ActivationLayer,
     AttentionLayer,
     BatchNormLayer,

@@ -19,7 +19,8 @@ from relprop.models.loaded import LoadedModel
 from relprop.models.loading import load
 from relprop.models.preprocess import Preprocess, open_picture
 from relprop.models.spec import Spec, parse
-from relprop.models.text import TextModel, embedding_length, load_text, similarity_to
+from relprop.models.text import TextModel, load_text
+from relprop.targets.embeddings import embedding_length, similarity_to
 
 __all__ = [
     "LoadedModel",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,29 +111,6 @@ class TextModel:
         device = next(self.model.parameters()).device
         input_ids = torch.tensor([ids], device=device)
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-
-
-def similarity_to(other: Tensor) -> Callable[[Tensor], Tensor]:
-    """A target for an embedding `u`: its cosine similarity with the embedding `other`, as a sum over dimensions.
-
-    `R_d = u_d v_d / (‖u‖ ‖v‖)`: lengths and the other embedding (D,) or (1, D) count as constants.
-    """
-    v = torch.nn.functional.normalize(other.detach(), dim=-1)
-
-    def target(u: Tensor) -> Tensor:
-        return u * v / _length(u)
-
-    return target
-
-
-def embedding_length(u: Tensor) -> Tensor:
-    """A target for an embedding `u`: its length, `R_d = u_d² / ‖u‖`."""
-    return u * u / _length(u)
-
-
-def _length(u: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
-    return length.clamp(min=torch.finfo(u.dtype).tiny)
 
 
 def load_text(spec: str) -> TextModel:

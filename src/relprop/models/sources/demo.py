@@ -9,8 +9,8 @@ from relprop.models.spec import Spec
 
 def load_demo(spec: Spec) -> LoadedModel:
     """`demo`: the classifier that learned to read a watermark; it sees small square pictures."""
-    from relprop import demo
-    from relprop.demo.network import SIZE
+    from relprop.models import demo
+    from relprop.models.demo.network import SIZE
 
     preprocess = Preprocess(
         resize=SIZE, crop=(SIZE, SIZE), mean=tuple(demo.MEAN), std=tuple(demo.STD), interpolation="bicubic"

@@ -1,0 +1,198 @@
+"""Reading an artifact, and calling it like the analyzer that wrote it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from relprop.analyzers.artifact.metadata import FORMAT, METADATA, Metadata
+from relprop.analyzers.checks import check_finite
+from relprop.engine.graph.signature import usable
+from relprop.errors import ArtifactError, InputError, TargetError
+from relprop.explanations.explanation import Explanation
+from relprop.targets.output import flat_index
+
+
+class Artifact:
+    """A program that was read from a file, called like the analyzer that wrote it.
+
+    Attributes:
+        path: the file. metadata: what it says about itself.
+        program: the module as PyTorch loads it; it returns a dict with `output`, `relevance`, and what else there is.
+    """
+
+    def __init__(self, path: Path, program: Any, metadata: Metadata) -> None:
+        self.path, self.program, self.metadata = path, program, metadata
+
+    def __call__(self, *args: Any, target: Any = None, **kwargs: Any) -> Explanation:
+        """Explain a batch.
+
+        Args:
+            args, kwargs: the model's inputs.
+            target: for an artifact with `target="input"` an int, integers of shape (B,), or a tuple, as in `LRP`.
+
+        Raises:
+            InputError: the inputs do not fit the program. TargetError: the target does not, or is already fixed.
+        """
+        known = self.metadata
+        args, kwargs = self._bound(args, kwargs)
+        leaves = pytree.tree_leaves((args, kwargs))
+        self._check(leaves)
+        given = {"target": self._index(target, leaves)} if known.takes_target else {}
+        if target is not None and not known.takes_target:
+            raise TargetError(
+                f"{self.path.name} explains {known.target}, which cannot be changed. "
+                "Export it again with target='input' to choose at each call."
+            )
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                found = self.program(*map(usable, args), **{k: usable(v) for k, v in kwargs.items()}, **given)
+            except (AssertionError, RuntimeError) as error:
+                if "Guard failed" not in str(error):
+                    raise
+                raise InputError(f"{self.path.name} does not serve inputs of these sizes: {error}") from error
+        relevance = found["relevance"] if isinstance(found["relevance"], tuple) else (found["relevance"],)
+        return Explanation(
+            relevance=found["relevance"],
+            outputs=lambda: found["output"],
+            target=found.get("target"),
+            inputs=dict(zip(known.relevance, relevance, strict=True)),
+            layers=found.get("layers", {}),
+        )
+
+    def __repr__(self) -> str:
+        known = self.metadata
+        lines = [f"model   {known.model}", f"inputs  {', '.join(map(str, known.inputs))}", f"target  {known.target}"]
+        lines += [f"layers  {', '.join(known.layers)}"] if known.layers else []
+        lines += [f"from    relprop {known.relprop}, torch {known.torch}, for {known.device}"]
+        return "\n".join([f"Artifact({self.path.name})", *(f"  {line}" for line in lines)])
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs, by position and by name as the program takes them."""
+        known = self.metadata
+        names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in known.positional]
+        names += [Parameter(name, Parameter.KEYWORD_ONLY) for name in known.keywords]
+        try:
+            bound = Signature(names).bind(*args, **kwargs)
+        except TypeError as error:
+            taken = ", ".join([*known.positional, *(f"{name}=" for name in known.keywords)])
+            raise InputError(f"{self.path.name} takes ({taken}): {error}.") from error
+        return bound.args, {name: bound.arguments[name] for name in known.keywords}
+
+    def _check(self, leaves: Sequence[Any]) -> None:
+        specs, sizes = self.metadata.inputs, dict[str, int]()
+        if len(leaves) != len(specs):
+            raise InputError(f"{self.path.name} takes {len(specs)} inputs, got {len(leaves)}: {self.metadata.inputs}")
+        for spec, leaf in zip(specs, leaves, strict=True):
+            if spec.dtype is None:
+                continue
+            if not isinstance(leaf, Tensor):
+                raise InputError(f"{spec.name} is to be a tensor, {spec}, got {type(leaf).__name__}.")
+            if str(leaf.dtype) != f"torch.{spec.dtype}":
+                raise InputError(
+                    f"{spec.name} has dtype {leaf.dtype}, but {self.path.name} takes {spec}: x.to(torch.{spec.dtype})."
+                )
+            if str(leaf.device) != self.metadata.device:
+                raise InputError(
+                    f"{spec.name} is on {leaf.device}, but {self.path.name} was written for {self.metadata.device}."
+                )
+            fits = len(leaf.shape) == len(spec.shape) and all(
+                size == (wanted if isinstance(wanted, int) else sizes.setdefault(wanted, size))
+                for size, wanted in zip(leaf.shape, spec.shape, strict=True)
+            )
+            if not fits or leaf.numel() == 0:
+                raise InputError(f"{spec.name} has shape {tuple(leaf.shape)}, but {self.path.name} takes {spec}.")
+            if self.metadata.checks_finite and leaf.is_floating_point():
+                check_finite(leaf)
+
+    def _index(self, target: Any, leaves: Sequence[Any]) -> Tensor:
+        first = next(t for t in leaves if isinstance(t, Tensor) and t.dim())
+        shape = [size for size in self.metadata.explained if size is not None]
+        if target is None or callable(target):
+            raise TargetError(
+                f"{self.path.name} takes the target as an input: give an int, or integers of shape ({len(first)},)."
+            )
+        if len(shape) == len(self.metadata.explained):
+            return flat_index(first.new_zeros((), dtype=torch.float32).expand(len(first), *shape), target)
+        if isinstance(target, Tensor) and target.dtype == torch.long and target.shape == (len(first),):
+            return target
+        raise TargetError(
+            f"{self.path.name} takes the target as an index into each sample's flattened output: "
+            f"a LongTensor ({len(first)},)."
+        )
+
+
+def load(path: str | os.PathLike[str]) -> Artifact:
+    """Read an artifact that `LRP.export` wrote. The model that it came from is not needed.
+
+    Raises:
+        ArtifactError: there is no such file, it is something else, or a newer relprop wrote it.
+    """
+    file = Path(path)
+    metadata = read_metadata(file)
+    try:
+        with _quiet():
+            program = torch.export.load(file).module()
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise ArtifactError(
+            f"{file} cannot be read by torch {torch.__version__}: {type(error).__name__}: {said}. "
+            f"It was written by torch {metadata.torch}; if that is newer, update torch, else export it again."
+        ) from error
+    return Artifact(file, program, metadata)
+
+
+def read_metadata(file: Path) -> Metadata:
+    """What an artifact says about itself, read without loading the program.
+
+    Raises:
+        ArtifactError: as `load` does.
+    """
+    hint = "Artifacts are written by LRP(model, composite).export('model.pt2')."
+    if not file.is_file():
+        raise ArtifactError(f"There is no file {file}.")
+    if file.suffix != ".pt2":
+        raise ArtifactError(f"{file} is no artifact: its name does not end in .pt2. {hint}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            inside = [name for name in archive.namelist() if name.endswith(f"/extra/{METADATA}")]
+            text = archive.read(inside[0]).decode("utf-8") if inside else None
+    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file} is no artifact, or a damaged one: {error}. {hint}") from error
+    if text is None:
+        raise ArtifactError(f"{file} is no artifact of relprop: nothing in it is called {METADATA}. {hint}")
+    try:
+        version = json.loads(text)["format"]
+        if isinstance(version, int) and version > FORMAT:
+            raise ArtifactError(
+                f"{file} has format {version}, and this relprop reads up to {FORMAT}: update relprop. "
+                "(torch.export.load still runs it.)"
+            )
+        return Metadata.from_json(text)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{file} is damaged: its {METADATA} cannot be read: {error!r}. {hint}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export prints a traceback of its own before it raises."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.export.pt2_archive._package")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

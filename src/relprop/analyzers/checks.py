@@ -1,0 +1,127 @@
+"""Checks before work starts: of the inputs, of the model's end, and that every operator has a rule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from relprop.engine.graph.graph import Node, info, operator_name
+from relprop.engine.rewrites.softmax import SOFTMAX, output_softmax
+from relprop.errors import InputError, SoftmaxOutputError, UnexplainedError
+
+
+def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, finite: bool) -> None:
+    """Raise `InputError` for inputs that cannot be explained.
+
+    Args:
+        finite: also look at the values.
+    """
+    tensors = [leaf for leaf in pytree.tree_leaves((list(args), dict(kwargs))) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise InputError(
+            "There is no tensor among the inputs, so nothing to explain. Call lrp(x) with the model's input."
+        )
+    floats = [t for t in tensors if t.is_floating_point()]
+    ids = (torch.int64, torch.int32)  # token ids are explained at their embeddings
+    if not floats and not any(t.dtype in ids for t in tensors):
+        raise InputError(
+            f"The input has dtype {tensors[0].dtype}; relevance needs floating point inputs, or token ids "
+            "(torch.int64). Convert it, for pictures with x.float() / 255 and the model's normalization."
+        )
+    for t in tensors:
+        if t.numel() == 0:
+            raise InputError(f"An input has shape {tuple(t.shape)}: an empty batch has nothing to explain.")
+    parameter = next(iter([*model.parameters(), *model.buffers()]), None)
+    if parameter is not None and parameter.device.type != "meta":
+        _check_like(parameter, floats)
+    if finite:
+        for t in floats:
+            check_finite(t)
+
+
+def check_finite(t: Tensor) -> None:
+    """Raise `InputError` for a tensor that holds NaN or infinite values."""
+    if torch.isfinite(t.sum()):  # one cheap pass; a sum may overflow where no value does
+        return
+    bad = int((~torch.isfinite(t)).sum())
+    if bad:
+        raise InputError(f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite.")
+
+
+def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:
+    for t in floats:
+        if t.device != parameter.device:
+            raise InputError(
+                f"The input is on {t.device}, the model on {parameter.device}. "
+                f"Move one: x.to({str(parameter.device)!r})."
+            )
+        if parameter.is_floating_point() and t.dtype != parameter.dtype:
+            raise InputError(
+                f"The input has dtype {t.dtype}, the model {parameter.dtype}. Convert one: x.to({parameter.dtype})."
+            )
+
+
+def check_last_module(model: nn.Module) -> None:
+    """Refuse a chain that ends in a softmax, before any input is seen."""
+    last = model
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    if isinstance(last, SOFTMAX):
+        raise SoftmaxOutputError(_softmax_message(type(last).__name__))
+
+
+def check_output(output: Node) -> None:
+    """Refuse a captured output that comes from a softmax."""
+    softmax = output_softmax(output)
+    if softmax is not None:
+        raise SoftmaxOutputError(_softmax_message(operator_name(softmax)))
+
+
+def _softmax_message(what: str) -> str:
+    return (
+        f"The model ends in a softmax ({what}). Probabilities mix the evidence for all classes, so explain the logits: "
+        "LRP(relprop.strip_softmax(model))."
+    )
+
+
+def check_explained(nodes: Iterable[Node]) -> None:
+    """Refuse operators that no rule explains, with a table of them."""
+    missing = list(nodes)
+    if not missing:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("operator", "module", "module type", "node"):
+        table.add_column(column, no_wrap=True)
+    for node in missing:
+        known = info(node)
+        kind = known.module_type.__name__ if known.module_type else ""
+        table.add_row(operator_name(node), known.path or "(root)", kind, node.name)
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    operators = sorted({operator_name(n) for n in missing})
+    raise UnexplainedError(
+        f"Relevance would reach {len(missing)} operator(s) that no rule explains:\n\n{capture.get()}\n"
+        f"Next step: relprop.register_op({operators[0]!r}, like=...) if it behaves like a known operator, or "
+        "relprop.register_module(ModuleType, rule=...) to treat the module that it is in as one layer."
+    )
+
+
+def warn_if_training(model: nn.Module) -> None:
+    """Say that a model in training mode is explained as in evaluation mode."""
+    differs = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    modules = [name or "the model" for name, m in model.named_modules() if m.training and isinstance(m, differs)]
+    if modules:
+        warnings.warn(
+            f"The model is in training mode, where {len(modules)} module(s) such as {modules[0]} behave differently. "
+            "It is explained as in evaluation mode; model.eval() says so explicitly.",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,254 @@
+"""The captured model as data: an ATen operator graph, the live tensors it reads, and what each node is.
+
+Nodes are `torch.fx` nodes. What relprop knows about one of them sits in `node.meta["relprop"]` as a `NodeInfo`,
+and is read through the small functions of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph as FxGraph
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from relprop.engine.graph.operators import part
+
+__all__ = ["Graph", "Node", "NodeInfo", "info", "operator_name", "shape_of", "where_is"]
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """Where a node comes from and what flows through it.
+
+    Attributes:
+        path: dotted path of the innermost module that the node belongs to, `""` for the root; of a parameter its name.
+        call: how many times that module had been called before (a module may be used twice).
+        module_type: class of that module.
+        aliases: paths of modules whose output this node also is (a batch norm fused into it).
+        absorbed: paths of modules that are now a part of it, without an output of their own (a norm in front of it).
+        operator: name of the captured operator that it is, or is a part of.
+        origin: name of that operator's node.
+        entry: name of the input whose token ids the node embeds; relevance is read there.
+        data: relevance may flow through it: a floating point tensor that depends on an input's values.
+        static: depends on parameters and constants only, so its value is computed once.
+        nonneg: the graph proves that the value is never negative.
+        masked: entries may be infinite, since a mask was added to it or filled in, or padding.
+    """
+
+    path: str = ""
+    call: int = 0
+    module_type: type[nn.Module] | None = None
+    aliases: tuple[str, ...] = ()
+    absorbed: tuple[str, ...] = ()
+    operator: str = ""
+    origin: str = ""
+    entry: str = ""
+    data: bool = False
+    static: bool = False
+    nonneg: bool = False
+    masked: bool = False
+
+
+@dataclass
+class Graph:
+    """A model, captured for one input signature.
+
+    Attributes:
+        fx: the operators in order of execution.
+        tensors: the live tensor behind each parameter, buffer or constant placeholder, by node name.
+        in_spec: how positional and keyword inputs flatten; one placeholder per leaf, in this order.
+        out_spec: how the model's output unflattens.
+    """
+
+    fx: FxGraph
+    tensors: dict[str, Tensor]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    module_types: Mapping[str, type[nn.Module]] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        return list(self.fx.nodes)
+
+    @property
+    def inputs(self) -> list[Node]:
+        """Placeholders of the user's inputs, in the order of `in_spec`."""
+        return [n for n in self.fx.nodes if n.op == "placeholder" and n.name not in self.tensors]
+
+    @property
+    def output(self) -> Node:
+        return self.fx.output_node()
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The flat outputs: nodes, or constants."""
+        return list(self.output.args[0])  # type: ignore[arg-type]
+
+    def serves(self, leaves: Sequence[Any]) -> bool:
+        """Whether the captured program is that of the model for inputs of these sizes, by the guards of the export."""
+        sizes: dict[Any, int] = {}
+        guards: list[Any] = []
+        for node, leaf in zip(self.inputs, leaves, strict=True):
+            if not isinstance(leaf, Tensor):
+                continue
+            for known, size in zip(fake_value(node).shape, leaf.shape, strict=True):
+                if isinstance(known, int):
+                    if known != size:
+                        return False
+                    continue
+                guards = known.node.shape_env.guards
+                symbol = known.node.expr
+                if symbol.is_number and int(symbol) != size:
+                    return False  # the export has fixed the size after all
+                if symbol.is_Symbol and sizes.setdefault(symbol, size) != size:
+                    return False  # two inputs that were captured with one size have different ones
+        # A batch of one runs what was captured for two or more: export sets it apart by convention only.
+        return not any(guard.expr.subs(sizes) == False for guard in guards)  # noqa: E712  (sympy expressions)
+
+    def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs of the sizes at which the model was captured, filled with zeros."""
+        args, kwargs = pytree.tree_unflatten(self.example_leaves(), self.in_spec)
+        return tuple(args), dict(kwargs)
+
+    def example_leaves(self) -> list[Any]:
+        """The same, one for each of `inputs`."""
+        return [_zeros_like(fake_value(node)) for node in self.inputs]
+
+    def open_sizes(self, leaves: Sequence[Any]) -> dict[Any, Any]:
+        """Symbol of each size that the export left open -> its size in these inputs."""
+        sizes: dict[Any, Any] = {}
+        for node, leaf in zip(self.inputs, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                for known, size in zip(fake_value(node).shape, leaf.shape, strict=True):
+                    if not isinstance(known, int) and known.node.expr.is_Symbol:
+                        sizes.setdefault(known.node.expr, size)
+        return sizes
+
+    def conditions(self) -> list[Any]:
+        """What the export asked of the sizes that it left open, as sympy expressions of their symbols."""
+        values = [fake_value(node) for node in self.inputs]
+        known: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape if not isinstance(s, int)]
+        return [guard.expr for guard in known[0].node.shape_env.guards] if known else []
+
+    def operators(self) -> Iterator[Node]:
+        return (n for n in self.fx.nodes if n.op == "call_function")
+
+    def __str__(self) -> str:
+        lines = []
+        for node in self.fx.nodes:
+            if node.op == "call_function":
+                args = ", ".join(str(a) for a in node.args)
+                lines.append(f"{node.name} = {operator_name(node)}({args})  # {where_is(node)} {shape_of(node)}")
+        return "\n".join(lines)
+
+
+def info(node: Node) -> NodeInfo:
+    """What relprop knows about `node`."""
+    known: NodeInfo | None = node.meta.get("relprop")
+    return known if known is not None else NodeInfo()
+
+
+def annotate(node: Node, **changes: Any) -> None:
+    """Update some fields of a node's `NodeInfo`."""
+    node.meta["relprop"] = replace(info(node), **changes)
+
+
+def operator_name(node: Node) -> str:
+    """`conv2d` for `aten.conv2d.default`, `mylib.myop` for a custom operator, a plain function's name otherwise."""
+    if node.op != "call_function":
+        return node.op
+    return target_name(node.args[0] if node.target is part else node.target)
+
+
+def target_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        target = target.overloadpacket
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        namespace, _, name = target._qualified_op_name.partition("::")
+        return name if namespace in {"aten", "prims"} else f"{namespace}.{name}"
+    return str(getattr(target, "__name__", target))
+
+
+def where_is(node: Node) -> str:
+    """A node's module path for messages: `features.0 (Conv2d)`, or `the model itself (Net)` at the root."""
+    known = info(node)
+    kind = known.module_type.__name__ if known.module_type else "?"
+    return f"{known.path} ({kind})" if known.path else f"the model itself ({kind})"
+
+
+def fake_value(node: Node) -> Any:
+    """The symbolic value that the export recorded: dtype, device and (partly symbolic) shape."""
+    return node.meta.get("val")
+
+
+def is_open(size: Any) -> bool:
+    """The export serves any size of this dimension."""
+    return not isinstance(size, int) and not size.node.expr.is_number
+
+
+def _zeros_like(value: Any) -> Any:
+    """A real tensor for a symbolic one; anything else is what it is."""
+    if not isinstance(value, Tensor):
+        return value
+    sizes = [size if isinstance(size, int) else int(size.node.hint) for size in value.shape]
+    return torch.zeros(sizes, dtype=value.dtype, device=value.device)
+
+
+def shape_of(node: Node) -> tuple[int | None, ...] | None:
+    """Shape with None for dynamic dimensions; None where the node's value is no tensor."""
+    value = fake_value(node)
+    if not isinstance(value, Tensor):
+        return None
+    return tuple(int(s) if isinstance(s, int) else None for s in value.shape)
+
+
+def is_floating(node: Node) -> bool:
+    """The value is a floating point tensor, or several values of which one is."""
+    value = fake_value(node)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(v, Tensor) and v.dtype.is_floating_point for v in values)
+
+
+def data_inputs(node: Node) -> tuple[Node, ...]:
+    """The inputs of a node that relevance may flow to, each once, in order."""
+    return tuple(n for n in node.all_input_nodes if info(n).data)
+
+
+def other_inputs(node: Node) -> frozenset[Node]:
+    """The inputs of a node that are neither data nor constants: shapes, masks, indices made on the way."""
+    return frozenset(n for n in node.all_input_nodes if not info(n).data and not info(n).static)
+
+
+def ancestors(node: Node) -> set[Node]:
+    """A node and all that it is computed from."""
+    found, waiting = {node}, [node]
+    while waiting:
+        new = [n for n in waiting.pop().all_input_nodes if n not in found]
+        found.update(new)
+        waiting.extend(new)
+    return found
+
+
+def constant_name(node: Node) -> str:
+    """What a constant is called as a sink.
+
+    `position_embeddings` for what an embedding or a parameter of that name gave, `constant` for anything else.
+    """
+    waiting, seen, found = [node], {node}, set()
+    while waiting:
+        current = waiting.pop()
+        if operator_name(current) == "embedding":
+            weight = current.args[0]
+            found.add(info(current).path or (info(weight).path if isinstance(weight, Node) else ""))
+        elif current.op == "placeholder":
+            found.add(info(current).path)
+        else:
+            waiting.extend(n for n in current.all_input_nodes if n not in seen)
+            seen.update(waiting)  # paths through a graph are many times its nodes
+    names = {path.rpartition(".")[2] for path in found if path}
+    return names.pop() if len(names) == 1 else "constant"

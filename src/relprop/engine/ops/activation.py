@@ -1,0 +1,146 @@
+"""Activations and other elementwise functions of one data input: relevance passes, `R_in = R_out`.
+
+In the factored form `R = x·c` the same statement reads `c_in = c_out · f(x) / x`: for ReLU-like functions a mask. At
+`x = 0` no relevance sits, but `c` goes on to layers in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx.node import map_arg
+
+from relprop.engine.graph.graph import Node, data_inputs, shape_of
+from relprop.engine.ops.registry import always, inherits, lookup, never, register
+from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
+from relprop.engine.ops.tape import C, Message, R, Tape
+from relprop.engine.ops.units import Unit
+from relprop.rules import AffineRule, PassRule, Rule
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How the factored form goes through.
+
+    Attributes:
+        ratio: `"mask"`: `f(x)/x` is 1 where `f(x) ≠ 0`, else 0; `"identity"`: it is 1; `"divide"`: compute it;
+            `"none"`: `f(0) ≠ 0`, so there is no factored form.
+    """
+
+    ratio: str = "divide"
+
+
+def _clamped_from_below(node: Node, args: Sequence[bool]) -> bool:
+    """`hardtanh(x, min, max)` and `clamp(x, min, max)` with `min >= 0`."""
+    low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
+    return isinstance(low, (int, float)) and low >= 0
+
+
+register("relu", "activation", nonneg=always, options=Activation("mask"))
+register("dropout alpha_dropout feature_dropout native_dropout", "activation", nonneg=inherits,
+         options=Activation("identity"))  # fmt: skip
+register("relu6", "activation", nonneg=always, options=Activation())
+register("hardtanh clamp clamp_min", "activation", nonneg=_clamped_from_below, options=Activation("none"))
+register("leaky_relu prelu elu selu celu silu gelu mish hardswish tanh softsign hardshrink softshrink tanhshrink rrelu "
+         "asinh atan sinh expm1 erf sign pow round floor ceil trunc", "activation",
+         nonneg=inherits, options=Activation())  # fmt: skip
+register("sigmoid hardsigmoid softplus exp exp2 cosh", "activation", nonneg=always, options=Activation("none"))
+register("log_sigmoid log log2 log10 log1p cos logit clamp_max", "activation", nonneg=never, options=Activation("none"))
+register("sin tan nan_to_num", "activation", nonneg=never, options=Activation())
+register("threshold clip_at_threshold", "activation", nonneg=never, options=Activation("none"))
+register("abs sqrt square", "activation", nonneg=always, options=Activation())
+
+
+class ActivationStep(Step):
+    """`R_in = R_out`, in the form that the input likes best."""
+
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        op = lookup(node)
+        known = op.options if op is not None and op.family == "activation" else None
+        self.ratio = (known or Activation(_ratio_of_unit(node))).ratio
+        self.source = self.sources[0]
+        same_shape = shape_of(node) == shape_of(self.source)
+        self.stays_factored = (
+            "c" in self.forms and self.ratio != "none" and plan.prefers[self.source] == "c" and same_shape
+        )
+        if self.stays_factored:
+            self.read(*((node,) if self.ratio == "mask" else ()))
+            self.limit = limit_at_zero(node) if self.ratio == "divide" else 0.0
+        else:
+            self.emits = R
+            self.read(*((node,) if "c" in self.forms else ()))
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if not isinstance(rule, (AffineRule, PassRule)):
+            raise cannot_serve(node, rule, "relevance passes through activations; use PassRule().")
+
+    def run(self, tape: Tape) -> Tensor:
+        """Saves the ratio `f(x) / x`, at `x = 0` its limit: one tensor to keep instead of two."""
+        value: Tensor = super().run(tape)
+        if self.stays_factored and self.ratio == "divide":
+            ratio = value.to(tape.dtype) / tape.value(self.source)
+            tape.saved[self.node] = ratio.nan_to_num_(self.limit)  # much faster on CPUs than to compare x with 0
+        return value
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        if not self.stays_factored or message.c is None:
+            return [(self.source, Message(R=tape.total(self.node, message)))]
+        return [(self.source, Message(self._times_slope(message.c, tape), message.R))]
+
+    def _times_slope(self, c: Tensor, tape: Tape) -> Tensor:
+        """`c · f(x) / x`."""
+        if self.ratio == "identity":
+            return c
+        if self.ratio == "mask":
+            selected: Tensor = torch.ops.aten.threshold_backward(c, tape.value(self.node), 0)  # c where y > 0
+            return selected
+        ratio = tape.saved[self.node]
+        return ratio.mul_(c) if tape.may_overwrite else ratio * c
+
+
+def limit_at_zero(node: Node) -> float:
+    """The limit of `f(x) / x` at `x = 0`, so that an input that is 0 by rounding explains as its neighbours do.
+
+    0 where there is none, as for kinks and steps, and for functions with parameters of their own.
+    """
+    if len(node.all_input_nodes) != 1 or not callable(node.target):
+        return 0.0
+    x = 1e-6 * torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64, device="cpu")
+    ratios = node.target(*map_arg(node.args, lambda _: x), **node.kwargs) / x
+    limit = ratios.mean()  # of an even number of both signs: the error is of second order
+    return float(limit) if bool((ratios - limit).abs().max() < 1e-3) else 0.0
+
+
+def _ratio_of_unit(node: Node) -> str:
+    """A spelled-out activation has a factored form if it is 0 at 0, which can be asked where it has no constants."""
+    if not isinstance(node.target, Unit) or len(node.args) != 1:
+        return "none"
+    return "divide" if not node.target(torch.zeros(1)).any() else "none"
+
+
+class PassStep(Step):
+    """The PassRule on a layer that keeps its shape: `R_in = R_out`, whatever the layer computes."""
+
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        self.emits = R
+        self.read(*((node,) if self.forms & C else ()))
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        return "R"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        sources = data_inputs(node)
+        if len(sources) != 1 or shape_of(sources[0]) != shape_of(node):
+            shapes = " and ".join(str(shape_of(s)) for s in sources)
+            raise cannot_serve(node, rule, f"it needs one input shaped like the output {shape_of(node)}, got {shapes}.")
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        return [(self.sources[0], Message(R=tape.total(self.node, message)))]

@@ -1,0 +1,286 @@
+"""Affine layers and sums: one step evaluates every affine rule on every affine operator."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from relprop.engine.graph.graph import Node, constant_name, info, operator_name
+from relprop.engine.ops.activation import ActivationStep
+from relprop.engine.ops.linear_maps import Affine, AffineMap, SomeRows, SumMap
+from relprop.engine.ops.registry import FRESH, lookup
+from relprop.engine.ops.rows import live_rows
+from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
+from relprop.engine.ops.tape import C, Forms, Message, R, Tape, masked_product
+from relprop.engine.ops.terms import Terms, Work, sign_of
+from relprop.errors import RuleError
+from relprop.rules import AffineRule, Group, Rule, stabilize
+from relprop.rules.modifiers import Boost, Modifier, absolute, keep, negative, ones, positive
+
+
+@dataclass(frozen=True)
+class Share:
+    """`s = coef · mask · R_out / stab(z)` of one group, with what the books need."""
+
+    s: Tensor
+    z: Tensor
+    denominator: Tensor
+    bias: Tensor | None
+
+
+class AffineStep(Step):
+    """`R_in = Σ_g coef_g Σ_k a_k · A_kᵀ (mask_g · R_out / stab(Σ_k A_k a_k + b_k))`."""
+
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        assert isinstance(rule, AffineRule)
+        self.affine_rule = rule
+        self.map = affine_map(node, plan if rule.is_local else None)
+        self.direct = is_direct(self.map, rule)
+        self.terms = Terms(self.map, rule, rectifier(node, plan) if rule.is_local else None)
+        self.value = self.terms.value
+        self.multiplies_sides = all(plan.prefers[x] == "R" for x in self.map.xs)
+        self.emits = self._emitted()
+        parameters = {p for p in (self.map.w, self.map.b) if p is not None and not info(p).static}
+        self.read(*parameters)
+        if self.direct:
+            self.multiplies_out = rule.stabilizes_itself or callable(rule.stabilizer)
+            self.read(*((self.value,) if self.multiplies_out or "R" in self.forms else ()))
+            return
+        self.read(*self.terms.reads)
+        if "c" in self.forms:
+            self.read(self.value)
+
+    def _emitted(self) -> Forms:
+        inputs = {t.input for g in self.terms.groups for t in g.terms}
+        stays = [m is keep or (m in SIDES and not self.multiplies_sides) for m in inputs]
+        factored = C if any(stays) else frozenset()
+        spreads = self.affine_rule.bias == "distribute"
+        return factored | R if spreads or not all(stays) else factored
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        assert isinstance(rule, AffineRule)
+        return "c" if is_direct(affine_map(node), rule) else "R"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if not isinstance(rule, AffineRule):
+            raise cannot_serve(
+                node,
+                rule,
+                "it is an affine layer, which takes a rule for affine layers such as EpsilonRule().",
+            )
+        affine = affine_map(node)
+        modified = {m for g in rule.groups() for t in g.terms for m in (t.weight,)} - {keep}
+        if affine.kind == "mixed" and modified:
+            raise cannot_serve(
+                node, rule, "it has no weight tensor that the rule could modify; use ZeroRule or EpsilonRule."
+            )
+        changes = {m for m in modified if m not in (positive, negative, absolute) and not isinstance(m, Boost)}
+        if affine.kind == "positive" and changes:
+            raise cannot_serve(
+                node, rule, "its connections weigh differently, but are no tensor that the rule could modify."
+            )
+
+    def run(self, tape: Tape) -> Tensor:
+        z: Tensor = tape.evaluate(self.node, {x: self.map.laid_out(tape.values[x]) for x in self.map.xs})
+        return z
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        message = message.map(self.map.outputs)
+        if self.direct:
+            s = self._direct_share(message, tape)
+            return [(x, Message(c)) for x, c in zip(self.map.xs, self.map.pull(tape, None, s), strict=True)]
+        return self._general(self._total(message, tape), tape)
+
+    def _total(self, message: Message, tape: Tape) -> Tensor:
+        """`z · c + R` of the map's outputs."""
+        return tape.total(self.value, message, self.map.outputs)
+
+    # The 0-rule and ε-rule on the layer as it is: s = R / stab(z), with z the value that the forward pass computed.
+
+    def _direct_share(self, message: Message, tape: Tape) -> Tensor:
+        if not self.multiplies_out and message.R is None:
+            assert message.c is not None
+            self._book_bias(message.c, tape)
+            return message.c
+        z = self.map.outputs(tape.value(self.value))
+        relevance = self._total(message, tape) if self.multiplies_out else message.R
+        assert relevance is not None
+        denominator = self.affine_rule.modify_denominator(z)
+        s = relevance / denominator
+        tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
+        if not self.multiplies_out and message.c is not None:
+            s = s + message.c
+        self._book_bias(s, tape)
+        return s
+
+    def _book_bias(self, s: Tensor, tape: Tape) -> None:
+        if tape.sinks is None:
+            return
+        if isinstance(self.map, SumMap):
+            for constant, amount in self.map.constant_values(tape):
+                name = constant_name(constant) if isinstance(constant, Node) else "constant"
+                tape.sink(self.node, name, partial(masked_product, amount, s))
+            return
+        b = self.map.bias(tape)
+        if b is not None:
+            tape.sink(self.node, "bias", lambda: self.map.spread_bias(b, s) * s)
+
+    @property
+    def _bias_name(self) -> str:
+        return "constant" if isinstance(self.map, SumMap) else "bias"
+
+    # Every other rule: the terms of its groups.
+
+    def _general(self, relevance: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
+        self._book_masked(relevance, tape)
+        work, groups = Work(tape), self.terms.groups
+        waiting: dict[tuple[Modifier, Modifier], Tensor] = {}
+        by_sign: dict[Node, list[tuple[Modifier, Tensor]]] = {}
+        left = Counter((t.input, t.weight) for g in groups for t in g.terms)
+        for group in groups:
+            share = self._share(group, relevance, work)
+            self._book(share, tape)
+            for term in group.terms:
+                s = share.s if term.coefficient == 1 else share.s * term.coefficient
+                way = term.input, term.weight
+                waiting[way] = waiting[way] + s if way in waiting else s
+                left[way] -= 1
+                if left[way]:
+                    continue  # groups that go the same way back go together
+                for x, c in zip(self.map.xs, self.terms.pull(term, waiting.pop(way), tape), strict=True):
+                    if term.input in SIDES:
+                        by_sign.setdefault(x, []).append((term.input, c))
+                    else:
+                        yield x, Message(c) if term.input is keep else Message(R=self._times(x, term.input, c, work))
+            if self.affine_rule.bias == "distribute" and share.bias is not None:
+                yield from self._distribute(share.bias * share.s, tape)
+            del share, s  # before the next group's are made
+        for x, sides in by_sign.items():
+            if self.multiplies_sides:
+                (first, c), *others = sides
+                R = self._times(x, first, c, work)
+                for modifier, c in others:
+                    more = self.terms.modified(x, modifier, work), c
+                    R = R.addcmul_(*more) if tape.may_overwrite else R.addcmul(*more)
+                yield x, Message(R=R)
+            else:
+                yield x, Message(_joined(tape.value(x), sides))
+
+    def _times(self, x: Node, modifier: Modifier, c: Tensor, work: Work) -> Tensor:
+        """`f(a) · c`."""
+        return c if modifier is ones else self.terms.modified(x, modifier, work) * c
+
+    def _share(self, group: Group, relevance: Tensor, work: Work) -> Share:
+        tape = work.tape
+        scratch = tape.may_overwrite and operator_name(self.node) in FRESH and self.terms.makes_fresh(group)
+        key = self.node, group
+        if key in tape.denominators:
+            z, denominator, bias = tape.denominators[key]
+        else:
+            z, bias = self.terms.denominator(group, work)
+            denominator = self._stabilized(z, group, overwrite=scratch)
+            if tape.shared:
+                tape.denominators[key] = denominator, denominator, bias  # z itself is for the books alone
+        s = divide(relevance, denominator, reuse=scratch)
+        if group.mask != "all":
+            own = self.map.outputs(tape.value(self.value))
+            s = s * (own > 0 if group.mask == "positive" else own < 0)
+        if group.coefficient != 1:
+            s = s.mul_(group.coefficient) if tape.may_overwrite else s * group.coefficient
+        return Share(s, z, denominator, bias)
+
+    def _stabilized(self, z: Tensor, group: Group, *, overwrite: bool) -> Tensor:
+        if self.affine_rule.stabilizes_itself or callable(self.affine_rule.stabilizer):
+            return self.affine_rule.modify_denominator(z)
+        sign = sign_of(group, self.terms.nonneg)
+        return stabilize(z, self.affine_rule.stabilizer, sign=sign, overwrite=overwrite)
+
+    def _distribute(self, kept: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
+        """Spread what the bias would keep evenly over the inputs connected to each output.
+
+        An output that sees nothing but padding has none; there the bias keeps its share.
+        """
+        w = ones(self.map.weight(tape))
+        count = self.map.apply(tape, [torch.ones_like(tape.value(x)) for x in self.map.xs], w, None)
+        tape.sink(self.node, self._bias_name, lambda: torch.where(count == 0, kept, 0))
+        shares = self.map.pull(tape, w, torch.where(count == 0, 0, kept / count))
+        for x, share in zip(self.map.xs, shares, strict=True):
+            yield x, Message(R=share)
+
+    # The books.
+
+    def _book(self, share: Share, tape: Tape) -> None:
+        tape.sink(self.node, "epsilon", lambda: (share.denominator - share.z) * share.s)
+        bias = share.bias
+        if bias is not None and self.affine_rule.bias == "absorb":
+            tape.sink(self.node, self._bias_name, lambda: bias * share.s)
+
+    def _book_masked(self, relevance: Tensor, tape: Tape) -> None:
+        """Relevance of outputs that no group takes on: those with `z = 0` under a rule that goes by the sign of `z`."""
+        if all(g.mask != "all" for g in self.terms.groups):
+            tape.sink(self.node, "masked", lambda: relevance * (self.map.outputs(tape.value(self.value)) == 0))
+
+
+def affine_map(node: Node, plan: Plan | None = None) -> AffineMap:
+    """The map of an affine operator or a sum, for those outputs that relevance comes from, if a plan tells."""
+    op = lookup(node)
+    if op is not None and op.family == "sum":
+        return SumMap(node)
+    options = op.options if op is not None and isinstance(op.options, Affine) else Affine(kind="mixed")
+    affine = AffineMap(node, options)
+    if len(affine.xs) != 1:
+        raise RuleError(
+            f"{operator_name(node)} at {node} has {len(affine.xs)} data inputs, so it is not affine in one."
+        )
+    rows = live_rows(node, plan) if plan is not None and operator_name(node) == "linear" and affine.w else None
+    return affine if rows is None else SomeRows(node, options, *rows)
+
+
+def rectifier(node: Node, plan: Plan) -> Node | None:
+    """The ReLU that all relevance of a node comes from, factored: there is none where the node's value is <= 0."""
+    readers = plan.senders(node)
+    if len(readers) != 1 or node is plan.explained or plan.forms[readers[0]] != C:
+        return None
+    step = plan.steps[readers[0]]
+    return readers[0] if isinstance(step, ActivationStep) and step.ratio == "mask" else None
+
+
+def is_direct(affine: AffineMap, rule: AffineRule) -> bool:
+    """The rule's only denominator is the layer's own output, so nothing need be computed anew."""
+    groups = rule.groups()
+    one_plain_term = len(groups) == 1 and len(groups[0].terms) == 1 and groups[0].terms[0].plain
+    no_bias = affine.b is None and not (isinstance(affine, SumMap) and affine.constants)
+    return one_plain_term and groups[0].mask == "all" and (rule.bias == "absorb" or no_bias)
+
+
+def divide(relevance: Tensor, denominator: Tensor, *, reuse: bool) -> Tensor:
+    """`relevance / denominator`, written over the denominator where that is `reuse`d: large allocations cost time."""
+    fits = reuse and denominator.shape == relevance.shape and denominator.dtype == relevance.dtype
+    return torch.div(relevance, denominator, out=denominator) if fits else relevance / denominator
+
+
+SIDES: dict[Modifier, tuple[int, int]] = {positive: (1, 0), negative: (0, 1), absolute: (1, -1)}
+"""`f(a) = a · (first where a > 0, else second)`: such terms stay factored."""
+
+
+def _joined(a: Tensor, terms: Sequence[tuple[Modifier, Tensor]]) -> Tensor:
+    """`c` of `a·c = Σ_k f_k(a)·c_k`: for `a⁺ c₁ + a⁻ c₂` it is `c₁` where `a > 0`, `c₂` where `a < 0`.
+
+    A ReLU's own derivative selects many times faster than `where()` on CPUs.
+    """
+
+    def side(k: int) -> Tensor | None:
+        parts = [c if SIDES[f][k] > 0 else -c for f, c in terms if SIDES[f][k]]
+        return sum(parts[1:], parts[0]) if parts else None
+
+    sides = [(c, sign) for c, sign in ((side(0), a), (side(1), -a)) if c is not None]
+    found: list[Tensor] = [torch.ops.aten.threshold_backward(c, sign, 0) for c, sign in sides]
+    return found[0] if len(found) == 1 else found[0] + found[1]

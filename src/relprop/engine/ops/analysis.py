@@ -1,0 +1,126 @@
+"""What the graph proves about its nodes: which carry data, which are constants, which are never negative."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from relprop.engine.graph.graph import Graph, Node, annotate, data_inputs, fake_value, info, is_floating, operator_name
+from relprop.engine.ops.registry import LIKE_ANOTHER, lookup
+
+
+def analyze(graph: Graph) -> Graph:
+    """Set `data`, `static` and `nonneg` on every node, in order of execution."""
+    inputs = set(graph.inputs)
+    for embedding, ids in entries(graph):
+        annotate(embedding, entry=ids.name)
+    for node in graph.fx.nodes:
+        if node.op == "placeholder":
+            is_input = node in inputs
+            annotate(node, data=is_input and is_floating(node), static=not is_input)
+        elif node.op == "call_function":
+            analyze_operator(node)
+    return graph
+
+
+def analyze_operator(node: Node) -> None:
+    """Set the flags of one operator from those of its inputs."""
+    arguments = node.all_input_nodes
+    static = all(info(a).static for a in arguments)
+    op = lookup(node)
+    stops = op is not None and op.family == "source"
+    carries = not static and not stops and reads_data(node) and (is_floating(node) or _is_complex(node))
+    signs = [info(a).nonneg for a in arguments if info(a).data]
+    annotate(
+        node,
+        static=static,
+        data=carries or bool(info(node).entry),
+        nonneg=bool(op and op.nonneg(node, signs)),
+        masked=carries and is_masked(node),
+    )
+
+
+FILLED = {"pad", "constant_pad_nd", "masked_fill", "where", "index_fill", "masked_scatter", "scatter", "index_put"}
+"""Operators that put numbers of the model's choice beside data."""
+
+
+def is_masked(node: Node) -> bool:
+    """Whether entries may be infinite: what was put or added there is no data, or such entries were handed on."""
+    name, op = operator_name(node), lookup(node)
+    added = name == "add" and any(not info(a).data for a in node.all_input_nodes)
+    hands_on = op is not None and (op.family in {"movement", "sum", "max"} or name == "scale")
+    return added or name in FILLED or (hands_on and any(info(a).masked for a in data_inputs(node)))
+
+
+def reads_data(node: Node) -> bool:
+    """Whether data flows into a node; an argument that only lends its shape or dtype does not count."""
+    read = node.args[:1] if operator_name(node) in LIKE_ANOTHER else node.all_input_nodes
+    return any(isinstance(a, Node) and info(a).data for a in read)
+
+
+def _is_complex(node: Node) -> bool:
+    """Complex numbers carry data too, so that what no family explains is refused, not passed over."""
+    value = fake_value(node)
+    return isinstance(value, Tensor) and value.dtype.is_complex
+
+
+def entries(graph: Graph) -> Iterator[tuple[Node, Node]]:
+    """Embeddings of the user's token ids, each with the placeholder of the ids: there relevance is read.
+
+    Embeddings of anything else, such as positions, are constants.
+    """
+    inputs = set(graph.inputs)
+    for node in graph.operators():
+        if operator_name(node) == "embedding":
+            ids = node.args[1]
+            while isinstance(ids, Node) and operator_name(ids) in SAME_IDS:
+                ids = ids.args[0]
+            if isinstance(ids, Node) and ids in inputs and not SEGMENTS.search(ids.name):
+                yield node, ids
+
+
+SAME_IDS = {"to", "_to_copy", "view", "reshape", "clone", "alias", "contiguous", "unsqueeze", "squeeze", "clamp"}
+SEGMENTS = re.compile("token_type|segment")
+"""Inputs that say which sentence a token is in: embedded like tokens, but no part of what is read."""
+
+
+def remove_dead(graph: Graph) -> Graph:
+    """Erase operators whose result nobody reads."""
+    for node in reversed(list(graph.fx.nodes)):
+        if node.op == "call_function" and not node.users:
+            graph.fx.erase_node(node)
+    return graph
+
+
+def reached_by_relevance(explained: Node) -> set[Node]:
+    """The data nodes that relevance can come to from an output: those that need a rule, inputs and embeddings."""
+    reached: set[Node] = set()
+    waiting = [explained] if info(explained).data else []
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting.extend(data_inputs(node))
+    return reached
+
+
+def needs_rule(node: Node) -> bool:
+    """Relevance goes through the node; at inputs and embeddings it has arrived."""
+    return node.op == "call_function" and info(node).data and not info(node).entry
+
+
+def stop_at(graph: Graph, stopped: set[Node]) -> None:
+    """Count the outputs of some nodes, and what depends on nothing else, as constants."""
+    for node in graph.operators():
+        alive = bool(info(node).entry) or reads_data(node)
+        if node in stopped or not alive:
+            annotate(node, data=False)
+
+
+def unexplained(graph: Graph, reached: set[Node]) -> Iterator[Node]:
+    """Operators that relevance would reach and no family explains."""
+    for node in graph.fx.nodes:
+        if node in reached and needs_rule(node) and lookup(node) is None:
+            yield node

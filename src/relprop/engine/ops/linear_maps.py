@@ -1,0 +1,303 @@
+"""Affine operators as maps `z = W a + b` whose input, weight and bias can be put in anew.
+
+Also their adjoint `c = Wᵀ s` for any weight: explicit for the frequent ones, else by differentiating the map itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from relprop.engine.graph.graph import Node, data_inputs, info, operator_name
+from relprop.engine.ops.registry import inherits, register
+from relprop.engine.ops.tape import Tape
+
+WeightKind = Literal["tensor", "equal", "positive", "mixed"]
+"""A weight tensor that rules may modify; or none, and connections that weigh the same, or are positive, or neither."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """How to read an affine operator's arguments.
+
+    Attributes:
+        weight, bias: positions of its weight and bias among the arguments. None for the weight of products: there it is
+            whichever operand is no data.
+        kind: what rules can know about the weights.
+    """
+
+    weight: int | None = None
+    bias: int | None = None
+    kind: WeightKind = "tensor"
+
+
+_CONVOLUTIONS = "conv1d conv2d conv3d"
+_TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
+
+register(f"linear {_CONVOLUTIONS} {_TRANSPOSED} convolution scale", "affine", options=Affine(weight=1, bias=2))
+register("transformers.grouped_mm_fallback _grouped_mm", "affine", options=Affine(weight=1))
+register("mm bmm matmul mv dot einsum", "affine", options=Affine())
+register("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum "
+         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+         "_upsample_nearest_exact3d _adaptive_avg_pool2d _adaptive_avg_pool3d col2im index_add scatter_add",
+         "affine", nonneg=inherits, options=Affine(kind="equal"))  # fmt: skip
+register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", "affine",
+         nonneg=inherits, options=Affine(kind="positive"))  # fmt: skip
+register(
+    "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d real_part",
+    "affine",
+    options=Affine(kind="mixed"),
+)
+
+
+def _sum_sign(node: Node, args: Sequence[bool]) -> bool:
+    coefficients: Any = node.kwargs.get("coefficients")
+    if coefficients is None or min(coefficients) < 0:  # None: as captured, not yet rewritten
+        return False
+    return all(args) and all(_is_nonneg_constant(a) for a in node.args if not (isinstance(a, Node) and info(a).data))
+
+
+def _is_nonneg_constant(value: Any) -> bool:
+    return info(value).nonneg if isinstance(value, Node) else value >= 0
+
+
+register("add", "sum", nonneg=_sum_sign)
+
+
+class AffineMap:
+    """One affine node, `z = Σ_k W_k a_k + b`, with everything replaceable.
+
+    Attributes:
+        xs: data inputs. w, b: nodes of weight and bias, if there are any.
+    """
+
+    def __init__(self, node: Node, options: Affine) -> None:
+        self.node = node
+        self.kind: WeightKind = options.kind
+        self.xs = data_inputs(node)
+        self.w = self._argument(options.weight) if options.weight is not None else self._operand()
+        self.b = self._argument(options.bias)
+        if self.w is None and options.kind == "tensor":
+            self.kind = "mixed"  # its constant is spread over several arguments, so no rule can take it apart
+
+    def _argument(self, position: int | None) -> Node | None:
+        if position is None or position >= len(self.node.args):
+            return None
+        argument = self.node.args[position]
+        return argument if isinstance(argument, Node) and argument not in self.xs else None
+
+    def _operand(self) -> Node | None:
+        """The one constant operand of a product such as `matmul`."""
+        constants = [n for n in self.node.all_input_nodes if n not in self.xs and _has_shape(n)]
+        return constants[0] if len(constants) == 1 and self.kind == "tensor" else None
+
+    def weight(self, tape: Tape) -> Tensor:
+        """The weight, or the number 1 for an operator without one."""
+        return torch.ones((), dtype=tape.dtype) if self.w is None else tape.value(self.w)
+
+    def bias(self, tape: Tape) -> Tensor | None:
+        return None if self.b is None else tape.value(self.b)
+
+    @property
+    def weight_name(self) -> str:
+        """What the weight is called."""
+        return (self.w or self.node).name
+
+    def outputs(self, part: Tensor) -> Tensor:
+        """Of a tensor shaped like the node's value what belongs to this map's outputs."""
+        return part
+
+    def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
+        """`Σ_k W_k a_k + b`. `w=None` keeps the operator's own weight."""
+        substitute: dict[Node, Any] = dict(zip(self.xs, map(self.laid_out, xs), strict=True))
+        if self.w is not None:
+            substitute[self.w] = tape.value(self.w) if w is None else w
+        if self.b is not None:
+            substitute[self.b] = b
+        z: Tensor = tape.evaluate(self.node, substitute)
+        return z if w is None or self.w is not None else z * w.to(z.device)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """An input in the layout that the operator is fast with: a linear layer is one product if it is contiguous."""
+        return x.contiguous() if operator_name(self.node) == "linear" else x
+
+    def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
+        """`Wᵀ s` for each input."""
+        has_weight = self.w is not None  # not where the weight is data, and the input is a constant
+        explicit = ADJOINTS.get(operator_name(self.node)) if has_weight else None
+        if explicit is not None:
+            c = explicit(self.node, tape, self.weight(tape) if w is None else w, s)
+            if c is not None:
+                return [c]
+        blanks = [tape.blank(x) for x in self.xs]
+        z, pull = tape.derivative(lambda *xs: self.apply(tape, xs, w, None), blanks)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(blanks, pull(s.expand_as(z)), strict=True)]
+
+    def pull_ones(self, tape: Tape, s: Tensor) -> list[Tensor] | None:
+        """`1ᵀ s`: what all inputs of an output get alike, if that can be had from one channel; None if not."""
+        if operator_name(self.node) not in _CONVOLUTIONS.split() or self.w is None:
+            return None
+        c = _convolution_of_ones(self.node, tape, self.weight(tape), s)
+        return None if c is None else [c]
+
+    def spread_bias(self, b: Tensor, z: Tensor) -> Tensor:
+        """The bias, shaped to broadcast against the output."""
+        name = operator_name(self.node)
+        if name.startswith("conv"):
+            spatial = int(name.rstrip("d")[-1]) if name[-1] == "d" else z.dim() - 2
+            return b.reshape(-1, *[1] * spatial)
+        return b
+
+
+class SomeRows(AffineMap):
+    """The part of a linear layer that computes some of its outputs.
+
+    Attributes:
+        first, count: which of its rows.
+    """
+
+    def __init__(self, node: Node, options: Affine, first: int, count: int) -> None:
+        super().__init__(node, options)
+        self.first, self.count = first, count
+
+    @property
+    def weight_name(self) -> str:
+        return f"{super().weight_name}[{self.first}:{self.first + self.count}]"
+
+    def weight(self, tape: Tape) -> Tensor:
+        return super().weight(tape).narrow(0, self.first, self.count)
+
+    def bias(self, tape: Tape) -> Tensor | None:
+        b = super().bias(tape)
+        return None if b is None else b.narrow(0, self.first, self.count)
+
+    def outputs(self, part: Tensor) -> Tensor:
+        return part.narrow(-1, self.first, self.count)
+
+    def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
+        return super().apply(tape, xs, self.weight(tape) if w is None else w, b)
+
+
+class SumMap(AffineMap):
+    """A sum of several operands as an affine map: its "weight" holds their coefficients, its constants are the bias."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, Affine(kind="equal"))
+        self.kind = "tensor"
+        coefficients: Sequence[float] = node.kwargs["coefficients"]  # type: ignore[assignment]
+        pairs = list(zip(node.args, coefficients, strict=True))
+        self.coefficients = [[k for a, k in pairs if a is x] for x in self.xs]
+        self.constants: list[tuple[Any, float]] = [
+            (a, k) for a, k in pairs if not (isinstance(a, Node) and a in self.xs)
+        ]
+
+    def weight(self, tape: Tape) -> Tensor:
+        return torch.tensor([sum(k) for k in self.coefficients], dtype=tape.dtype)
+
+    def bias(self, tape: Tape) -> Tensor | None:
+        amounts = [amount for _, amount in self.constant_values(tape)]
+        return sum(amounts[1:], amounts[0]) if amounts else None
+
+    def constant_values(self, tape: Tape) -> list[tuple[Any, Tensor]]:
+        """Each constant summand, and what it adds."""
+        return [
+            (
+                x,
+                k
+                * (
+                    tape.value(x)
+                    if isinstance(x, Node)
+                    else torch.tensor(float(x), dtype=tape.dtype, device=tape.device)
+                ),
+            )
+            for x, k in self.constants
+        ]
+
+    def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
+        z: Tensor = sum((k * x for k, x in zip(self._each(w), xs, strict=True)), torch.zeros((), dtype=tape.dtype))
+        z = z if b is None else z + b
+        shape = tape.shapes[self.node]
+        return z if z.shape == shape else z.expand(shape).clone()
+
+    def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
+        shares = [s if isinstance(k, float) and k == 1 else s * k for k in self._each(w)]
+        return [share.sum_to_size(tape.shapes[x]) for share, x in zip(shares, self.xs, strict=True)]
+
+    def _each(self, w: Tensor | None) -> Sequence[Any]:
+        """A coefficient for each input: numbers, or entries of a modified `w`, whose values stay out of Python."""
+        return [float(sum(k)) for k in self.coefficients] if w is None else w.unbind()
+
+
+def _has_shape(node: Node) -> bool:
+    return info(node).static or isinstance(node.meta.get("val"), Tensor)
+
+
+# Adjoints written out, so that no forward pass is needed to have them. None: not this case, differentiate instead.
+
+
+def _linear(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    return s.contiguous() @ w
+
+
+def _scale(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    c: Tensor = (s * w).sum_to_size(tape.shapes[data_inputs(node)[0]])
+    return c
+
+
+def _convolution(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    source = data_inputs(node)[0]
+    x = tape.value(source) if source in tape.values else tape.blank(source)
+    return _convolution_backward(node, x, w, s)
+
+
+def _convolution_of_ones(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
+    """With all weights 1, outputs may be summed first, and all inputs of a group get the same."""
+    shape = tape.shapes[data_inputs(node)[0]]
+    if len(shape) != w.dim():
+        return None
+    groups = int(_geometry(node)["groups"])
+    summed = s.reshape(s.shape[0], groups, -1, *s.shape[2:]).sum(2)
+    x = s.new_zeros(()).expand(shape[0], groups, *shape[2:])
+    c = _convolution_backward(node, x, s.new_ones(groups, 1, *w.shape[2:]), summed)
+    if c is None or groups == shape[1]:
+        return c
+    return c.expand(shape) if groups == 1 else c.repeat_interleave(shape[1] // groups, 1)
+
+
+def _convolution_backward(node: Node, x: Tensor, w: Tensor, s: Tensor) -> Tensor | None:
+    given, spatial = _geometry(node), w.dim() - 2
+    if isinstance(given["padding"], str) or x.dim() != spatial + 2:
+        return None
+    stride, padding, dilation, extra = (
+        _each(given[k], spatial) for k in ("stride", "padding", "dilation", "output_padding")
+    )
+    transposed = "transpose" in operator_name(node)
+    c: Tensor = torch.ops.aten.convolution_backward(
+        s, x, w, None, stride, padding, dilation, transposed, extra, given["groups"], [True, False, False]
+    )[0]
+    return c
+
+
+def _geometry(node: Node) -> dict[str, Any]:
+    """Stride, padding, dilation, groups and output padding of a convolution."""
+    names = ("stride", "padding", "dilation", "groups")
+    if "transpose" in operator_name(node):
+        names = ("stride", "padding", "output_padding", "groups", "dilation")  # type: ignore[assignment]
+    given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
+    return given | dict(zip(names, node.args[3:], strict=False)) | node.kwargs
+
+
+def _each(value: Any, n: int) -> list[int]:
+    values = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
+    return values * n if len(values) == 1 else values
+
+
+ADJOINTS: Mapping[str, Callable[[Node, Tape, Tensor, Tensor], Tensor | None]] = {
+    "linear": _linear,
+    "scale": _scale,
+    **dict.fromkeys(f"{_CONVOLUTIONS} {_TRANSPOSED}".split(), _convolution),
+}

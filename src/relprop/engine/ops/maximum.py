@@ -1,0 +1,132 @@
+"""Maxima: the winner takes all (0-rule, ε-rule), or every entry of a window its share (NormRule)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.engine.graph.graph import Node, operator_name
+from relprop.engine.graph.operators import part
+from relprop.engine.ops.registry import inherits, register
+from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
+from relprop.engine.ops.tape import C, Message, Tape, masked_product
+from relprop.rules import EpsilonRule, NormRule, Rule, ZeroRule
+
+register(
+    "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax max maximum min minimum amin",
+    "max",
+    nonneg=inherits,
+)
+
+
+class MaxStep(Step):
+    """All relevance goes to the entry that was passed on: the operator's own gradient, which moves values."""
+
+    records: ClassVar[bool] = True
+
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        self.stabilized = isinstance(rule, EpsilonRule) or (isinstance(rule, ZeroRule) and rule.stabilizes_itself)
+        self.read(*self.sources)
+        if self.stabilized:
+            self.read(node)
+            self.emits = C
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        return "source"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if not isinstance(rule, (ZeroRule, EpsilonRule)):
+            raise cannot_serve(
+                node, rule, "a maximum has no weights; use ZeroRule(): the winner takes all, or NormRule()."
+            )
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        if self.stabilized:
+            z = tape.value(self.node)
+            denominator = self.rule.modify_denominator(z)  # type: ignore[attr-defined]
+            s = tape.total(self.node, message) / denominator
+            tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
+            message = Message(s)
+        if operator_name(self.node) in {"maximum", "minimum"} and len(self.sources) == 1:
+            tape.sink(self.node, "constant", lambda: self._won_by_constant(message, tape))
+        return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=False), strict=True)
+
+    def _won_by_constant(self, message: Message, tape: Tape) -> Tensor:
+        y, x = tape.value(self.node), tape.value(self.sources[0])
+        probe = tape.adjoint(self.node, self.sources, Message(torch.ones_like(y)), linear=False)[0].c
+        assert probe is not None
+        won = probe if x.shape == y.shape else (x == y).to(y.dtype)
+        return tape.total(self.node, message) * (1 - won)
+
+
+class ShareOfWindowStep(Step):
+    """NormRule on a pool: `R_i = Σ_j a_i / Σ_{k in window j} a_k · R_j`, as if the pool were a sum."""
+
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        self.read(*self.sources, *((node,) if "c" in self.forms else ()))
+        self.emits = C
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        return "R"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if operator_name(node) not in SUMS:
+            raise cannot_serve(node, rule, "only pools over windows can share relevance in proportion; use ZeroRule().")
+        if _dilation(node) not in (None, [1], [1, 1], [1, 1, 1], 1):
+            raise cannot_serve(node, rule, "a dilated pool cannot share relevance in proportion; use ZeroRule().")
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        assert isinstance(self.rule, NormRule)
+        (source,) = self.sources
+        z, pull = tape.derivative(
+            lambda a: SUMS[operator_name(self.node)](a, *_window(self.node)), [tape.value(source)]
+        )
+        denominator = self.rule.modify_denominator(z)
+        s = tape.total(self.node, message) / denominator
+        tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
+        return [(source, Message(pull(s)[0]))]
+
+
+SUMS: dict[str, Callable[..., Tensor]] = {
+    "max_pool1d": F.avg_pool1d,
+    "max_pool2d": F.avg_pool2d,
+    "max_pool2d_with_indices": F.avg_pool2d,
+    "max_pool3d": F.avg_pool3d,
+    "max_pool3d_with_indices": F.avg_pool3d,
+    "adaptive_max_pool1d": F.adaptive_avg_pool1d,
+    "adaptive_max_pool2d": F.adaptive_avg_pool2d,
+    "adaptive_max_pool3d": F.adaptive_avg_pool3d,
+    "amax": torch.mean,
+}
+"""Pools and the linear operator over the same windows; a factor per window has no influence on shares."""
+
+
+def _window(node: Node) -> list[Any]:
+    """Arguments of the linear pool: kernel, stride, padding, ceil_mode; or output size, or dimensions."""
+    rest = list(_own_arguments(node)[1:])
+    if "adaptive" in operator_name(node) or operator_name(node) == "amax":
+        return rest
+    kernel, stride, padding, _, ceil = (rest + [[], 0, 1, False][len(rest) - 1 :])[:5]
+    return [kernel, stride or None, padding, ceil]
+
+
+def _dilation(node: Node) -> Any:
+    rest = list(_own_arguments(node)[1:])
+    pools = "adaptive" not in operator_name(node) and operator_name(node) != "amax"
+    return rest[3] if pools and len(rest) > 3 else None
+
+
+def _own_arguments(node: Node) -> tuple[Any, ...]:
+    """The operator's arguments, also where it is called through `part`."""
+    return node.args[2:] if node.target is part else node.args

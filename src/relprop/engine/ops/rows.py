@@ -1,0 +1,91 @@
+"""Which outputs of a linear layer relevance comes from.
+
+Under CP-LRP it comes from values alone, and of a joint projection to queries, keys and values only a third of the rows
+takes part in the reverse pass. The graph shows it: the numbers of the rows are moved as the values are.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.node import map_arg
+
+from relprop.engine.graph.graph import Node, fake_value, is_open, operator_name
+from relprop.engine.ops.movement import BY_VALUE, FILLS, MovementStep
+from relprop.engine.ops.step import Plan
+
+MOST_ENTRIES = 1 << 24
+"""Of an output, for its rows to be followed."""
+
+
+def live_rows(node: Node, plan: Plan) -> tuple[int, int] | None:
+    """The first of the rows that relevance comes from, and how many there are up to the last; None: all.
+
+    Sizes that the capture left open must not matter: the rows have to be the same for those of the example and for
+    twice as large ones.
+
+    Args:
+        node: a linear layer (..., features).
+    """
+    if not all(_moves(reader, plan) for reader in plan.senders(node)):
+        return None
+    example = _open_sizes(node)
+    found = {_rows(node, plan, {e: k * size for e, size in example.items()}) for k in (1, 2)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _open_sizes(node: Node) -> dict[Any, int]:
+    """Symbol of each size that the capture left open -> its size in the example."""
+    values = [fake_value(n) for n in node.graph.nodes if n.op == "placeholder"]
+    sizes: list[Any] = [size for value in values if isinstance(value, Tensor) for size in value.shape if is_open(size)]
+    return {size.node.expr: size.node.hint for size in sizes if size.node.expr.is_Symbol}
+
+
+def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | None:
+    shape = [_number(size, sizes) for size in fake_value(node).shape]
+    if None in shape or prod(shape) > MOST_ENTRIES:
+        return None
+    rows = torch.arange(shape[-1], dtype=torch.int32).expand(shape).contiguous()
+    waiting, found = [(node, rows)], []
+    while waiting:
+        value, here = waiting.pop()
+        for reader in plan.senders(value):
+            moved = _moved(reader, value, here, sizes) if _moves(reader, plan) else None
+            if moved is None:
+                found.append(here)
+            else:
+                waiting.append((reader, moved))
+    ends = [(int(here.min()), int(here.max())) for here in found if here.numel()]
+    if not ends:
+        return None
+    first, last = min(low for low, _ in ends), max(high for _, high in ends)
+    return None if last - first + 1 == shape[-1] else (first, last - first + 1)
+
+
+def _moves(reader: Node, plan: Plan) -> bool:
+    """It only places the values of one node elsewhere, whatever they are."""
+    step = plan.steps[reader]
+    alone = isinstance(step, MovementStep) and len(step.sources) == 1
+    return alone and operator_name(reader) not in FILLS | BY_VALUE
+
+
+def _moved(reader: Node, source: Node, rows: Tensor, sizes: dict[Any, int]) -> Tensor | None:
+    """What a reader makes of the rows; None where it looks at other tensors, or changes the dtype."""
+    given: dict[Node, Any] = {n: _number(fake_value(n), sizes) for n in reader.all_input_nodes}
+    given[source] = rows
+    if any(value is None for value in given.values()):
+        return None
+    assert callable(reader.target)
+    moved = reader.target(*map_arg(reader.args, given.__getitem__), **map_arg(reader.kwargs, given.__getitem__))
+    return moved if isinstance(moved, Tensor) and moved.dtype == rows.dtype else None
+
+
+def _number(size: Any, sizes: dict[Any, int]) -> Any:
+    """A size, given those that were left open; None for what is no integer, or depends on values."""
+    if isinstance(size, torch.SymInt):
+        number = size.node.expr.subs(sizes)
+        return int(number) if number.is_number else None
+    return size if isinstance(size, int) else None

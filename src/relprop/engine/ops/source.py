@@ -1,0 +1,18 @@
+"""Sources: operators whose results carry no relevance: shapes, constants, and decisions such as comparisons."""
+
+from __future__ import annotations
+
+from relprop.engine.ops.registry import always, inherits, never, register
+
+register(
+    "sym_size sym_numel sym_stride zeros_like empty_like new_zeros new_empty randn_like rand_like bernoulli "
+    "arange full full_like "
+    "gt lt ge le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf isfinite "
+    "argmax argmin argsort nonzero any all embedding isin bucketize searchsorted "
+    # statistics that a quotient divides by count as constants (LN-rule)
+    "rsqrt reciprocal negative_power var std norm linalg_vector_norm",
+    "source",
+    nonneg=never,
+)
+register("ones_like new_ones", "source", nonneg=always)
+register("hold", "source", nonneg=inherits)

@@ -1,0 +1,185 @@
+"""What one call remembers: the values of nodes, and relevance on its way back.
+
+Relevance at a node with value `a` is a `Message` of two parts that add up, `R_total = a * c + R`. The factored part `c`
+costs what it costs in a plain gradient and never divides by a small number; the part `R` can carry relevance where
+`a = 0`. A rule that needs one number per entry multiplies out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from relprop.engine.graph.graph import info
+
+Form = Literal["c", "R"]
+Forms = frozenset[Form]
+
+Pull = Callable[[Tensor | None], list[Tensor | None]]
+"""`s -> (∂z/∂x)ᵀ s` for each input `x`; None where nothing flows."""
+
+C: Forms = frozenset({"c"})
+R: Forms = frozenset({"R"})
+
+
+@dataclass(frozen=True)
+class Message:
+    """Relevance `a * c + R` of a node with value `a`; None stands for a part in which nothing flows."""
+
+    c: Tensor | None = None
+    R: Tensor | None = None
+
+    def __add__(self, other: Message) -> Message:
+        return Message(_add(self.c, other.c), _add(self.R, other.R))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Message:
+        """Apply a linear function to both parts."""
+        return Message(
+            None if self.c is None else function(self.c),
+            None if self.R is None else function(self.R),
+        )
+
+
+def _add(x: Tensor | None, y: Tensor | None) -> Tensor | None:
+    if x is None or y is None:
+        return y if x is None else x
+    return x + y
+
+
+def masked_product(a: Tensor, c: Tensor) -> Tensor:
+    """`a * c`, and 0 where `c` is 0, also where a mask put -inf."""
+    return torch.where(c == 0, 0, a * c)
+
+
+@dataclass
+class Tape:
+    """Values of one forward pass, for as long as the reverse pass reads them.
+
+    Attributes:
+        values: node -> value; constants are always there.
+        shapes: node -> shape of every tensor that was computed, also of those freed since.
+        recorded: node -> (leaves, result) of operators that ran under autograd, whose adjoint is at hand.
+        saved: node -> what its step's forward run leaves for the reverse pass in place of values.
+        device: where the inputs are.
+        dtype: dtype of relevance: that of the model, but never less than float32.
+        widened: it is not that of the model.
+        modified: modified weights, made once and kept between calls.
+        sinks: node -> name -> amount of relevance kept there; None unless the call is audited.
+        shared: several reverse passes read it, so nothing may be overwritten.
+        batched: they run as one, by `torch.func.vmap`.
+        denominators: stabilized denominators (and biases in them) of affine layers, if it is shared.
+    """
+
+    values: dict[Node, Any]
+    device: torch.device
+    dtype: torch.dtype
+    modified: dict[Any, Tensor] = field(default_factory=dict)
+    shapes: dict[Node, torch.Size] = field(default_factory=dict)
+    recorded: dict[Node, tuple[list[Tensor], Tensor]] = field(default_factory=dict)
+    saved: dict[Node, Tensor] = field(default_factory=dict)
+    widened: bool = False
+    sinks: dict[Node, dict[str, float]] | None = None
+    shared: bool = False
+    batched: bool = False
+    denominators: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def may_overwrite(self) -> bool:
+        """What a step has just computed, or saved for itself, may hold what it computes next."""
+        return self.sinks is None and not self.shared
+
+    def value(self, node: Node) -> Tensor:
+        """A node's value in the dtype of relevance."""
+        tensor: Tensor = self.values[node]
+        return tensor if tensor.dtype == self.dtype else tensor.to(self.dtype)
+
+    def total(self, node: Node, message: Message, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """`a * c + R`. Reads the node's value only if the message has a factored part.
+
+        Args:
+            part: what of the value the message is for, if not for all of it.
+        """
+        if message.c is None:
+            assert message.R is not None, f"an empty message at {node}"
+            return message.R
+        value = self.value(node) if part is None else part(self.value(node))
+        product = (masked_product if info(node).masked else torch.mul)(value, message.c)
+        return product if message.R is None else product + message.R
+
+    def evaluate(self, node: Node, substitute: Mapping[Node, Any] | None = None) -> Any:
+        """Run a node's operator on the values at hand, or on others in their place."""
+        given = substitute or {}
+
+        def look_up(n: Node) -> Any:
+            return given[n] if n in given else self.values[n]
+
+        assert callable(node.target)
+        return node.target(*map_arg(node.args, look_up), **map_arg(node.kwargs, look_up))
+
+    def record(self, node: Node, sources: Sequence[Node]) -> Tensor:
+        """Run a node's operator under autograd, so that `adjoint` need not run it again."""
+        leaves = [self.values[s].detach().requires_grad_() for s in sources]
+        with torch.enable_grad():
+            result: Tensor = self.evaluate(node, dict(zip(sources, leaves, strict=True)))
+        self.recorded[node] = (leaves, result)
+        return result.detach()
+
+    def adjoint(self, node: Node, sources: Sequence[Node], message: Message, *, linear: bool) -> list[Message]:
+        """Pull a message back through the operator's own derivative.
+
+        Args:
+            linear: the derivative does not depend on the values of `sources`, so only their shapes are needed.
+        """
+        if node in self.recorded:
+            leaves, result = self.recorded[node]
+            pull: Pull = partial(pull_back, result, leaves)
+        else:
+            given = [self.blank(s) if linear else self.value(s) for s in sources]
+            _, pull = self.derivative(
+                lambda *xs: self.evaluate(node, self._at_dtype(node, dict(zip(sources, xs, strict=True)))), given
+            )
+        parts = [pull(part) for part in (message.c, message.R)]
+        return [Message(c, full) for c, full in zip(*parts, strict=True)]
+
+    def derivative(self, function: Callable[..., Tensor], at: Sequence[Tensor]) -> tuple[Tensor, Pull]:
+        """`z = function(*at)`, and `s -> (∂z/∂x)ᵀ s` for each argument; None where nothing flows."""
+        if self.batched:  # inside of vmap, where autograd's own leaves are not to be had
+            z, back = torch.func.vjp(function, *at)[:2]
+            return z, lambda s: [None] * len(at) if s is None else list(back(s))
+        leaves = [x.detach().requires_grad_() for x in at]
+        with torch.enable_grad():
+            z = function(*leaves)
+        return z.detach(), partial(pull_back, z, leaves)
+
+    def blank(self, node: Node) -> Tensor:
+        """A tensor of a node's shape that takes no memory, for operators that only look at shapes."""
+        return torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shapes[node])
+
+    def sink(self, node: Node, name: str, amount: Callable[[], Tensor]) -> None:
+        """Note relevance that a node keeps, if the call is audited."""
+        if self.sinks is not None:
+            kept = self.sinks.setdefault(node, {})
+            kept[name] = kept.get(name, 0.0) + float(amount().double().sum())
+
+    def _at_dtype(self, node: Node, substitute: dict[Node, Any]) -> dict[Node, Any]:
+        """The other floating point arguments of a node, cast to the dtype of relevance where they are narrower."""
+        for argument in node.all_input_nodes:
+            value = None if argument in substitute else self.values.get(argument)
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
+                substitute[argument] = value.to(self.dtype)
+        return substitute
+
+
+def pull_back(result: Tensor, leaves: Sequence[Tensor], cotangent: Tensor | None) -> list[Tensor | None]:
+    """`(∂result/∂leaf)ᵀ cotangent` for each leaf; None where nothing flows."""
+    if cotangent is None:
+        return [None] * len(leaves)
+    grads = torch.autograd.grad(result, leaves, cotangent, allow_unused=True, retain_graph=True)
+    return list(grads)

@@ -1,0 +1,172 @@
+"""A graph and a rule per node, turned into what runs: the forward loop, and the reverse loop's steps.
+
+Everything that does not depend on an input's values is decided here, once: in which form each message travels, which
+values the reverse pass reads, and after which operator a value can be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.engine import ops
+from relprop.engine.graph.graph import Graph, Node, fake_value, info, operator_name
+from relprop.engine.graph.signature import batch_size
+from relprop.engine.ops.analysis import needs_rule
+from relprop.engine.ops.registry import FRESH
+from relprop.engine.ops.step import Step
+from relprop.engine.ops.tape import Form, Forms
+from relprop.engine.program.constants import Constants
+from relprop.rules import Rule
+from relprop.targets.output import flat_index
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one analyzer runs for one input signature.
+
+    Attributes:
+        graph: the operators.
+        constants: values of its constant part.
+        explained: the output node that relevance starts from.
+        steps: one per data operator, in order of execution; the reverse loop runs them backwards.
+        arrivals: inputs and embeddings, where relevance is read.
+        forms: which parts a node's message may have.
+        reads: nodes whose values the reverse pass reads.
+        in_place: activations that may overwrite their input, which nobody else reads, and how.
+        operators: what the forward pass runs, in order.
+        later: what only outputs need that are not explained; it runs when they are asked for.
+    """
+
+    graph: Graph
+    constants: Constants
+    explained: Node
+    steps: tuple[Step, ...]
+    arrivals: tuple[Node, ...]
+    forms: Mapping[Node, Forms]
+    reads: frozenset[Node]
+    in_place: Mapping[Node, Callable[[Tensor], Tensor]]
+    operators: tuple[Node, ...]
+    later: tuple[Node, ...] = ()
+
+    @cached_property
+    def step_of(self) -> Mapping[Node, Step]:
+        """Node -> its step."""
+        return {step.node: step for step in self.steps}
+
+    @cached_property
+    def released_in_reverse(self) -> Mapping[Node, Sequence[Node]]:
+        """Step's node -> values that no later step of the reverse pass reads."""
+        released: dict[Node, Sequence[Node]] = {}
+        seen = {*self.graph.inputs, *self.arrivals}
+        for step in self.steps:
+            done = [n for n in (*step.reads, step.node) if n not in seen and not info(n).static]
+            released[step.node] = done
+            seen.update(done)
+        return released
+
+    @cached_property
+    def kept_for_later(self) -> frozenset[Node]:
+        """Values that `later` and the outputs read."""
+        read = {n for node in self.later for n in node.all_input_nodes}
+        read.update(n for n in self.graph.outputs if isinstance(n, Node))
+        return frozenset(n for n in read if n not in self.later and not info(n).static)
+
+    def explained_shape(self, leaves: Sequence[Any]) -> list[int]:
+        """The shape that the explained output has for these inputs; it follows from theirs."""
+        sizes = self.graph.open_sizes(leaves)
+        return [s if isinstance(s, int) else int(s.node.expr.subs(sizes)) for s in fake_value(self.explained).shape]
+
+    def index_of(self, target: Any, leaves: Sequence[Any]) -> Tensor:
+        """The target's flat index per sample, (B,), before there is an output.
+
+        Raises:
+            TargetError: it is out of range.
+        """
+        device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+        batch = batch_size(leaves, {}) or 1
+        return flat_index(torch.zeros((), device=device).expand(batch, *self.explained_shape(leaves)[1:]), target)
+
+    def __str__(self) -> str:
+        """The reverse pass as text, in the order in which it runs."""
+        lines = []
+        for step in reversed(self.steps):
+            sources = ", ".join(f"R[{s}]" for s in step.sources)
+            parts = " + ".join(sorted(self.forms[step.node]))
+            lines.append(f"{sources} += {step.rule!r} of {step.node} [{parts}]")
+        return "\n".join(lines)
+
+
+def compile_program(
+    graph: Graph,
+    explained: Node,
+    rules: Mapping[Node, Rule],
+    seed: Forms = frozenset({"R"}),
+    later: frozenset[Node] = frozenset(),
+    constants: Constants | None = None,
+) -> Program:
+    """Bind every data operator that relevance reaches to its rule.
+
+    Args:
+        explained: the output node that is explained.
+        rules: the rule of each data operator that is an ancestor of `explained`.
+        seed: the form in which relevance starts.
+        later: operators that the explained output does not need, to be left until other outputs are asked for.
+        constants: values of the graph's constant part; None: made here, and kept.
+    """
+    prefers: dict[Node, Form] = {}
+    for node in graph.fx.nodes:
+        if info(node).data and not needs_rule(node):
+            prefers[node] = "c"
+        elif node in rules:
+            prefers[node] = ops.preferred_form(node, rules[node], prefers)
+    plan = ops.Plan(explained, prefers, forms={explained: seed})
+    for node in reversed(graph.fx.nodes):
+        if node in rules and node in plan.forms:
+            ops.bind(node, rules[node], plan)
+    steps = tuple(reversed(plan.steps.values()))
+    arrivals = tuple(n for n in graph.fx.nodes if n in plan.forms and n not in rules)
+    reads = frozenset().union(*(s.reads for s in steps), arrivals)
+    running = [n for n in graph.operators() if not info(n).static]
+    return Program(
+        graph=graph,
+        constants=constants or Constants(graph),
+        explained=explained,
+        steps=steps,
+        arrivals=arrivals,
+        forms=plan.forms,
+        reads=reads,
+        in_place=_in_place(graph),
+        operators=tuple(n for n in running if n not in later),
+        later=tuple(n for n in running if n in later),
+    )
+
+
+def _in_place(graph: Graph) -> dict[Node, Callable[[Tensor], Tensor]]:
+    """ReLUs whose input is fresh memory that only they read."""
+    found: dict[Node, Callable[[Tensor], Tensor]] = {}
+    for node in graph.operators():
+        if operator_name(node) == "relu" and info(node).data:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            if operator_name(source) in FRESH and len(source.users) == 1:
+                found[node] = torch.relu_
+    return found
+
+
+def last_readers(nodes: Iterable[Node], kept: frozenset[Node]) -> dict[Node, list[Node]]:
+    """Operator -> values that nothing reads after it and that are not `kept`."""
+    released: dict[Node, list[Node]] = {}
+    seen: set[Node] = set(kept)
+    for node in reversed(list(nodes)):
+        done = [a for a in node.all_input_nodes if a not in seen]
+        if node not in seen and node.op == "call_function":
+            done.append(node)
+        seen.update(done)
+        released[node] = [n for n in done if not info(n).static]
+    return released

@@ -1,0 +1,326 @@
+"""Captured operators rewritten to relprop's own few, so that every rule meets the part that it speaks of.
+
+    batch_norm (fixed statistics)      -> scale
+    layer_norm, group_norm, ...        -> normalize, scale
+    products and quotients by a constant -> scale;  scale + constant -> scale with a bias
+    additions and subtractions         -> add with coefficients;  addmm -> linear
+    operators with several results     -> part
+
+Each is an equivalence, always done, whether or not the user asks for canonization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.engine.graph import operators as f
+from relprop.engine.graph.graph import Graph, Node, fake_value, info, is_floating, operator_name, shape_of
+from relprop.engine.ops.analysis import analyze, analyze_operator, remove_dead
+from relprop.engine.rewrites.norms import NORMS
+from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
+from relprop.engine.rewrites.rewriting import Rewrite, arguments, insert
+
+
+def lower(graph: Graph) -> Graph:
+    """Apply every rewrite, in order of execution, and analyze the result."""
+    analyze(_embed_ids_as_given(graph))
+    for node in list(graph.fx.nodes):
+        if node.op != "call_function":
+            continue
+        analyze_operator(node)  # what it reads may have been rewritten
+        rewrite = REWRITES.get(operator_name(node))
+        carries = info(node).data or any(info(a).data for a in node.all_input_nodes)
+        if rewrite is not None and carries:
+            new = rewrite(graph, node)
+            if new is not None:
+                node.replace_all_uses_with(new)
+    return analyze(remove_dead(graph))
+
+
+def _embed_ids_as_given(graph: Graph) -> Graph:
+    """The embedding of transposed ids as the transposed embedding, so that relevance is read as ids came: (B, T, D)."""
+    for node in list(graph.operators()):
+        ids = node.args[1] if operator_name(node) == "embedding" else None
+        while isinstance(ids, Node) and operator_name(ids) in {"contiguous", "clone"}:
+            ids = ids.args[0]
+        if isinstance(ids, Node) and operator_name(ids) == "transpose":
+            first, second = (int(d) % len(shape_of(ids) or ()) for d in ids.args[1:])  # type: ignore[arg-type]
+            embedded = insert(graph, node, node.target, node.args[0], ids.args[0], *node.args[2:], like=node)  # type: ignore[arg-type]
+            embedded.meta["val"] = fake_value(node).transpose(first, second)
+            moved = insert(graph, node, torch.ops.aten.transpose.int, embedded, first, second, like=node)
+            node.replace_all_uses_with(moved)
+    return remove_dead(graph)
+
+
+def _mul(graph: Graph, node: Node) -> Node | None:
+    return _product_of(graph, node, *node.args[:2])
+
+
+def _product_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
+    if isinstance(x, Node) and isinstance(other, Node) and info(x).data and info(other).data:
+        return insert(graph, node, f.product, *_factors(x), *_factors(other), like=node)
+    if not (isinstance(x, Node) and info(x).data):
+        x, other = other, x
+    return insert(graph, node, f.scale, x, _constant(graph, node, other), None, like=node)
+
+
+def _factors(node: Node) -> tuple[Node, ...]:
+    """The factors of a product that only the next product reads: `(x * y) * z` is one product of three."""
+    inner = operator_name(node) == "product" and len(node.users) == 1
+    return node.args if inner else (node,)  # type: ignore[return-value]
+
+
+def _pow(graph: Graph, node: Node) -> Node | None:
+    exponent = node.args[1]
+    negative = isinstance(exponent, (int, float)) and exponent < 0
+    if not negative:
+        return None
+    statistic = insert(graph, node, f.negative_power, node.args[0], exponent)
+    statistic.meta["val"] = fake_value(node)
+    return statistic
+
+
+def _attention(graph: Graph, node: Node) -> Node | None:
+    """Queries, keys and values as nodes of their own, where one node serves as several."""
+    operands = list(node.args[:3])
+    if len(set(operands)) == 3:
+        return None
+    own = [insert(graph, node, torch.ops.aten.alias.default, x, like=x) for x in operands]  # type: ignore[arg-type]
+    return insert(graph, node, node.target, *own, *node.args[3:], like=node, **node.kwargs)  # type: ignore[arg-type]
+
+
+def _div(graph: Graph, node: Node) -> Node | None:
+    return None if node.kwargs.get("rounding_mode") else _quotient_of(graph, node, *node.args[:2])
+
+
+def _quotient_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
+    """A divisor made of data is a statistic, such as a norm, and counts as a constant (LN-rule)."""
+    inverse = insert(graph, node, f.reciprocal, _constant(graph, node, other))
+    if isinstance(x, Node) and info(x).data:
+        return insert(graph, node, f.scale, x, inverse, None, like=node)
+    statistic = insert(graph, node, f.scale, inverse, _constant(graph, node, x), None)
+    statistic.meta["val"] = fake_value(node)
+    return statistic
+
+
+def _neg(graph: Graph, node: Node) -> Node | None:
+    return insert(graph, node, f.scale, node.args[0], insert(graph, node, f.scalar, -1.0), None, like=node)
+
+
+def _constant(graph: Graph, node: Node, value: Any) -> Node:
+    return (
+        value
+        if isinstance(value, Node) and isinstance(fake_or_static(value), (Tensor, bool))
+        else insert(graph, node, f.scalar, value)
+    )
+
+
+def fake_or_static(node: Node) -> Any:
+    """The node's symbolic value, or True where it is a constant made from parameters."""
+    return True if info(node).static else fake_value(node)
+
+
+def _add(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    return _sum_of(graph, node, [given["self"], given["other"]], [1, given.get("alpha", 1)])
+
+
+def _sub(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    return _sum_of(graph, node, [given["self"], given["other"]], [1, -given.get("alpha", 1)])
+
+
+def _rsub(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    return _sum_of(graph, node, [given["other"], given["self"]], [1, -given.get("alpha", 1)])
+
+
+def _addcmul(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    product = _product_of(graph, node, given["tensor1"], given["tensor2"])
+    return _sum_of(graph, node, [given["self"], product], [1, given["value"]])
+
+
+def _addcdiv(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    quotient = _quotient_of(graph, node, given["tensor1"], given["tensor2"])
+    return _sum_of(graph, node, [given["self"], quotient], [1, given["value"]])
+
+
+def _lerp(graph: Graph, node: Node) -> Node | None:
+    """`x + w (y − x)`."""
+    x, y, weight = node.args[:3]
+    difference = insert(graph, node, f.add, y, x, like=node, coefficients=(1, -1))
+    return _sum_of(graph, node, [x, _product_of(graph, node, difference, weight)], [1, 1])
+
+
+def _glu(graph: Graph, node: Node) -> Node | None:
+    """`a · sigmoid(b)` of the two halves of a tensor."""
+    given = arguments(node)
+    x, dim = given["self"], int(given["dim"])
+    size = (shape_of(node) or ())[dim]
+    if size is None:
+        return None
+    signal, gate = (
+        insert(graph, node, torch.ops.aten.slice.Tensor, x, dim, start, start + size, like=node) for start in (0, size)
+    )
+    return insert(
+        graph, node, f.product, signal, insert(graph, node, torch.ops.aten.sigmoid.default, gate, like=node), like=node
+    )
+
+
+def _index_add(graph: Graph, node: Node) -> Node | None:
+    """`index_add` and `scatter_add` onto a tensor as one onto zeros, and a sum."""
+    start = node.args[0]
+    assert isinstance(start, Node)
+    if operator_name(start) in {"zeros", "zeros_like", "new_zeros"}:
+        return None
+    zeros = insert(graph, node, torch.ops.aten.zeros_like.default, start)
+    added = insert(graph, node, node.target, zeros, *node.args[1:], like=node, **node.kwargs)  # type: ignore[arg-type]
+    return _sum_of(graph, node, [start, added], [1, 1])
+
+
+def _copy(graph: Graph, node: Node) -> Node | None:
+    """`copy(target, x)`, left behind by an assignment to a slice: x, shaped and typed like the target."""
+    target, x = node.args[:2]
+    cast = insert(graph, node, torch.ops.aten.type_as.default, x, target, like=node)
+    return insert(graph, node, torch.ops.aten.expand_as.default, cast, target, like=node)
+
+
+def _weighted_by_data(graph: Graph, node: Node) -> Node | None:
+    """A layer whose weight is data is a product; its bias is added after it."""
+    x, weight, bias = (*node.args, None)[:3]
+    if not (isinstance(weight, Node) and info(weight).data and isinstance(bias, Node)):
+        return None
+    product = insert(graph, node, node.target, x, weight, None, *node.args[3:], like=node, **node.kwargs)  # type: ignore[arg-type]
+    trailing = len(shape_of(weight) or ()) - 2
+    if trailing:
+        shape = [-1, *[1] * trailing]
+        bias = insert(graph, node, torch.ops.aten.reshape.default, bias, shape, like=bias if info(bias).data else None)
+    return _sum_of(graph, node, [product, bias], [1, 1])
+
+
+def _sum_of(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]) -> Node:
+    merged = _into_bias(graph, node, summands, coefficients)
+    return merged or insert(graph, node, f.add, *summands, like=node, coefficients=tuple(coefficients))
+
+
+def _into_bias(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]) -> Node | None:
+    """`scale(x, w) + b` and `linear(x, W) + b` as one layer with a bias, where nobody else reads the product."""
+    products = [s for s in summands if isinstance(s, Node) and info(s).data]
+    if len(products) != 1 or tuple(coefficients) != (1, 1) or shape_of(products[0]) != shape_of(node):
+        return None
+    product = products[0]
+    (constant,) = [s for s in summands if s is not product] or [None]
+    mergeable = operator_name(product) in {"scale", "linear"} and len(product.users) == 1
+    if not mergeable or (len(product.args) > 2 and product.args[2] is not None):
+        return None
+    if not isinstance(constant, Node) or not info(constant).static or not _is_shift_of(product, constant):
+        return None
+    return insert(graph, node, product.target, product.args[0], product.args[1], constant, like=node)  # type: ignore[arg-type]
+
+
+def _is_shift_of(product: Node, constant: Node) -> bool:
+    """A bias shaped like the layer's: per output feature for `linear`, per channel or feature for `scale`.
+
+    Behind a scale by one number an added matrix is no bias: it may be a mask, of minus infinity.
+    """
+    shape, whole = shape_of(constant), shape_of(product) or ()
+    if shape is None:
+        return False
+    if operator_name(product) == "linear":
+        return len(shape) == 1 and shape[0] == whole[-1]
+    weight = product.args[1]
+    alike = isinstance(weight, Node) and shape_of(weight) == shape
+    return len(shape) < len(whole) and (alike or sum(size != 1 for size in shape) <= 1)
+
+
+def _baddbmm(graph: Graph, node: Node) -> Node | None:
+    given = arguments(node)
+    summand, left, right = given["self"], given["batch1"], given["batch2"]
+    product = insert(graph, node, torch.ops.aten.bmm.default, left, right, like=node)
+    return _sum_of(graph, node, [summand, product], [given["beta"], given["alpha"]])
+
+
+def _addmm(graph: Graph, node: Node) -> Node | None:
+    bias, x, weight = node.args[:3]
+    if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static) or node.kwargs:
+        product = insert(graph, node, torch.ops.aten.mm.default, x, weight, like=node)
+        given = arguments(node)
+        return _sum_of(graph, node, [bias, product], [given["beta"], given["alpha"]])
+    transposed = insert(graph, node, torch.ops.aten.t.default, weight)
+    return insert(graph, node, torch.ops.aten.linear.default, x, transposed, bias, like=node)
+
+
+def _matmul(graph: Graph, node: Node) -> Node | None:
+    """`x @ W` with a constant matrix W as a linear layer."""
+    x, weight = node.args[:2]
+    if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static):
+        return None
+    if len(shape_of(weight) or ()) != 2 or len(shape_of(x) or ()) < 2:
+        return None
+    transposed = insert(graph, node, torch.ops.aten.t.default, weight)
+    return insert(graph, node, torch.ops.aten.linear.default, x, transposed, None, like=node)
+
+
+def _one_of_several(graph: Graph, node: Node) -> Node | None:
+    """`operator(...)[i]` as an operator with one result."""
+    source, index = node.args
+    if not isinstance(source, Node) or not isinstance(source.target, torch._ops.OpOverload) or not is_floating(node):
+        return None
+    return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
+
+
+def _real(graph: Graph, node: Node) -> Node | None:
+    """`fft(x).real` as one operator without complex numbers in between."""
+    transform = node.args[0]
+    assert isinstance(transform, Node)
+    if not operator_name(transform).startswith("fft_") or not is_floating(transform.all_input_nodes[0]):
+        return None
+    return insert(graph, node, f.real_part, transform.target, *transform.args, like=node, **transform.kwargs)
+
+
+def _slice(graph: Graph, node: Node) -> Node | None:
+    """`x[:]`, which `x[:, 0]` begins with, is `x`."""
+    source = node.args[0]
+    whole = node.args[2:] in ((), (0,), (0, torch.iinfo(torch.int64).max))
+    return source if whole and isinstance(source, Node) and source.op == "call_function" else None
+
+
+REWRITES: dict[str, Rewrite] = {
+    **NORMS,
+    "mul": _mul,
+    "multiply": _mul,
+    "div": _div,
+    "divide": _div,
+    "true_divide": _div,
+    "neg": _neg,
+    "negative": _neg,
+    "pow": _pow,
+    "scaled_dot_product_attention": _attention,
+    "add": _add,
+    "subtract": _sub,
+    "sub": _sub,
+    "rsub": _rsub,
+    "addcmul": _addcmul,
+    "addcdiv": _addcdiv,
+    "lerp": _lerp,
+    "glu": _glu,
+    "copy": _copy,
+    "index_add": _index_add,
+    "scatter_add": _index_add,
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted_by_data),
+    "addmm": _addmm,
+    "baddbmm": _baddbmm,
+    "matmul": _matmul,
+    "mm": _matmul,
+    "real": _real,
+    "slice": _slice,
+    "getitem": _one_of_several,
+    **dict.fromkeys(KINDS, unroll),
+    **{f"{kind}_cell": unroll_cell for kind in KINDS},
+}

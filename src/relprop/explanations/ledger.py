@@ -1,0 +1,91 @@
+"""The books of one explanation: for every operator what came in, what went on, and which sink kept the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+
+from rich.console import Console
+from rich.table import Table
+
+from relprop.engine.graph.graph import Node, info, operator_name
+from relprop.engine.program.loops import Result
+from relprop.rules import Rule
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operator's account, summed over the batch.
+
+    Attributes:
+        name: the operator's name in the graph. operator: what it computes. module: path of its module.
+        rule: the rule that it was treated by.
+        received: relevance that came in. passed: relevance that went on to its inputs.
+        sinks: relevance that it kept, by name: `bias`, `epsilon`, `softmax`, `constant`, `masked`, `module`, or the
+            name of the parameter or embedding that a constant comes from.
+        magnitude: sum of the magnitudes of what came in.
+    """
+
+    name: str
+    operator: str
+    module: str
+    rule: Rule
+    received: float
+    passed: float
+    sinks: Mapping[str, float]
+    magnitude: float
+
+    @property
+    def imbalance(self) -> float:
+        """`|received − passed − Σ sinks|` over the magnitudes that came in; infinite where one is no number."""
+        missing = abs(self.received - self.passed - sum(self.sinks.values()))
+        imbalance = missing / self.magnitude if self.magnitude else missing
+        return imbalance if isfinite(imbalance) else inf  # a NaN would lose every comparison, and go unseen
+
+
+@dataclass(frozen=True)
+class Ledger(Sequence[Entry]):
+    """All accounts, in the order in which relevance came by: from the output to the inputs."""
+
+    entries: tuple[Entry, ...]
+    output: float
+    input: float
+
+    @property
+    def sinks(self) -> dict[str, float]:
+        """What each kind of sink kept in the whole model."""
+        totals: dict[str, float] = {}
+        for entry in self.entries:
+            for name, amount in entry.sinks.items():
+                totals[name] = totals.get(name, 0.0) + amount
+        return totals
+
+    @property
+    def imbalance(self) -> float:
+        """The worst account's imbalance."""
+        return max((entry.imbalance for entry in self.entries), default=0.0)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self.entries[index]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __str__(self) -> str:
+        table = Table(box=None, pad_edge=False)
+        for column in ("module", "operator", "rule", "received", "passed", "kept by sinks"):
+            table.add_column(
+                column, justify="left" if column in ("module", "operator", "rule") else "right", no_wrap=True
+            )
+        for e in self.entries:
+            kept = ", ".join(f"{name} {amount:.3g}" for name, amount in e.sinks.items() if amount)
+            table.add_row(e.module, e.operator, repr(e.rule), f"{e.received:.4g}", f"{e.passed:.4g}", kept)
+        console = Console(width=160, color_system=None)
+        with console.capture() as capture:
+            console.print(table)
+        totals = ", ".join(f"{name} {amount:.4g}" for name, amount in self.sinks.items())
+        return f"{capture.get()}output {self.output:.6g} = input {self.input:.6g} + sinks ({totals or 'none'})"

@@ -1,0 +1,67 @@
+"""Output files: their names, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from relprop.errors import RelpropError
+
+OVERVIEW = "overview.png"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The three files that explain one picture."""
+
+    heatmap: Path
+    overlay: Path
+    relevance: Path
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> Outputs:
+        return cls(
+            folder / f"{name}.heatmap.png",
+            folder / f"{name}.overlay.png",
+            folder / f"{name}.relevance.safetensors",
+        )
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter((self.heatmap, self.overlay, self.relevance))
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each picture: its stem, numbered where an earlier one took it.
+
+    Names that differ only in case count as the same, because some file systems take them so.
+    """
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def check_folder(folder: Path, files: Sequence[Path], overwrite: bool) -> None:
+    """Refuse a folder that cannot be made or written to, and files that exist, without writing anything.
+
+    Raises:
+        RelpropError: the folder is a file or not writable, or a file exists and `overwrite` is False.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise RelpropError(f"the output folder {folder} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RelpropError(f"the output folder {folder} cannot be written: no permission in {existing}")
+    present = [file for file in files if file.exists()]
+    if present and not overwrite:
+        more = f" and {len(present) - 1} more files" if len(present) > 1 else ""
+        raise RelpropError(f"{present[0]}{more} would be overwritten; use --overwrite, or another --out")

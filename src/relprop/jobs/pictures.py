@@ -1,0 +1,202 @@
+"""The job: explain each picture of a plan, and write what comes out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from relprop.errors import MissingExtraError
+from relprop.evaluation.localization import Share, positive_share
+from relprop.explanations.files import replacing
+from relprop.explanations.heatmaps import heatmap, overlay
+from relprop.explanations.sheet import Panel, contact_sheet
+from relprop.jobs.files import OVERVIEW, SUMMARY
+from relprop.jobs.plan import Picture, Plan
+from relprop.models import Preprocess, open_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TOP = 3
+ZOOMED = 256  # pictures are enlarged, by a whole factor, until their shorter side has that many pixels
+KEPT = 32  # only the first results keep their images, for the contact sheet and the terminal
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What is known about one picture after its explanation; `total` is `Σ R`, 1 if nothing was absorbed."""
+
+    picture: Picture
+    top: list[tuple[str, float]]
+    target: int
+    target_name: str
+    output: float
+    total: float
+    share: Share | None
+    images: tuple[Image, Image, Image] | None  # what the model saw, the heatmap, the overlay
+
+
+def explain(plan: Plan) -> Iterator[Result]:
+    """Explain the pictures in batches, write three files for each, and yield a result for each.
+
+    Raises:
+        RelpropError: the model cannot be explained, or a file cannot be written.
+    """
+    done = 0
+    for pictures, seen in _batches(plan):
+        x = torch.cat([plan.loaded.preprocess.tensor(image) for image in seen]).to(plan.device)
+        explanation = plan.lrp(x, target=plan.target)
+        assert isinstance(explanation.relevance, Tensor)  # the plan has seen that the model is a classifier
+        assert explanation.target is not None
+        relevance, outputs = explanation.relevance.cpu(), explanation.output.detach().cpu()
+        targets = explanation.target.tolist()
+        images = _draw(plan, seen, relevance)
+        for i, picture in enumerate(pictures):
+            result = _result(plan, picture, images[i], relevance[i], outputs[i], targets[i])
+            _write(plan, result, relevance[i])
+            yield result if done < KEPT else replace(result, images=None)
+            done += 1
+
+
+def finish(plan: Plan, results: Sequence[Result]) -> None:
+    """Write the contact sheet and the summary of a finished job.
+
+    Raises:
+        RelpropError: a file cannot be written.
+    """
+    folder = plan.options.out
+    panels = [
+        Panel(result.target_name, caption(result), result.images) for result in results if result.images is not None
+    ]
+    with replacing(folder / OVERVIEW) as path:
+        contact_sheet(panels, f"{plan.loaded.name}, {plan.options.composite}", plan.options.cmap).save(path)
+    with replacing(folder / SUMMARY) as path:
+        path.write_text(json.dumps(_summary(plan, results), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def caption(result: Result) -> str:
+    """What the contact sheet says under the class: the Clever Hans numbers, or else the output."""
+    if result.share is None or result.share.relevance is None:
+        return f"output {result.output:.2f}"
+    return f"{result.share.relevance:.0%} in mark, {result.share.area:.1%} of area"
+
+
+def _batches(plan: Plan) -> Iterator[tuple[list[Picture], list[Image]]]:
+    """Consecutive pictures and what the model sees of them, at most `batch_size` and all of one size."""
+    pictures: list[Picture] = []
+    seen: list[Image] = []
+    for picture in plan.pictures:
+        image = plan.loaded.preprocess.picture(open_picture(picture.path))
+        if pictures and (len(pictures) == plan.options.batch_size or image.size != seen[0].size):
+            yield pictures, seen
+            pictures, seen = [], []
+        pictures.append(picture)
+        seen.append(image)
+    yield pictures, seen
+
+
+def _draw(plan: Plan, seen: Sequence[Image], relevance: Tensor) -> list[tuple[Image, Image, Image]]:
+    height, width = relevance.shape[-2:]
+    zoom = max(1, math.ceil(ZOOMED / min(height, width)))
+    size = (zoom * height, zoom * width)
+    options: dict[str, Any] = {"cmap": plan.options.cmap, "clip": plan.options.clip, "size": size}
+    heatmaps = cast("list[Image]", heatmap(relevance, **options))
+    overlays = cast("list[Image]", overlay(seen, relevance, **options))
+    return list(zip(seen, heatmaps, overlays, strict=True))
+
+
+def _result(
+    plan: Plan,
+    picture: Picture,
+    images: tuple[Image, Image, Image],
+    relevance: Tensor,
+    output: Tensor,
+    target: int,
+) -> Result:
+    values, indices = output.float().topk(min(TOP, len(output)))
+    mask = None if picture.mask is None else _seen_mask(picture.mask, plan.loaded.preprocess)
+    return Result(
+        picture=picture,
+        top=[(plan.class_name(int(i)), float(value)) for i, value in zip(indices, values, strict=True)],
+        target=target,
+        target_name=plan.class_name(target),
+        output=float(output[target]),
+        total=float(relevance.double().sum()),
+        share=None if mask is None or not mask.any() else positive_share(relevance, mask),
+        images=images,
+    )
+
+
+def _seen_mask(mask: NDArray[np.bool_], preprocess: Preprocess) -> NDArray[np.bool_]:
+    """The mask where the model sees it: resized and cropped as the picture was."""
+    from PIL import Image
+
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    seen = replace(preprocess, interpolation="nearest").picture(image).convert("L")
+    return np.asarray(seen) > 127
+
+
+def _write(plan: Plan, result: Result, relevance: Tensor) -> None:
+    assert result.images is not None
+    _, heat, laid = result.images
+    outputs = result.picture.outputs
+    with replacing(outputs.heatmap) as path:
+        heat.save(path)
+    with replacing(outputs.overlay) as path:
+        laid.save(path)
+    with replacing(outputs.relevance) as path:
+        save_relevance(path, relevance, _metadata(plan, result))
+
+
+def save_relevance(path: Any, relevance: Tensor, metadata: dict[str, str]) -> None:
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise MissingExtraError(f"saving relevance needs safetensors: pip install 'relprop[cli]' ({error})") from error
+    save_file({"relevance": relevance.contiguous()}, path, metadata)
+
+
+def _metadata(plan: Plan, result: Result) -> dict[str, str]:
+    return {
+        "relprop": version("relprop"),
+        "model": plan.loaded.name,
+        "composite": plan.options.composite,
+        "picture": result.picture.path.name,
+        "target": str(result.target),
+        "class": result.target_name,
+        "output": repr(result.output),
+        "normalize_output": "true",
+    }
+
+
+def _summary(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
+    return {
+        "relprop": version("relprop"),
+        "model": plan.loaded.name,
+        "composite": plan.options.composite,
+        "pictures": [_record(result) for result in results],
+    }
+
+
+def _record(result: Result) -> dict[str, Any]:
+    record = {
+        "picture": str(result.picture.path),
+        "files": [file.name for file in result.picture.outputs],
+        "top": [{"class": name, "output": value} for name, value in result.top],
+        "target": result.target,
+        "class": result.target_name,
+        "output": result.output,
+        "relevance_sum": result.total,
+    }
+    if result.share is not None:
+        record["artefact"] = {"positive_relevance": result.share.relevance, "area": result.share.area}
+    return record

@@ -1,0 +1,158 @@
+"""What `relprop explain` is going to do: everything is checked here, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from relprop.analyzers.lrp import LRP
+from relprop.errors import ImageError, InputError, ModelError
+from relprop.explanations.heatmaps import heatmap
+from relprop.jobs.composites import check_composite, make_analyzer
+from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs, check_folder, unique_names
+from relprop.models import LoadedModel, load, open_picture
+from relprop.targets.names import resolve_target
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line's arguments, as they were given."""
+
+    images: tuple[Path, ...]
+    model: str
+    composite: str
+    out: Path
+    target: str | None = None
+    batch_size: int = 16
+    device: str = "cpu"
+    size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    cmap: str = "seismic"
+    clip: float | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture to explain; `mask` (H, W) says where it has an artefact, if that is known."""
+
+    path: Path
+    name: str
+    outputs: Outputs
+    mask: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Checked: the pictures decode, the model runs on them, the target exists, the files can be written."""
+
+    options: Options
+    pictures: list[Picture]
+    loaded: LoadedModel
+    lrp: LRP
+    target: int | None
+    device: torch.device
+
+    def class_name(self, index: int) -> str:
+        """The name of an output, or its number where nobody knows names."""
+        return self.loaded.classes[index] if self.loaded.classes else f"class {index}"
+
+
+def make_plan(options: Options) -> Plan:
+    """Check everything that can be wrong.
+
+    Raises:
+        RelpropError: what is wrong, and what to do about it.
+    """
+    # Cheap checks come first: a typo should not cost the loading of a model.
+    heatmap(torch.zeros(1, 1), cmap=options.cmap, clip=options.clip)
+    device = device_named(options.device)
+    check_composite(options.composite)
+    pictures = _pictures(options)
+    files = [file for picture in pictures for file in picture.outputs]
+    check_folder(options.out, [*files, options.out / OVERVIEW, options.out / SUMMARY], options.overwrite)
+    images = (open_picture(picture.path) for picture in pictures)
+    first = next(images)
+    for _ in images:
+        pass
+    loaded = load(options.model, size=options.size, mean=options.mean, std=options.std)
+    loaded = replace(loaded, model=loaded.model.to(device))
+    x = loaded.preprocess(first).to(device)
+    outputs = count_outputs(loaded, x)
+    target = None if options.target is None else resolve_target(options.target, loaded.classes, outputs)
+    return Plan(options, pictures, loaded, make_analyzer(loaded, options.composite, x), target, device)
+
+
+def device_named(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"the device {text!r} cannot be used: {reason}") from error
+    return device
+
+
+def _pictures(options: Options) -> list[Picture]:
+    masks = _demo_masks() if options.model == "demo" else {}
+    if not options.images and not masks:
+        raise ImageError("give at least one picture or folder; only --model demo brings pictures of its own")
+    paths = _expand(options.images) if options.images else list(masks)
+    return [
+        Picture(path, name, Outputs.of(options.out, name), masks.get(path.resolve()))
+        for path, name in zip(paths, unique_names(paths), strict=True)
+    ]
+
+
+def _demo_masks() -> dict[Path, NDArray[np.bool_] | None]:
+    """The demo's samples, and where they have the watermark."""
+    from relprop.models.demo import load_samples
+
+    return {
+        sample.path.resolve(): sample.artefact_mask if sample.artefact_mask.any() else None for sample in load_samples()
+    }
+
+
+def _expand(images: Sequence[Path]) -> list[Path]:
+    """Pictures as they are, folders as the pictures in them, each picture once."""
+    paths: dict[Path, Path] = {}
+    for image in images:
+        found = _pictures_in(image) if image.is_dir() else [image]
+        paths |= {path.resolve(): path for path in found if path.resolve() not in paths}
+    return list(paths.values())
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    from PIL import Image
+
+    suffixes = Image.registered_extensions()
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+    if not found:
+        raise ImageError(f"the folder {folder} has no pictures in it (folders inside it are not searched)")
+    return found
+
+
+def count_outputs(loaded: LoadedModel, x: torch.Tensor) -> int:
+    """Run the model once: only that tells whether it takes such inputs, and how many outputs it has."""
+    shape = tuple(x.shape)
+    try:
+        with torch.no_grad():
+            output = loaded.model(x)
+    except Exception as error:
+        raise ModelError(f"{loaded.name} cannot run on an input of shape {shape}: {error}; try --size") from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(x):
+        got = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(f"{loaded.name} is no classifier: its output must have shape (1, classes), not {got}")
+    if loaded.classes is not None and len(loaded.classes) != output.shape[1]:
+        raise ModelError(f"{loaded.name} has {output.shape[1]} outputs but {len(loaded.classes)} class names")
+    return output.shape[1]
