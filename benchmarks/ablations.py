@@ -48,7 +48,7 @@ class Ablation:
 
 
 def patched(targets: dict[str, Any]) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Replace attributes of the engine's modules, `{"module.attribute": value}`, while an analyzer is built and runs."""
+    """Replace attributes in the engine, `{"module.attribute": value}`, while an analyzer is built and runs."""
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:

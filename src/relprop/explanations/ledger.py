@@ -9,8 +9,6 @@ from math import inf, isfinite
 from rich.console import Console
 from rich.table import Table
 
-from relprop.engine.graph.graph import Node, info, operator_name
-from relprop.engine.program.loops import Result
 from relprop.rules import Rule
 
 
