@@ -36,7 +36,7 @@ lint: venv
 docs: venv
 	$(BIN)/python scripts/docs_operators.py
 	$(BIN)/python scripts/docs_demo.py
-	$(BIN)/python -m pytest tests/test_docs.py tests/test_golden_prints.py
+	$(BIN)/python -m pytest tests/docs tests/composites/test_golden_prints.py
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "The pages are in site/index.html"
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
+from support.tokens import bytes_bpe, word_piece
 from support.torchvision_shim import install
-from test_text import bytes_bpe, word_piece
 from typer.testing import CliRunner
 
 from relprop import LRP

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import Composite, GlobalTypeMap
-from relprop.engine.rewrites.canonical import recurrent
+from relprop.engine.rewrites import recurrent
 from relprop.errors import CaptureError
 from relprop.rules import EpsilonRule, GammaRule, ProductRule, ZeroRule
 

@@ -6,8 +6,8 @@ import gc
 
 import pytest
 import torch
+from support.cases import CASES
 from support.compare import assert_close
-from test_many_targets import CASES
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -49,18 +49,18 @@ def test_checkpointed_equals_plain(case: str, checkpoint: bool | int) -> None:
 
 def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of the forward pass only what crosses the borders is there."""
-    from relprop.engine.program import loops as propagate
+    from relprop.engine.program import loops
 
     kept: list[int] = []
     model = nn.Sequential(*[layer for _ in range(18) for layer in (nn.Linear(8, 8), nn.Tanh())])
-    real = propagate.forward
+    real = loops.forward
 
     def watched(*args: object, **options: object) -> object:
         tape = real(*args, **options)
         kept.append(sum(n.op == "call_function" for n in tape.values) + len(tape.saved))
         return tape
 
-    monkeypatch.setattr(propagate, "forward", watched)
+    monkeypatch.setattr(loops, "forward", watched)
     for checkpoint in (False, True):
         LRP(model, EpsilonPlus(), checkpoint=checkpoint)(torch.rand(2, 8), target=1)
     assert kept == [36, 6]

@@ -1,6 +1,6 @@
 """The printed tables are as they were, and the documentation shows exactly them.
 
-    RELPROP_REGENERATE=1 python -m pytest tests/test_golden_prints.py
+    RELPROP_REGENERATE=1 python -m pytest tests/composites/test_golden_prints.py
 
 writes them anew; look at the difference, and put it into the page.
 """
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from test_docs import DOCS, blocks_of, run_page
+from support.pages import DOCS, blocks_of, run_page
 
 from relprop import LRP
 from relprop.composites import (
@@ -77,7 +77,7 @@ def test_a_print_is_as_it_was(name: str):
         GOLDEN.mkdir(exist_ok=True)
         (GOLDEN / f"{name}.txt").write_text(printed, encoding="utf-8")
     assert printed == golden(name), (
-        "if that is meant: RELPROP_REGENERATE=1 python -m pytest tests/test_golden_prints.py"
+        "if that is meant: RELPROP_REGENERATE=1 python -m pytest tests/composites/test_golden_prints.py"
     )
 
 
@@ -86,7 +86,7 @@ def test_the_documentation_shows_exactly_that_print(name: str):
     page = PRINTS[name][1]
     shown = ["\n".join(block.lines) for block in blocks_of((DOCS / page).read_text(encoding="utf-8"))]
     assert any(f"\n{golden(name)}" in f"\n{block}\n" for block in shown), (
-        f"put tests/golden/{name}.txt into docs/{page}"
+        f"put tests/composites/golden/{name}.txt into docs/{page}"
     )
 
 

@@ -197,7 +197,7 @@ def test_gradient_times_input_points_at_the_watermark(model, samples):
 
 
 def test_training_twice_gives_the_same_weights():
-    script = Path(__file__).resolve().parents[2] / "scripts" / "train_demo.py"
+    script = Path(__file__).resolve().parents[3] / "scripts" / "train_demo.py"
     spec = importlib.util.spec_from_file_location("train_demo", script)
     train_demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train_demo)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BASE = "plain gradient"
 AGREES = ("VGG16", "ResNet50", "MLP")
 """Cases in which Zennit knows every operator of the model."""

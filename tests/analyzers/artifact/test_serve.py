@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from test_artifact import Tokens, ids
+from support.networks import Tokens, ids
 
 from relprop import LRP
 from relprop.composites import AttnLRP
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 WITHOUT_RELPROP = """
 import runpy, sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"relprop", "transformers", "test_artifact"}:
+        if name.partition(".")[0] in {"relprop", "transformers", "support"}:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())

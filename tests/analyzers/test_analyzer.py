@@ -13,6 +13,7 @@ import relprop as rp
 from relprop import LRP
 from relprop.composites import EpsilonPlus, EpsilonPlusFlat
 from relprop.errors import CaptureError, InputError, RuleError
+from relprop.explanations.ledger import Entry
 from relprop.rules import (
     EpsilonRule,
     FlatRule,
@@ -176,7 +177,7 @@ def test_the_books_balance_and_name_the_sinks() -> None:
 
 
 def test_a_cooked_book_shows() -> None:
-    entry = rp.ledger.Entry("n", "conv2d", "m", ZeroRule(), 1.0, 0.5, {"bias": 0.3}, 2.0)
+    entry = Entry("n", "conv2d", "m", ZeroRule(), 1.0, 0.5, {"bias": 0.3}, 2.0)
     assert entry.imbalance == pytest.approx(0.1)
 
 

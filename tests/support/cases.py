@@ -1,16 +1,12 @@
-"""Several targets on one forward pass: each explanation is that of a call of its own."""
+"""Models of several kinds, each with the shape of its input and a composite: what an option must not change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-import torch
 import torch.nn.functional as F
-from support.compare import assert_close
 from torch import Tensor, nn
 
-from relprop import LRP
 from relprop.composites import (
     AttnLRP,
     Composite,
@@ -22,7 +18,6 @@ from relprop.composites import (
     GlobalTypeMap,
     LinearLayer,
 )
-from relprop.errors import InputError, TargetError
 from relprop.rules import (
     AlphaBetaRule,
     EpsilonRule,
@@ -84,40 +79,3 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], object]] = {
     "eager": (lambda: Attention(eager=True), SEQUENCE, AttnLRP(softmax="distribute")),
     "lstm": (Recurrent, SEQUENCE, AttnLRP()),
 }  # fmt: skip
-TARGETS = [3, None, torch.tensor([0, 4]), (2,), lambda y: y / y.sum()]
-
-
-@pytest.mark.parametrize("chunk", [None, 2, 5])
-@pytest.mark.parametrize("case", CASES)
-def test_each_equals_a_call_of_its_own(case: str, chunk: int | None) -> None:
-    build, shape, composite = CASES[case]
-    torch.manual_seed(0)
-    model = build().double().eval()
-    x = torch.randn(shape, dtype=torch.float64)
-    lrp = LRP(model, composite)
-    name = next(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    for target, one in zip(TARGETS, lrp.each(x, targets=TARGETS, layers=name, chunk=chunk), strict=True):
-        alone = lrp(x, target=target, layers=name)
-        assert_close(one.relevance, alone.relevance, rtol=1e-10, what=f"{case} {target}")
-        assert_close(one.layers[name], alone.layers[name], rtol=1e-10)
-        assert torch.equal(one.output, alone.output)
-        assert (one.target is None and alone.target is None) or torch.equal(one.target, alone.target)
-
-
-def test_one_forward_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from relprop.engine.program import loops as propagate
-
-    calls: list[int] = []
-    real = propagate.forward
-    monkeypatch.setattr(propagate, "forward", lambda *a: calls.append(1) or real(*a))
-    LRP(cnn().eval(), EpsilonPlus()).each(torch.rand(IMAGE), targets=[0, 1, 2])
-    assert len(calls) == 1
-
-
-def test_refuses_what_makes_no_sense() -> None:
-    lrp = LRP(cnn().eval())
-    with pytest.raises(TargetError, match="out of range"):
-        lrp.each(torch.rand(IMAGE), targets=[0, 9])
-    for wrong in ({"targets": []}, {"targets": 3}, {"targets": [0], "chunk": 0}, {"targets": [0], "chunk": "all"}):
-        with pytest.raises(InputError, match="at least"):
-            lrp.each(torch.rand(IMAGE), **wrong)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_artifact import Attention
+from support.networks import Attention
 from torch import Tensor, nn
 
 from relprop import LRP

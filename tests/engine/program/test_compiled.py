@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_artifact import Attention, cnn
+from support.networks import Attention, cnn
 from torch import Tensor, nn
 
 import relprop.engine.program.trace

@@ -1,0 +1,53 @@
+"""Several targets on one forward pass: each explanation is that of a call of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.cases import CASES, IMAGE, cnn
+from support.compare import assert_close
+from torch import nn
+
+from relprop import LRP
+from relprop.composites import (
+    EpsilonPlus,
+)
+from relprop.errors import InputError, TargetError
+
+TARGETS = [3, None, torch.tensor([0, 4]), (2,), lambda y: y / y.sum()]
+
+
+@pytest.mark.parametrize("chunk", [None, 2, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_each_equals_a_call_of_its_own(case: str, chunk: int | None) -> None:
+    build, shape, composite = CASES[case]
+    torch.manual_seed(0)
+    model = build().double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    lrp = LRP(model, composite)
+    name = next(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
+    for target, one in zip(TARGETS, lrp.each(x, targets=TARGETS, layers=name, chunk=chunk), strict=True):
+        alone = lrp(x, target=target, layers=name)
+        assert_close(one.relevance, alone.relevance, rtol=1e-10, what=f"{case} {target}")
+        assert_close(one.layers[name], alone.layers[name], rtol=1e-10)
+        assert torch.equal(one.output, alone.output)
+        assert (one.target is None and alone.target is None) or torch.equal(one.target, alone.target)
+
+
+def test_one_forward_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from relprop.engine.program import loops
+
+    calls: list[int] = []
+    real = loops.forward
+    monkeypatch.setattr(loops, "forward", lambda *a: calls.append(1) or real(*a))
+    LRP(cnn().eval(), EpsilonPlus()).each(torch.rand(IMAGE), targets=[0, 1, 2])
+    assert len(calls) == 1
+
+
+def test_refuses_what_makes_no_sense() -> None:
+    lrp = LRP(cnn().eval())
+    with pytest.raises(TargetError, match="out of range"):
+        lrp.each(torch.rand(IMAGE), targets=[0, 9])
+    for wrong in ({"targets": []}, {"targets": 3}, {"targets": [0], "chunk": 0}, {"targets": [0], "chunk": "all"}):
+        with pytest.raises(InputError, match="at least"):
+            lrp.each(torch.rand(IMAGE), **wrong)
