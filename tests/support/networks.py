@@ -70,3 +70,11 @@ def ids(batch: int, length: int = 6) -> dict[str, Tensor]:
     mask = torch.ones(batch, length, dtype=torch.long)
     mask[0, -1] = 0
     return {"input_ids": torch.randint(0, 11, (batch, length)), "attention_mask": mask}
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
+    ).eval()  # fmt: skip

@@ -1,0 +1,57 @@
+"""What cannot be captured is said, with the line and the way around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relprop import LRP
+from relprop.errors import CaptureError
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_a_capture_failure_says_where() -> None:
+    with pytest.raises(CaptureError) as raised:
+        LRP(Branches())(torch.rand(2, 3))
+    said = str(raised.value)
+    assert "torch.export could not capture Branches" in said
+    assert Path(__file__).name in said
+    assert "x.sum() > 0" in said
+    assert "torch.where" in said
+
+
+class Reader(nn.Module):
+    """A sentence's last state: by packing, or by reading the padded batch at each sample's own last step."""
+
+    def __init__(self, packs: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.packs, self.lstm, self.head = packs, nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if self.packs:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return self.head(self.lstm(packed)[1][0][-1])
+        return self.head(self.lstm(x)[0][torch.arange(len(x)), lengths - 1])
+
+
+def test_packed_sequences_are_refused_with_the_way_around_them() -> None:
+    x, lengths = torch.randn(3, 5, 4), torch.tensor([5, 2, 3])
+    with pytest.raises(CaptureError, match=r"output\[torch\.arange\(len\(x\)\), lengths - 1\]"):
+        LRP(Reader(packs=True))(x, lengths, target=0)
+    expl = LRP(Reader(packs=False))(x, lengths, target=0)
+    assert torch.allclose(expl.output, Reader(packs=True)(x, lengths), atol=1e-6)
+    assert expl.relevance[0].abs().sum(-1).all()
+    assert not expl.relevance[1, 2:].any()
+    alone = LRP(Reader(packs=False))(x[1:2, :2], lengths[1:2], target=0).relevance
+    assert torch.allclose(expl.relevance[1:2, :2], alone, rtol=1e-4, atol=1e-6)
+    with pytest.raises(CaptureError) as other:
+        LRP(Branches())(torch.rand(2, 3))
+    assert "pack" not in str(other.value)
