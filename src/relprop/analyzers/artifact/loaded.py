@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from relprop.analyzers.artifact.archive import HINT, Archive, opened
 from relprop.analyzers.artifact.metadata import FORMAT, METADATA, Metadata
 from relprop.analyzers.checks import check_finite
 from relprop.engine.graph.signature import usable
@@ -133,24 +134,37 @@ class Artifact:
         )
 
 
-def load(path: str | os.PathLike[str]) -> Artifact:
+def load(path: str | os.PathLike[str], *, operators: Collection[str] = ()) -> Artifact:
     """Read an artifact that `LRP.export` wrote. The model that it came from is not needed.
+
+    Nothing in the file is run: it may hold tensors, sizes, and calls of PyTorch's own operators on tensors.
+
+    Args:
+        operators: further namespaces of operators to trust, such as `("mylib",)` for `torch.ops.mylib`; import what
+            registers them first.
 
     Raises:
         ArtifactError: there is no such file, it is something else, or a newer relprop wrote it.
     """
     file = Path(path)
-    metadata = read_metadata(file)
+    with opened(file) as archive:
+        metadata = _metadata(archive)
+        with archive.checked(operators) as checked:
+            program = _program(checked, file, metadata)
+    return Artifact(file, program, metadata)
+
+
+def _program(checked: IO[bytes], file: Path, metadata: Metadata) -> Any:
     try:
-        with _quiet():
-            program = torch.export.load(file).module()
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.load(checked).module()
     except Exception as error:
         said = (str(error).strip().splitlines() or [""])[0]
         raise ArtifactError(
             f"{file} cannot be read by torch {torch.__version__}: {type(error).__name__}: {said}. "
             f"It was written by torch {metadata.torch}; if that is newer, update torch, else export it again."
         ) from error
-    return Artifact(file, program, metadata)
 
 
 def read_metadata(file: Path) -> Metadata:
@@ -159,29 +173,22 @@ def read_metadata(file: Path) -> Metadata:
     Raises:
         ArtifactError: as `load` does.
     """
-    hint = "Artifacts are written by LRP(model, composite).export('model.pt2')."
-    if not file.is_file():
-        raise ArtifactError(f"There is no file {file}.")
-    if file.suffix != ".pt2":
-        raise ArtifactError(f"{file} is no artifact: its name does not end in .pt2. {hint}")
+    with opened(file) as archive:
+        return _metadata(archive)
+
+
+def _metadata(archive: Archive) -> Metadata:
     try:
-        with zipfile.ZipFile(file) as archive:
-            inside = [name for name in archive.namelist() if name.endswith(f"/extra/{METADATA}")]
-            text = archive.read(inside[0]).decode("utf-8") if inside else None
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{file} is no artifact, or a damaged one: {error}. {hint}") from error
-    if text is None:
-        raise ArtifactError(f"{file} is no artifact of relprop: nothing in it is called {METADATA}. {hint}")
-    try:
+        text = archive.metadata()
         version = json.loads(text)["format"]
         if isinstance(version, int) and version > FORMAT:
             raise ArtifactError(
-                f"{file} has format {version}, and this relprop reads up to {FORMAT}: update relprop. "
+                f"{archive.file} has format {version}, and this relprop reads up to {FORMAT}: update relprop. "
                 "(torch.export.load still runs it.)"
             )
         return Metadata.from_json(text)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{file} is damaged: its {METADATA} cannot be read: {error!r}. {hint}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{archive.file} is damaged: its {METADATA} cannot be read: {error!r}. {HINT}") from error
 
 
 @contextmanager

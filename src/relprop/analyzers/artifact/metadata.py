@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 METADATA = "relprop.json"
@@ -63,5 +63,47 @@ class Metadata:
         """Raises `KeyError`, `TypeError` or `ValueError` where the text is no such thing."""
         known: dict[str, Any] = json.loads(text)
         inputs = tuple(InputSpec(i["name"], i["dtype"], tuple(i["shape"])) for i in known.pop("inputs"))
-        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
-        return cls(inputs=inputs, **fields)
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
+        metadata = cls(inputs=inputs, **values)
+        metadata._check()
+        return metadata
+
+    def _check(self) -> None:
+        """Each field is of its type, and shows as what it is: a text from a file goes to the terminal."""
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), _TYPES[field.type]
+            parts = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, tuple) is not wanted[0] or not all(isinstance(part, wanted[1]) for part in parts):
+                raise TypeError(f"{field.name} is {value!r}")
+        for spec in self.inputs:
+            sizes = all(isinstance(size, (int, str)) for size in spec.shape)
+            if not (isinstance(spec.name, str) and isinstance(spec.dtype, (str, type(None))) and sizes):
+                raise TypeError(f"an input is {spec!r}")
+        names = (*self.positional, *self.keywords)
+        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
+            raise ValueError(f"the arguments are called {names}")
+        texts = (
+            self.relprop,
+            self.torch,
+            self.model,
+            self.rules,
+            self.target,
+            self.device,
+            *self.relevance,
+            *self.layers,
+        )
+        sizes_and_names = (str(part) for spec in self.inputs for part in (spec.name, spec.dtype, *spec.shape))
+        for text in (*texts, *sizes_and_names):
+            if not all(c.isprintable() or c in "\n\t" for c in text):
+                raise ValueError(f"{text!r} has characters that cannot be shown")
+
+
+# How a field is annotated -> whether it is a tuple, and the type of its parts.
+_TYPES: dict[Any, tuple[bool, type | tuple[type, ...]]] = {
+    "int": (False, int),
+    "str": (False, str),
+    "bool": (False, bool),
+    "tuple[str, ...]": (True, str),
+    "tuple[int | None, ...]": (True, (int, type(None))),
+    "tuple[InputSpec, ...]": (True, InputSpec),
+}

@@ -7,10 +7,9 @@ PyTorch alone runs it.
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -32,6 +31,7 @@ from relprop.engine.program.answer import Seed, explain
 from relprop.engine.program.program import Program
 from relprop.engine.program.trace import Names, Traced, trace
 from relprop.errors import ArtifactError, RelpropError, TargetError
+from relprop.explanations.files import replacing
 from relprop.targets.output import check_target, seed_index, seed_relevance
 
 FROM_INPUT: Literal["input"] = "input"
@@ -78,26 +78,12 @@ def write(job: Job, path: Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         onnx.check_installed()
     exported, names = make(job, args, kwargs, spelled_out=to_onnx)
     notes = {METADATA: metadata_of(job, exported, names).to_json()}
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with replacing(path, ArtifactError) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if to_onnx:
             onnx.save(exported, temporary, _output_names(job, exported, names), notes)
         else:
             torch.export.save(exported, temporary, extra_files=notes)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path of the same name in a folder beside `path`, whose file takes its place only if the block succeeds.
-
-    The name is the same because PyTorch writes it into the file.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            yield Path(folder) / path.name
-            (Path(folder) / path.name).replace(path)
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be written: {error}") from error
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
