@@ -345,7 +345,7 @@ class Attend(nn.Module):
         return (scores.softmax(-1) @ self.v(x)).sum(1)
 
 
-@pytest.mark.parametrize("bias", ["absorb", "omit", "distribute"])
+@pytest.mark.parametrize("bias", ["absorb", "ignore", "distribute"])
 def test_softmax_bias(bias: str):
     """What the bias of the softmax's tangent keeps: relevance with `absorb`, nothing otherwise."""
     torch.manual_seed(0)
@@ -366,7 +366,7 @@ def test_softmax_bias_worked_by_hand():
     """s = softmax(x) with x = (ln 2, ln 6) and s = (1/4, 3/4), s₁ with relevance 1.
 
     absorb:     R_i = x_i (R_i − s_i Σ R) = (3/4 ln 2, −3/4 ln 6): the sum is 3/4 ln 1/3, the rest is kept.
-    omit:       the denominator of s₁ without its bias is s₁ (x₁ − Σ s x), of which x_i s₁ (δ_1i − s_i) is the
+    ignore:     the denominator of s₁ without its bias is s₁ (x₁ − Σ s x), of which x_i s₁ (δ_1i − s_i) is the
                 share: R = (3/4 ln 2, −3/4 ln 6) / (ln 2 − ln 2 / 4 − 3/4 ln 6) = (ln 2, −ln 6) / ln 1/3.
     distribute: half of 1 − 3/4 ln 1/3 to each.
     """
@@ -374,7 +374,7 @@ def test_softmax_bias_worked_by_hand():
     absorb = torch.stack([0.75 * ln[0], -0.75 * ln[1]])
     expected = {
         "absorb": absorb,
-        "omit": torch.stack([ln[0], -ln[1]]) / ln[2],
+        "ignore": torch.stack([ln[0], -ln[1]]) / ln[2],
         "distribute": absorb + (1 - 0.75 * ln[2]) / 2,
     }
 

@@ -129,7 +129,12 @@ def test_log_softmax_inside_a_model_balances(bias: str) -> None:
     )
 
 
-def test_omit_is_for_softmax_alone() -> None:
+def test_ignore_is_for_softmax_alone() -> None:
     x = torch.rand(2, 3)
-    with pytest.raises(RuleError, match="omit"):
-        LRP(Logs(), SoftmaxRule("omit"), checks=False)(x)
+    with pytest.raises(RuleError, match="ignore"):
+        LRP(Logs(), SoftmaxRule("ignore"), checks=False)(x)
+
+
+def test_the_old_name_of_a_bias_policy_says_the_new_one() -> None:
+    with pytest.raises(RuleError, match=r'"omit" is called "ignore" now'):
+        SoftmaxRule("omit")

@@ -11,7 +11,21 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import Composite, GlobalTypeMap
-from relprop.rules import AffineRule, EpsilonRule, FlatRule, GammaRule, WSquareRule, ZeroRule
+from relprop.rules import (
+    AffineRule,
+    Boost,
+    Combined,
+    EpsilonRule,
+    FlatRule,
+    GammaRule,
+    Group,
+    Term,
+    WSquareRule,
+    ZBoxRule,
+    ZeroRule,
+    negative,
+    positive,
+)
 from relprop.rules.stabilizer import stabilize
 
 
@@ -144,6 +158,57 @@ def test_the_books_balance_with_a_users_rule(x):
     expl = LRP(model, composite)(x, target=1, audit=True)
     assert expl.ledger.imbalance <= 1e-10
     assert expl.ledger.sinks["epsilon"] != 0
+
+
+@dataclass(frozen=True)
+class TwoGroups(AffineRule):
+    """Two groups that split contributions by their sign, with biases that no function's name tells apart."""
+
+    def groups(self) -> tuple[Group, ...]:
+        boosted = Group((Term(positive, positive, Boost(0.5)), Term(negative, negative, None)), 1.5)
+        combined = Combined(((1.0, positive), (0.5, negative)))
+        return boosted, Group((Term(positive, negative, combined), Term(negative, positive, None)), -0.5)
+
+
+def test_any_function_may_modify_the_bias_in_front_of_a_relu() -> None:
+    """R = Σ_g coef_g Σ_j (contributions of sign g)_ij / (their sum + f_g(b_j)) · R_j, where z_j > 0."""
+    torch.manual_seed(0)
+    first, last = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
+    x = torch.randn(6, 4, dtype=torch.float64)
+    rules = [TwoGroups(stabilizer=0.0), ZeroRule(), ZeroRule(stabilizer=0.0)]
+    found = LRP(nn.Sequential(first, nn.ReLU(), last), rules, normalize_output=False)(x, target=1)
+    w, b = first.weight, first.bias
+    R_out = first(x).relu() * last.weight[1]
+    parts = x[:, None] * w
+    up = parts.clamp(min=0) / (parts.clamp(min=0).sum(-1) + b + 0.5 * b.clamp(min=0))[..., None]
+    down = parts.clamp(max=0) / (parts.clamp(max=0).sum(-1) + b.clamp(min=0) + 0.5 * b.clamp(max=0))[..., None]
+    assert_close(found.relevance, ((1.5 * up - 0.5 * down) * R_out[..., None]).sum(1).detach(), rtol=1e-9)
+
+
+BOUNDED: dict[str, tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {
+    "features": (nn.Linear(3, 4), (3,), (3,)),
+    "tokens": (nn.Linear(3, 4), (5, 3), (3,)),
+    "signals": (nn.Conv1d(3, 4, 2), (3, 5), (3, 1)),
+    "pictures": (nn.Conv2d(3, 4, 2), (3, 5, 5), (3, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_bounds_per_channel_and_per_sample(kind: str, batch: int) -> None:
+    """Each sample is explained with its own bounds, as it is alone, also where there are as many as channels."""
+    torch.manual_seed(0)
+    layer, shape, bound = BOUNDED[kind]
+    model = nn.Sequential(layer, nn.Flatten()).double()
+    x = torch.rand(batch, *shape, dtype=torch.float64)
+    tail = (1,) * (len(shape) - len(bound)) + bound
+    for low in (-torch.rand(bound, dtype=torch.float64), -torch.rand(batch, *tail, dtype=torch.float64)):
+        high = 2.0 - low
+        together = LRP(model, [ZBoxRule(low, high), ZeroRule()])(x, target=1).relevance
+        for k in range(batch):
+            own = [t[k] if low.dim() > len(shape) else t for t in (low, high)]
+            alone = LRP(model, [ZBoxRule(*own), ZeroRule()])(x[k : k + 1], target=1).relevance
+            assert_close(together[k : k + 1], alone, rtol=1e-10)
 
 
 def test_a_rule_is_a_value():

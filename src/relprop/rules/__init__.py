@@ -13,6 +13,18 @@ from relprop.rules.affine import (
     ZPlusRule,
 )
 from relprop.rules.base import AffineRule, Bias, Group, Rule, Term
+from relprop.rules.modifiers import (
+    Boost,
+    Combined,
+    Constant,
+    Modifier,
+    absolute,
+    keep,
+    negative,
+    ones,
+    positive,
+    square,
+)
 from relprop.rules.special import (
     AttentionRule,
     FunctionRule,
@@ -29,6 +41,9 @@ __all__ = [
     "AlphaBetaRule",
     "AttentionRule",
     "Bias",
+    "Boost",
+    "Combined",
+    "Constant",
     "EpsilonRule",
     "FlatRule",
     "FunctionRule",
@@ -36,6 +51,7 @@ __all__ = [
     "GeneralizedGammaRule",
     "Group",
     "LayerNormRule",
+    "Modifier",
     "NormRule",
     "PassRule",
     "ProductRule",
@@ -48,5 +64,11 @@ __all__ = [
     "ZBoxRule",
     "ZPlusRule",
     "ZeroRule",
+    "absolute",
+    "keep",
+    "negative",
+    "ones",
+    "positive",
+    "square",
     "stabilize",
 ]

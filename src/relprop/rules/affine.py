@@ -167,8 +167,8 @@ class ZBoxRule(AffineRule):
     `R_i = Σ_j (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / Σ_i (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) · R_j`. The bias cancels.
 
     Args:
-        low, high: bounds `l` and `h`: numbers, or tensors that broadcast to the input (B, C, ...): (C, 1, 1), or
-            (B, C, 1, 1) for bounds per sample.
+        low, high: bounds `l` and `h`: numbers, or tensors that broadcast to the input (B, C, ...): (F,) for features,
+            (C, 1) for signals, (C, 1, 1) for pictures; for bounds per sample the same with the batch in front.
 
     Raises:
         RuleError: a lower bound above its upper bound.

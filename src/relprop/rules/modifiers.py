@@ -40,26 +40,14 @@ def ones(t: Tensor) -> Tensor:
     return torch.ones_like(t)
 
 
-def zero(t: Tensor) -> Tensor:
-    return torch.zeros_like(t)
-
-
 @dataclass(frozen=True)
 class Boost:
-    """`t + γ·t⁺` (or `t + γ·t⁻` with `sign=-1`)."""
+    """`t + γ·t⁺`."""
 
     gamma: float
-    sign: int = 1
 
     def __call__(self, t: Tensor) -> Tensor:
-        return t + self.gamma * (positive(t) if self.sign > 0 else negative(t))
-
-
-def is_local(modifier: Modifier) -> bool:
-    """It makes each entry from that entry alone."""
-    if isinstance(modifier, Constant):
-        return not isinstance(modifier.value, Tensor) or modifier.value.dim() == 0
-    return isinstance(modifier, Boost) or modifier in (keep, positive, negative, absolute, square, ones, zero)
+        return t + self.gamma * positive(t)
 
 
 @dataclass(frozen=True)
@@ -81,10 +69,9 @@ class Constant:
 
     value: float | Tensor
 
-    @property
-    def same_for_all(self) -> bool:
-        """The value does not differ between the samples of a batch."""
-        return not isinstance(self.value, Tensor) or self.value.dim() < 4 or self.value.shape[0] == 1
+    def same_for_all(self, dims: int) -> bool:
+        """The value does not differ between the samples of an input of so many dimensions, the batch first."""
+        return not isinstance(self.value, Tensor) or self.value.dim() < dims or self.value.shape[0] == 1
 
     def __call__(self, t: Tensor) -> Tensor:
         value = torch.as_tensor(self.value, dtype=t.dtype, device=t.device)
@@ -93,5 +80,15 @@ class Constant:
         except RuntimeError:
             raise RuleError(
                 f"A bound of shape {tuple(value.shape)} does not broadcast to an input of shape {tuple(t.shape)}: give "
-                "a number, or for bounds per channel a tensor of shape (C, 1, 1)."
+                "a number, for bounds per channel a tensor of shape (C, 1, 1) (pictures), (C, 1) (signals) or (F,) "
+                "(features), or for bounds per sample the same with the batch in front."
             ) from None
+
+
+def is_local(modifier: Modifier) -> bool:
+    """It makes each entry from that entry alone."""
+    if isinstance(modifier, Constant):
+        return not isinstance(modifier.value, Tensor) or modifier.value.dim() == 0
+    if isinstance(modifier, Combined):
+        return all(is_local(summand) for _, summand in modifier.summands)
+    return isinstance(modifier, Boost) or modifier in (keep, positive, negative, absolute, square, ones)

@@ -11,7 +11,7 @@ from relprop.rules.base import Rule
 from relprop.rules.stabilizer import Stabilizer
 
 AttentionMode = Literal["attnlrp", "cp", "half"]
-SoftmaxBias = Literal["absorb", "omit", "distribute", "keep"]
+SoftmaxBias = Literal["absorb", "ignore", "distribute", "keep"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +67,7 @@ class SoftmaxRule(Rule):
     """AttnLRP's rule for a softmax `s = softmax(x)`, its Taylor expansion at `x` (Achtibat et al. 2024).
 
     Args:
-        bias: `"absorb"`: `R_i = x_i (R_i − s_i Σ_j R_j)`, the expansion's bias keeps the rest; `"omit"`: the bias is
+        bias: `"absorb"`: `R_i = x_i (R_i − s_i Σ_j R_j)`, the expansion's bias keeps the rest; `"ignore"`: the bias is
             left out of the denominators; `"distribute"`: what it would keep is spread evenly over the inputs; `"keep"`:
             all of it stays here, in the sink `softmax`.
     """
@@ -75,7 +75,9 @@ class SoftmaxRule(Rule):
     bias: SoftmaxBias = "absorb"
 
     def __post_init__(self) -> None:
-        _one_of(self, "bias", self.bias, ("absorb", "omit", "distribute", "keep"))
+        if self.bias == "omit":  # type: ignore[comparison-overlap]  # its name before 0.1.0
+            raise RuleError('SoftmaxRule: bias="omit" is called "ignore" now, as it is in all other rules.')
+        _one_of(self, "bias", self.bias, ("absorb", "ignore", "distribute", "keep"))
 
 
 @dataclass(frozen=True, repr=False)

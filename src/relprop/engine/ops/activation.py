@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.fx.node import map_arg
 
 from relprop.engine.graph.graph import Node, data_inputs, shape_of
+from relprop.engine.graph.run import run_node
 from relprop.engine.ops.registry import always, inherits, lookup, never, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, R, Tape
@@ -111,7 +111,7 @@ def limit_at_zero(node: Node) -> float:
     if len(node.all_input_nodes) != 1 or not callable(node.target):
         return 0.0
     x = 1e-6 * torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64, device="cpu")
-    ratios = node.target(*map_arg(node.args, lambda _: x), **node.kwargs) / x
+    ratios = run_node(node, lambda _: x) / x
     limit = ratios.mean()  # of an even number of both signs: the error is of second order
     return float(limit) if bool((ratios - limit).abs().max() < 1e-3) else 0.0
 

@@ -44,8 +44,8 @@ class SoftmaxStep(Step):
     def check(node: Node, rule: Rule) -> None:
         if not isinstance(rule, SoftmaxRule) and not (isinstance(rule, AffineRule) and rule.unmodified):
             raise cannot_serve(node, rule, "a softmax takes SoftmaxRule() or StopRule().")
-        if isinstance(rule, SoftmaxRule) and rule.bias == "omit" and _is_log(node):
-            raise cannot_serve(node, rule, 'bias="omit" is for softmax alone; use "absorb" or "distribute".')
+        if isinstance(rule, SoftmaxRule) and rule.bias == "ignore" and _is_log(node):
+            raise cannot_serve(node, rule, 'bias="ignore" is for softmax alone; use "absorb" or "distribute".')
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         (source,) = self.sources
@@ -55,7 +55,7 @@ class SoftmaxStep(Step):
         if self.bias == "keep":
             tape.sink(self.node, "softmax", lambda: s * c)
             return []
-        if self.bias == "omit":  # R_i = x_i s_i (v_i − Σ_j s_j v_j), v = c / (x − Σ s x)
+        if self.bias == "ignore":  # R_i = x_i s_i (v_i − Σ_j s_j v_j), v = c / (x − Σ s x)
             v = c / stabilize(x - (s * x).sum(dim, keepdim=True), 1e-9)
             return [(source, Message(s * (v - (s * v).sum(dim, keepdim=True))))]
         (share,) = tape.adjoint(self.node, self.sources, Message(c), linear=False)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.node import map_arg
 
 from relprop.engine.graph.graph import Node, fake_value, is_open, operator_name
+from relprop.engine.graph.run import run_node
 from relprop.engine.ops.movement import BY_VALUE, FILLS, MovementStep
 from relprop.engine.ops.step import Plan
 
@@ -78,8 +78,7 @@ def _moved(reader: Node, source: Node, rows: Tensor, sizes: dict[Any, int]) -> T
     given[source] = rows
     if any(value is None for value in given.values()):
         return None
-    assert callable(reader.target)
-    moved = reader.target(*map_arg(reader.args, given.__getitem__), **map_arg(reader.kwargs, given.__getitem__))
+    moved = run_node(reader, given.__getitem__)
     return moved if isinstance(moved, Tensor) and moved.dtype == rows.dtype else None
 
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_arg
 
 from relprop.engine.graph.graph import info
+from relprop.engine.graph.run import run_node
 
 Form = Literal["c", "R"]
 Forms = frozenset[Form]
@@ -120,8 +120,7 @@ class Tape:
         def look_up(n: Node) -> Any:
             return given[n] if n in given else self.values[n]
 
-        assert callable(node.target)
-        return node.target(*map_arg(node.args, look_up), **map_arg(node.kwargs, look_up))
+        return run_node(node, look_up)
 
     def record(self, node: Node, sources: Sequence[Node]) -> Tensor:
         """Run a node's operator under autograd, so that `adjoint` need not run it again."""

@@ -174,7 +174,7 @@ class Terms:
     def _fewest(self, modifier: Modifier, x: Tensor) -> Tensor:
         """The samples that a modified input has to be computed for: one where it is the same for all of them."""
         name = operator_name(self.map.node)
-        same = modifier is ones or (isinstance(modifier, Constant) and modifier.same_for_all)
+        same = modifier is ones or (isinstance(modifier, Constant) and modifier.same_for_all(x.dim()))
         batched = name == "linear" or (name in BATCHED_DIMS and x.dim() == BATCHED_DIMS[name])
         return x[:1] if same and batched and x.dim() > 1 else x
 
@@ -208,9 +208,10 @@ class Terms:
         terms = [t for g in self.groups for t in g.terms]
         inputs = {t.input for t in terms}
         split = {(t.input, t.weight) for t in terms} == {(i, w) for i in inputs for w in (positive, negative)}
-        biases = sorted(b.__name__ for t in terms if (b := t.bias) is not None)
+        biases = [t.bias for t in terms if t.bias is not None]
         whole = inputs in ({keep}, {positive, negative}) and len(terms) == 2 * len(inputs)
-        if split and whole and biases == ["negative", "positive"] and all(t.coefficient == 1 for t in terms):
+        whole = whole and len(biases) == 2 and set(biases) == {positive, negative}
+        if split and whole and all(t.coefficient == 1 for t in terms):
             return next((g for g in self.groups if sign_of(g, self.nonneg) == 1), None)
         return None
 

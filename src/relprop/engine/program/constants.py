@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.node import map_arg
 
 from relprop.engine.graph.graph import Graph, Node, info, operator_name
+from relprop.engine.graph.run import run_node
 
 CONVOLUTIONS_2D = {"conv2d", "conv_transpose2d"}
 
@@ -49,10 +49,7 @@ class Constants:
                 if node.op == "placeholder":
                     values[node] = _plain(self._graph.tensors[node.name])
                 else:
-                    assert callable(node.target)
-                    values[node] = node.target(
-                        *map_arg(node.args, values.__getitem__), **map_arg(node.kwargs, values.__getitem__)
-                    )
+                    values[node] = run_node(node, values.__getitem__)
         return {n: self._laid_out(n, v) for n, v in values.items() if n in self._read}
 
     def _laid_out(self, node: Node, value: Any) -> Any:
