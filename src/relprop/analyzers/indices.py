@@ -15,6 +15,7 @@ def layer_indices(model: nn.Module, example_inputs: Sequence[Any] | None = None,
     """Print the index of each layer, as `LayerMap` takes it.
 
     Args:
+        model: any module; it is captured only if `example_inputs` is given.
         example_inputs: positional inputs. Without them layers are listed as modules are registered, which is the order
             of execution for nested `nn.Sequential` only.
         flatten: as in `LRP`.

@@ -143,7 +143,8 @@ class LRP:
         """Explain a batch.
 
         Args:
-            args, kwargs: the model's inputs; their first dimension is the batch.
+            *args: the model's inputs; their first dimension is the batch.
+            **kwargs: those that have names.
             target: None for the largest output of each sample, an int, integers of shape (B,), a tuple that indexes one
                 sample's output, or a function from the output (B, ...) to its relevance.
             layers: also return relevance at the output of these modules: True for every layer, or names and globs.
@@ -175,8 +176,10 @@ class LRP:
         targets may travel together, which takes as much more memory.
 
         Args:
-            args, kwargs, layers: as in a call.
+            *args: the model's inputs, as in a call.
+            **kwargs: those that have names.
             targets: what `target` may be in a call, one for each explanation.
+            layers: as in a call.
             chunk: targets at a time. None: one on a CPU, where more bring nothing, and all on other devices.
 
         Raises:

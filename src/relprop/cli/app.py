@@ -50,7 +50,7 @@ Version = Annotated[
 
 
 @app.callback()
-def root(version: Version = False) -> None: ...
+def _root(version: Version = False) -> None: ...
 
 
 @app.command(epilog=EPILOG)

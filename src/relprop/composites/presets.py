@@ -53,7 +53,9 @@ def EpsilonPlus(epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bi
     """z⁺-rule for convolutions, ε-rule for linear layers.
 
     Args:
-        epsilon: ε of the ε-rule. stabilizer: of all other rules. bias: policy of all rules.
+        epsilon: ε of the ε-rule.
+        stabilizer: of all other rules.
+        bias: policy of all rules.
     """
     return _preset(ZPlusRule(stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias)
 
@@ -94,8 +96,13 @@ def EpsilonGammaBox(
     have relevance, denominators near zero make it large; there `GeneralizedGammaRule` is the better choice.
 
     Args:
-        low, high: smallest and largest values of the input: numbers or tensors that broadcast to it, such as (C, 1, 1).
-            For pictures normalized with `mean` and `std` they are `(0 - mean) / std` and `(1 - mean) / std`.
+        low: smallest value of the input, a number or a tensor that broadcasts to it, such as (C, 1, 1). For pictures
+            normalized with `mean` and `std` it is `(0 - mean) / std`.
+        high: largest value, likewise: `(1 - mean) / std`.
+        epsilon: ε of the ε-rule.
+        gamma: γ of the γ-rule.
+        stabilizer: of all rules but the ε-rule.
+        bias: policy of all rules.
     """
     box = ZBoxRule(low, high, stabilizer=stabilizer, bias=bias)
     return _preset(GammaRule(gamma, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, box)

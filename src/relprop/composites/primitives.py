@@ -20,6 +20,11 @@ class Primitive:
     """One statement of a composite. `assign` yields the layers that it speaks of, each with its rule."""
 
     def assign(self, layers: Sequence[Layer]) -> Iterator[Assignment]:
+        """The layers that it speaks of, in order of execution, each with its rule.
+
+        Raises:
+            CompositeError: it speaks of a layer that the model does not have.
+        """
         raise NotImplementedError
 
     def describe(self) -> tuple[str, str, list[tuple[str, Rule]]]:
@@ -241,6 +246,7 @@ class NameMap(Primitive):
 
 
 def name_matches(name: str, pattern: str | re.Pattern[str]) -> bool:
+    """Whether a layer is named by a regular expression, a glob, or the name of a module that it lies in."""
     if isinstance(pattern, re.Pattern):
         return pattern.search(name) is not None
     return fnmatch.fnmatchcase(name, pattern) or name.startswith((pattern + ".", pattern + ":", pattern + "@"))

@@ -36,6 +36,7 @@ def printed(lines: Sequence[Line]) -> str:
 
 
 def coloured(lines: Sequence[Line]) -> str:
+    """The lines with the escape codes of a terminal's colours."""
     console = Console(force_terminal=True, color_system="standard", width=10_000, legacy_windows=False)
     with console.capture() as capture:
         for i, (text, kind) in enumerate(lines):

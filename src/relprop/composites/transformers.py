@@ -58,8 +58,10 @@ def AttnLRP(
             their half of the product with the values.
         softmax: what the softmax expansion's bias does; fused attention always absorbs.
         gate: how products of data with data share: every factor alike, or signals take all from activated gates.
-        gamma_linear, gamma_conv: γ of linear layers and of convolutions; None: no γ.
-        epsilon: ε of linear layers and convolutions. bias: policy of all affine rules.
+        gamma_linear: γ of linear layers; None: no γ.
+        gamma_conv: γ of convolutions; None: no γ.
+        epsilon: ε of linear layers and convolutions.
+        bias: policy of all affine rules.
     """
     plain: Rule = EpsilonRule(epsilon, bias=bias) if epsilon else ZeroRule(bias=bias)
     weights: dict[str, Rule] = {"attnlrp": SoftmaxRule(softmax), "cp": StopRule(), "half": SoftmaxRule("keep")}
@@ -92,8 +94,7 @@ def CPLRP(
 
     On models without biases it conserves relevance, but for what stabilizers keep.
 
-    Args:
-        attention, softmax, gate, gamma_linear, gamma_conv, epsilon, bias: as `AttnLRP` has them.
+    It takes what `AttnLRP` takes.
     """
     return AttnLRP(
         attention=attention,

@@ -50,7 +50,8 @@ class Explanation:
             options: those of `relprop.explanations.heatmaps.heatmap`, such as `reduce`, `cmap`, `size`.
 
         Raises:
-            ImageError: the input was no batch of pictures. MissingExtraError: Pillow or matplotlib is missing.
+            ImageError: the input was no batch of pictures.
+            MissingExtraError: Pillow or matplotlib is missing.
         """
         from relprop.explanations.heatmaps import heatmap
 

@@ -115,8 +115,12 @@ def overlay(
         image: the picture as the model saw it, or `B` of them; of the same aspect ratio as the relevance.
         relevance: (H, W), (C, H, W), or (B, C, H, W) with `B` pictures.
         alpha: the opacity of the strongest relevance, in (0, 1].
-        reduce, cmap, clip, size, shared: as in `heatmap`; by default the size of the picture.
+        reduce: how channels become one, as in `heatmap`.
+        cmap: colours of Matplotlib, as in `heatmap`.
+        clip: where colours saturate, as in `heatmap`.
         gamma: below 1 it makes weak relevance more visible.
+        size: of the result, as in `heatmap`; None: that of the picture.
+        shared: one scale for all samples.
 
     Raises:
         ImageError: as `heatmap`, and where picture and relevance do not lie on top of each other.
@@ -146,8 +150,9 @@ def terminal(picture: Tensor | Image, *, width: int = 32, **options: Any) -> Tex
     """A small picture for the terminal, as rich text: two pixels per character cell, in 24-bit colour.
 
     Args:
-        picture: relevance (H, W) or (C, H, W), drawn by `heatmap` with `options`; or a Pillow image.
+        picture: relevance (H, W) or (C, H, W), drawn by `heatmap`; or a Pillow image.
         width: columns; rows follow from the aspect ratio.
+        **options: those of `heatmap`.
 
     Raises:
         ImageError: as `heatmap`, and for a batch.

@@ -17,9 +17,12 @@ class Entry:
     """One operator's account, summed over the batch.
 
     Attributes:
-        name: the operator's name in the graph. operator: what it computes. module: path of its module.
+        name: the operator's name in the graph.
+        operator: what it computes.
+        module: path of its module.
         rule: the rule that it was treated by.
-        received: relevance that came in. passed: relevance that went on to its inputs.
+        received: relevance that came in.
+        passed: relevance that went on to its inputs.
         sinks: relevance that it kept, by name: `bias`, `epsilon`, `softmax`, `constant`, `masked`, `module`, or the
             name of the parameter or embedding that a constant comes from.
         magnitude: sum of the magnitudes of what came in.

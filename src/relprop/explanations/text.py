@@ -56,7 +56,9 @@ class ExplainedText:
     """A sentence's pieces with the relevance of each, (T,).
 
     Args:
-        title: what is explained. notes: lines below the sentence. rest: characters behind the last piece.
+        title: what is explained.
+        notes: lines below the sentence.
+        rest: characters behind the last piece.
 
     Raises:
         InputError: another number of relevances than of pieces, or relevance that is not finite.
@@ -342,6 +344,8 @@ def page(sentences: Sequence[ExplainedText], title: str = "Relevance of tokens",
     """A page that shows sentences, as HTML that needs no other file and no script.
 
     Args:
+        sentences: one section each, in this order.
+        title: of the page; it may hold any characters.
         shared: one scale for all sentences, so that colours compare between them.
 
     Raises:
@@ -365,7 +369,8 @@ def save_page(
     """Write `page` to a file, whole or not at all.
 
     Raises:
-        InputError: there are no sentences. RelpropError: the file cannot be written.
+        InputError: there are no sentences.
+        RelpropError: the file cannot be written.
     """
     from relprop.explanations.files import replacing
 

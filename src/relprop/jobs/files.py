@@ -23,6 +23,7 @@ class Outputs:
 
     @classmethod
     def of(cls, folder: Path, name: str) -> Outputs:
+        """The files of the picture that has this name."""
         return cls(
             folder / f"{name}.heatmap.png",
             folder / f"{name}.overlay.png",

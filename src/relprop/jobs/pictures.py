@@ -158,6 +158,7 @@ def _write(plan: Plan, result: Result, relevance: Tensor) -> None:
 
 
 def save_relevance(path: Any, relevance: Tensor, metadata: dict[str, str]) -> None:
+    """Write relevance as a safetensors file with one tensor, `relevance`."""
     try:
         from safetensors.torch import save_file
     except ImportError as error:

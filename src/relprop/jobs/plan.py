@@ -90,6 +90,7 @@ def make_plan(options: Options) -> Plan:
 
 
 def device_named(text: str) -> torch.device:
+    """The device of a name such as `cuda:0`, tried; `InputError` where it cannot be used."""
     try:
         device = torch.device(text)
         torch.empty(0, device=device)

@@ -33,6 +33,7 @@ class Books:
 
     @classmethod
     def of(cls, ledger: Ledger) -> Books:
+        """The accounts of a ledger of one sentence."""
         return cls(ledger.output, ledger.input, ledger.sinks, ledger.imbalance)
 
     def __str__(self) -> str:

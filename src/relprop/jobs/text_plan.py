@@ -61,6 +61,7 @@ class TextOutputs:
 
     @classmethod
     def of(cls, folder: Path, name: str) -> TextOutputs:
+        """The files of the sentence that has this name."""
         kinds = ("html", "relevance.safetensors", "tokens.json")
         return cls(*(folder / f"{name}.{kind}" for kind in kinds))
 

@@ -23,7 +23,9 @@ def load(
         spec: see `relprop.models`. `@WEIGHTS` is a .safetensors, .pt or .pth file, a torchvision weights
             name such as `DEFAULT`, a timm pretrained tag, or `pretrained`. Without it, torchvision and timm
             models have random weights (the same ones every time), which a warning says.
-        size, mean, std: take the place of the model's own preprocessing, see `Preprocess.override`.
+        size: takes the place of the size of the model's own preprocessing, see `Preprocess.override`.
+        mean: of each channel, likewise.
+        std: of each channel, likewise.
 
     Raises:
         ModelError: the specification, the weights or the preprocessing does not fit.

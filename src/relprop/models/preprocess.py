@@ -28,7 +28,8 @@ class Preprocess:
     Attributes:
         resize: the length of the shorter side, or (height, width) whatever the aspect ratio, or None.
         crop: (height, width) of the centre to keep; a smaller picture gets a black border. None keeps all.
-        mean, std: one number per channel; one channel makes the picture grey.
+        mean: one number per channel; one channel makes the picture grey.
+        std: one number per channel.
         interpolation: one of `INTERPOLATIONS`.
     """
 

@@ -213,7 +213,7 @@ def _broken(module: str) -> bool:
 
 
 def _forget_torchvision() -> None:
-    """transformers remembers whether torchvision is there, and may have been asked before."""
+    """Let transformers look again whether torchvision is there: it remembers, and may have been asked before."""
     with suppress(ImportError, AttributeError):
         importlib.import_module("transformers.utils").is_torchvision_available.cache_clear()
 

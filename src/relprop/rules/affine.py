@@ -92,7 +92,7 @@ class GeneralizedGammaRule(AffineRule):
         super().__post_init__()
 
     def groups(self) -> tuple[Group, ...]:
-        """Written with `(wa)⁺ = (wa + |w||a|)/2`, so that both signs of `z` share the passes through `W` and `|W|`:
+        """The terms, with `(wa)⁺ = (wa + |w||a|)/2`, so that both signs of `z` share the passes through `W` and `|W|`.
 
             Σ_i (a_i⁺ w_ij⊕ + a_i⁻ w_ij⊖) = (1 + γ/2) Σ_i a_i w_ij + γ/2 Σ_i |a_i| |w_ij|
 
@@ -167,8 +167,9 @@ class ZBoxRule(AffineRule):
     `R_i = Σ_j (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / Σ_i (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) · R_j`. The bias cancels.
 
     Args:
-        low, high: bounds `l` and `h`: numbers, or tensors that broadcast to the input (B, C, ...): (F,) for features,
-            (C, 1) for signals, (C, 1, 1) for pictures; for bounds per sample the same with the batch in front.
+        low: the bound `l`: a number, or a tensor that broadcasts to the input (B, C, ...): (F,) for features, (C, 1) for
+            signals, (C, 1, 1) for pictures; for bounds per sample the same with the batch in front.
+        high: the bound `h`, likewise.
 
     Raises:
         RuleError: a lower bound above its upper bound.

@@ -34,6 +34,7 @@ class Term:
 
     @property
     def plain(self) -> bool:
+        """Input, weight and bias stay as they are."""
         return self.input is keep and self.weight is keep and self.bias is keep and self.coefficient == 1.0
 
 

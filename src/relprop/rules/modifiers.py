@@ -17,26 +17,32 @@ Modifier = Callable[[Tensor], Tensor]
 
 
 def keep(t: Tensor) -> Tensor:
+    """`t`."""
     return t
 
 
 def positive(t: Tensor) -> Tensor:
+    """`t⁺ = max(t, 0)`."""
     return t.clamp(min=0)
 
 
 def negative(t: Tensor) -> Tensor:
+    """`t⁻ = min(t, 0)`."""
     return t.clamp(max=0)
 
 
 def absolute(t: Tensor) -> Tensor:
+    """`|t|`."""
     return t.abs()
 
 
 def square(t: Tensor) -> Tensor:
+    """`t²`."""
     return t.square()
 
 
 def ones(t: Tensor) -> Tensor:
+    """1, shaped like `t`."""
     return torch.ones_like(t)
 
 

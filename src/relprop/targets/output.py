@@ -23,6 +23,8 @@ def seed_relevance(
     """The relevance that the output (B, ...) starts with.
 
     Args:
+        output: what the model said.
+        target: what `LRP` takes as target.
         normalize_output: start with 1 at the target instead of the output's value there.
 
     Returns:

@@ -29,7 +29,8 @@ class Artifact:
     """A program that was read from a file, called like the analyzer that wrote it.
 
     Attributes:
-        path: the file. metadata: what it says about itself.
+        path: the file.
+        metadata: what it says about itself.
         program: the module as PyTorch loads it; it returns a dict with `output`, `relevance`, and what else there is.
     """
 
@@ -40,11 +41,13 @@ class Artifact:
         """Explain a batch.
 
         Args:
-            args, kwargs: the model's inputs.
+            *args: the model's inputs.
+            **kwargs: those that have names.
             target: for an artifact with `target="input"` an int, integers of shape (B,), or a tuple, as in `LRP`.
 
         Raises:
-            InputError: the inputs do not fit the program. TargetError: the target does not, or is already fixed.
+            InputError: the inputs do not fit the program.
+            TargetError: the target does not, or is already fixed.
         """
         known = self.metadata
         args, kwargs = self._bound(args, kwargs)

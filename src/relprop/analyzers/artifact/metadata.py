@@ -56,6 +56,7 @@ class Metadata:
     layers: tuple[str, ...]
 
     def to_json(self) -> str:
+        """As it stands in the file; `from_json` reads it."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
     @classmethod

@@ -77,6 +77,7 @@ def positional_names(graph: Graph) -> list[str]:
 
 
 def keyword_names(graph: Graph) -> list[str]:
+    """The names of the inputs that a model was captured with by name, in order."""
     return list(pytree.tree_unflatten(graph.inputs, graph.in_spec)[1])
 
 

@@ -61,6 +61,7 @@ class Job:
 
     @property
     def takes_target(self) -> bool:
+        """The target is an input of the program."""
         return isinstance(self.target, str) and self.target == FROM_INPUT
 
 
@@ -183,7 +184,7 @@ def _output_names(job: Job, exported: ExportedProgram, names: Names) -> list[str
 
 
 def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
-
+    """What the file says about itself: how to call it, what it returns, and by which rules."""
     graph = job.program.graph
     symbols: dict[str, str] = {}
     return Metadata(

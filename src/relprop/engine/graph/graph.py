@@ -73,6 +73,7 @@ class Graph:
 
     @property
     def nodes(self) -> Sequence[Node]:
+        """All nodes, in order of execution."""
         return list(self.fx.nodes)
 
     @property
@@ -82,6 +83,7 @@ class Graph:
 
     @property
     def output(self) -> Node:
+        """The node that collects the outputs."""
         return self.fx.output_node()
 
     @property
@@ -136,6 +138,7 @@ class Graph:
         return [guard.expr for guard in known[0].node.shape_env.guards] if known else []
 
     def operators(self) -> Iterator[Node]:
+        """The nodes that compute something, in order of execution."""
         return (n for n in self.fx.nodes if n.op == "call_function")
 
     def __str__(self) -> str:
@@ -166,6 +169,7 @@ def operator_name(node: Node) -> str:
 
 
 def target_name(target: Any) -> str:
+    """An operator as tables and errors name it: `aten.relu` is `relu`, `mylib::swish` is `mylib.swish`."""
     if isinstance(target, torch._ops.OpOverload):
         target = target.overloadpacket
     if isinstance(target, torch._ops.OpOverloadPacket):

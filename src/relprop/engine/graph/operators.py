@@ -100,6 +100,7 @@ def scalar(value: float) -> Tensor:
 
 
 def reciprocal(t: Tensor) -> Tensor:
+    """`1 / t`."""
     return 1 / t
 
 
@@ -121,6 +122,7 @@ def as_channels(t: Tensor, trailing: int) -> Tensor:
 
 
 def as_tensor_of_shape(t: Tensor, shape: Sequence[int]) -> Tensor:
+    """`t`, reshaped."""
     return t.reshape(tuple(shape))
 
 
@@ -137,6 +139,7 @@ def fused_weight(weight: Tensor, scaling: Tensor, channel_dim: int, groups: int 
 
 
 def fused_bias(bias: Tensor | None, scaling: Tensor, shift: Tensor) -> Tensor:
+    """The bias of a layer whose outputs are scaled and shifted: `scaling · b + shift`, shape (out,)."""
     return shift if bias is None else bias * scaling + shift
 
 

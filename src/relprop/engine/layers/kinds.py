@@ -136,6 +136,7 @@ def _names(kind: str, module_type: type[nn.Module]) -> bool:
 
 
 def check_type(kind: object) -> None:
+    """Raise `CompositeError` unless composites can assign rules by this type."""
     known = isinstance(kind, (str, TypeGroup)) or (isinstance(kind, type) and issubclass(kind, nn.Module))
     if not known:
         raise CompositeError(
@@ -145,6 +146,7 @@ def check_type(kind: object) -> None:
 
 
 def show_type(kind: LayerType) -> str:
+    """A type as composites print it: `nn.Linear`, `'conv2d'`, `ConvLayer`."""
     if isinstance(kind, str):
         return repr(kind)
     if isinstance(kind, TypeGroup):

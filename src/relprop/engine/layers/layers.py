@@ -159,7 +159,6 @@ def _moves(node: Node) -> bool:
 
 def _with_fused(rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Layer]:
     """Put a row for each fused batch norm next to the layer that it is now a part of."""
-
     seen: set[str] = set()
 
     def fused(paths: Iterable[str], row: Layer) -> list[Layer]:

@@ -100,6 +100,7 @@ class AffineMap:
         return torch.ones((), dtype=tape.dtype) if self.w is None else tape.value(self.w)
 
     def bias(self, tape: Tape) -> Tensor | None:
+        """What is added to `Σ_k W_k a_k`, or None for nothing."""
         return None if self.b is None else tape.value(self.b)
 
     @property

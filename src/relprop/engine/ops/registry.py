@@ -29,10 +29,12 @@ class Op:
 
 
 def never(node: Node, args: Sequence[bool]) -> bool:
+    """Nothing is known of the sign of what comes out."""
     return False
 
 
 def always(node: Node, args: Sequence[bool]) -> bool:
+    """What comes out is never negative."""
     return True
 
 
@@ -65,6 +67,7 @@ def lookup(node: Node) -> Op | None:
 
 
 def known_operators() -> dict[str, Op]:
+    """A copy of the table, by operator name."""
     return dict(_TABLE)
 
 

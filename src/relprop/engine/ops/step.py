@@ -77,6 +77,10 @@ class Step:
         return tape.evaluate(self.node)
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        """The messages that the node's inputs get for the one that it got, at most one for each way into it.
+
+        What it keeps goes to `tape.sink`, so that the books balance.
+        """
         raise NotImplementedError
 
     def factored(self, message: Message, tape: Tape) -> Tensor:
@@ -100,8 +104,10 @@ class Step:
         return s if epsilon or message.c is None else s + message.c
 
     def read(self, *nodes: Node) -> None:
+        """Ask the tape to keep these nodes' values until `pull`."""
         self.reads |= frozenset(nodes)
 
 
 def cannot_serve(node: Node, rule: Rule, why: str) -> RuleError:
+    """The error of a rule that was given to an operator which it is not made for."""
     return RuleError(f"{rule!r} cannot serve {where_is(node)}, operator {operator_name(node)}: {why}")

@@ -15,8 +15,9 @@ Canonize = bool | Literal["thresholds"]
 
 
 def canonical(graph: Graph, *, canonize: Canonize = True) -> Graph:
-    """Lower operators to relprop's own few and lift spelled-out activations; with `canonize`, also fuse batch norms
-    and hold what selective scans select.
+    """Lower operators to relprop's own few and lift spelled-out activations.
+
+    With `canonize`, also fuse batch norms and hold what selective scans select.
     """
     graph = lift_elementwise(lower(graph))
     if not canonize:

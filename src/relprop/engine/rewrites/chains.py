@@ -13,10 +13,12 @@ def is_sequential(model: nn.Module) -> bool:
 
 
 def is_leaf(module: nn.Module) -> bool:
+    """A module without modules in it."""
     return not list(module.children())
 
 
 def is_torchs(module: nn.Module) -> bool:
+    """A module of PyTorch's own, whose forward is known."""
     return type(module).__module__.startswith("torch.nn.")
 
 

@@ -42,6 +42,7 @@ def beside(*weights: Tensor) -> Tensor:
 
 
 def sum_of(*biases: Tensor) -> Tensor:
+    """Biases that act on the same values, as one."""
     return torch.stack(biases).sum(0)
 
 

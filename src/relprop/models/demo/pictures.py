@@ -74,9 +74,9 @@ def _star(
     waist: tuple[float, float],
     rounding: tuple[float, float],
 ) -> Array:
-    """A star with so many points. `waist` (how far out its inner corners lie) and `rounding` are ranges of
-    parts of the radius.
+    """A star with so many points.
 
+    `waist` (how far out its inner corners lie) and `rounding` are ranges of parts of the radius.
     All its edges are mirror images of one, so every pixel is turned into that edge's sector.
     """
     soft = rng.uniform(*rounding) * radius
