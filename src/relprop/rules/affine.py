@@ -167,8 +167,8 @@ class ZBoxRule(AffineRule):
     `R_i = Σ_j (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / Σ_i (a_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) · R_j`. The bias cancels.
 
     Args:
-        low: the bound `l`: a number, or a tensor that broadcasts to the input (B, C, ...): (F,) for features, (C, 1) for
-            signals, (C, 1, 1) for pictures; for bounds per sample the same with the batch in front.
+        low: the bound `l`: a number, or a tensor that broadcasts to the input (B, C, ...): (F,) for features, (C, 1)
+            for signals, (C, 1, 1) for pictures; for bounds per sample the same with the batch in front.
         high: the bound `h`, likewise.
 
     Raises:

@@ -20,6 +20,8 @@ from relprop.rules.modifiers import Modifier, is_local, keep
 from relprop.rules.stabilizer import Stabilizer, stabilize
 
 Bias = Literal["absorb", "ignore", "distribute"]
+"""What becomes of a bias's share `b_j/z_j·R_j`: kept, left out of the denominator, or spread over the inputs of `j`."""
+
 BIAS_POLICIES: tuple[Bias, ...] = ("absorb", "ignore", "distribute")
 
 

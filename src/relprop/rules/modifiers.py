@@ -14,6 +14,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 
 Modifier = Callable[[Tensor], Tensor]
+"""What a term makes of its input, weight or bias: a function of one tensor that keeps its shape."""
 
 
 def keep(t: Tensor) -> Tensor:

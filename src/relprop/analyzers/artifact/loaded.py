@@ -143,6 +143,7 @@ def load(path: str | os.PathLike[str], *, operators: Collection[str] = ()) -> Ar
     Nothing in the file is run: it may hold tensors, sizes, and calls of PyTorch's own operators on tensors.
 
     Args:
+        path: of the file.
         operators: further namespaces of operators to trust, such as `("mylib",)` for `torch.ops.mylib`; import what
             registers them first.
 

@@ -45,7 +45,9 @@ ConvLayer = _group(
     (nn.modules.conv._ConvNd,),
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution",
 )
+"""Convolutions, the transposed ones too."""
 LinearLayer = _group("LinearLayer", (nn.Linear,), "linear addmm mm matmul")
+"""`nn.Linear`, and products with a weight."""
 PoolingLayer = _group(
     "PoolingLayer",
     (
@@ -57,15 +59,18 @@ PoolingLayer = _group(
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
     "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d mean amax",
 )
+"""Average, maximum and adaptive pools, means and maxima."""
 DropoutLayer = _group(
     "DropoutLayer", (nn.modules.dropout._DropoutNd,), "dropout alpha_dropout feature_dropout native_dropout"
 )
+"""Dropout of every kind."""
 _PADDINGS = tuple(getattr(nn.modules.padding, f"_{kind}PadNd") for kind in ("Constant", "Reflection", "Replication"))
 ReshapingLayer = _group(
     "ReshapingLayer",
     (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, *_PADDINGS),
     "flatten unflatten view reshape permute transpose squeeze unsqueeze contiguous clone pixel_shuffle pad",
 )
+"""What moves values: flattening, views, permutations, padding, shuffles."""
 NormalizationLayer = _group(
     "NormalizationLayer",
     (
@@ -76,7 +81,9 @@ NormalizationLayer = _group(
     ),
     "batch_norm layer_norm group_norm instance_norm rms_norm",
 )
+"""Batch, layer, group, instance and RMS norms."""
 BatchNormLayer = _group("BatchNormLayer", (nn.modules.batchnorm._BatchNorm,), "batch_norm")
+"""Batch norms; a rule for them holds where they are not fused."""
 ActivationLayer = _group(
     "ActivationLayer",
     tuple(
@@ -110,10 +117,14 @@ ActivationLayer = _group(
     "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh tanh sigmoid "
     "log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clamp_min",
 )
+"""Elementwise nonlinearities."""
 
 ProductLayer = _group("ProductLayer", (), "mul mul_ matmul bmm einsum baddbmm")
+"""Products of data with data, such as gates."""
 SoftmaxLayer = _group("SoftmaxLayer", (nn.Softmax, nn.LogSoftmax), "softmax log_softmax")
+"""Softmax and log-softmax, as in attention that is spelled out."""
 AttentionLayer = _group("AttentionLayer", (), "scaled_dot_product_attention")
+"""Fused attention."""
 
 PASSING = DropoutLayer | ReshapingLayer | ActivationLayer
 
