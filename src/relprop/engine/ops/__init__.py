@@ -12,11 +12,13 @@ from relprop.engine.ops.attention import AttentionStep, SoftmaxStep
 from relprop.engine.ops.maximum import MaxStep, ShareOfWindowStep
 from relprop.engine.ops.movement import MovementStep
 from relprop.engine.ops.normalization import NormalizationStep
+from relprop.engine.ops.own import OwnStep
 from relprop.engine.ops.product import ProductStep, is_product
 from relprop.engine.ops.recurrent import GateStep
-from relprop.engine.ops.registry import Op, lookup, register_op
+from relprop.engine.ops.registration import register_op
+from relprop.engine.ops.registry import Op, lookup
 from relprop.engine.ops.step import Plan, Step
-from relprop.engine.ops.tape import Form
+from relprop.engine.ops.tape import Form, Message, Tape
 from relprop.engine.ops.unit import UnitStep
 from relprop.rules import NormRule, PassRule, Rule
 
@@ -34,13 +36,26 @@ FAMILIES: dict[str, type[Step]] = {
     "unit": UnitStep,
 }
 
-__all__ = ["Op", "Plan", "bind", "check", "lookup", "preferred_form", "register_op"]
+__all__ = [
+    "Message",
+    "Op",
+    "Plan",
+    "Step",
+    "Tape",
+    "bind",
+    "check",
+    "lookup",
+    "preferred_form",
+    "register_op",
+]
 
 
 def step_type(node: Node, rule: Rule) -> type[Step]:
     """The kind of step that serves a node under a rule."""
     op = lookup(node)
     assert op is not None
+    if op.step is not None:
+        return op.step  # type: ignore[no-any-return]
     if isinstance(rule, PassRule) and op.family not in {"activation", "movement"}:
         return PassStep
     if is_product(node):
@@ -57,7 +72,9 @@ def check(node: Node, rule: Rule) -> None:
 
 def bind(node: Node, rule: Rule, plan: Plan) -> Step:
     """The step of a node, entered into the plan."""
-    step = plan.steps[node] = step_type(node, rule)(node, rule, plan)
+    kind, op = step_type(node, rule), lookup(node)
+    own = op is not None and op.step is not None
+    step = plan.steps[node] = OwnStep(kind, node, rule, plan) if own else kind(node, rule, plan)
     for asked in step.sources:
         plan.forms[asked] = plan.forms.get(asked, frozenset()) | step.emits
     return step

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node, data_inputs, shape_of
 from relprop.engine.graph.run import run_node
-from relprop.engine.ops.registry import always, inherits, lookup, never, register
+from relprop.engine.ops.registry import Local, alone, always, everywhere, inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, R, Tape
 from relprop.engine.ops.units import Unit
@@ -39,19 +40,31 @@ def _clamped_from_below(node: Node, args: Sequence[bool]) -> bool:
     return isinstance(low, (int, float)) and low >= 0
 
 
-register("relu", "activation", nonneg=always, options=Activation("mask"))
-register("dropout alpha_dropout feature_dropout native_dropout", "activation", nonneg=inherits,
-         options=Activation("identity"))  # fmt: skip
-register("relu6", "activation", nonneg=always, options=Activation())
-register("hardtanh clamp clamp_min", "activation", nonneg=_clamped_from_below, options=Activation("none"))
-register("leaky_relu prelu elu selu celu silu gelu mish hardswish tanh softsign hardshrink softshrink tanhshrink rrelu "
-         "asinh atan sinh expm1 erf sign pow round floor ceil trunc", "activation",
-         nonneg=inherits, options=Activation())  # fmt: skip
-register("sigmoid hardsigmoid softplus exp exp2 cosh", "activation", nonneg=always, options=Activation("none"))
-register("log_sigmoid log log2 log10 log1p cos logit clamp_max", "activation", nonneg=never, options=Activation("none"))
-register("sin tan nan_to_num", "activation", nonneg=never, options=Activation())
-register("threshold clip_at_threshold", "activation", nonneg=never, options=Activation("none"))
-register("abs sqrt square", "activation", nonneg=always, options=Activation())
+def _register(names: str, ratio: str, local: Local = alone, **facts: Any) -> None:
+    register(names, "activation", local=local, options=Activation(ratio), **facts)
+
+
+_A = ("ActivationLayer",)
+
+_register("relu", "mask", nonneg=always, gate=1, layers=_A)
+_register("dropout", "identity", nonneg=inherits, local=everywhere, layers=("DropoutLayer",))
+_register("alpha_dropout feature_dropout native_dropout", "identity", nonneg=inherits, layers=("DropoutLayer",))
+# f(0) = 0
+_register("relu6", "divide", nonneg=always, layers=_A)
+_register("silu gelu tanh hardswish", "divide", nonneg=inherits, gate=1, layers=_A)
+_register("leaky_relu prelu elu selu celu mish softsign hardshrink softshrink tanhshrink rrelu", "divide",
+          nonneg=inherits, layers=_A)  # fmt: skip
+_register("asinh atan sinh expm1 erf sign pow round floor ceil trunc", "divide", nonneg=inherits)
+_register("sin tan nan_to_num", "divide")
+_register("abs sqrt square", "divide", nonneg=always)
+# f(0) may be anything
+_register("sigmoid hardsigmoid", "none", nonneg=always, gate=2, layers=_A)
+_register("softplus", "none", nonneg=always, layers=_A)
+_register("exp exp2 cosh", "none", nonneg=always)
+_register("hardtanh clamp_min", "none", nonneg=_clamped_from_below, layers=_A)
+_register("clamp", "none", nonneg=_clamped_from_below, same_ids=True, layers=_A)
+_register("log_sigmoid threshold", "none", layers=_A)
+_register("log log2 log10 log1p cos logit clamp_max clip_at_threshold", "none")
 
 
 class ActivationStep(Step):
@@ -59,9 +72,8 @@ class ActivationStep(Step):
 
     def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
         super().__init__(node, rule, plan)
-        op = lookup(node)
-        known = op.options if op is not None and op.family == "activation" else None
-        self.ratio = (known or Activation(_ratio_of_unit(node))).ratio
+        known = op_of(node).options
+        self.ratio = (known if isinstance(known, Activation) else Activation(_ratio_of_unit(node))).ratio
         self.source = self.sources[0]
         same_shape = shape_of(node) == shape_of(self.source)
         self.stays_factored = (

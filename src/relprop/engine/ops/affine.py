@@ -13,7 +13,7 @@ from torch import Tensor
 from relprop.engine.graph.graph import Node, constant_name, info, operator_name
 from relprop.engine.ops.activation import ActivationStep
 from relprop.engine.ops.linear_maps import Affine, AffineMap, SomeRows, SumMap
-from relprop.engine.ops.registry import FRESH, lookup
+from relprop.engine.ops.registry import lookup, op_of
 from relprop.engine.ops.rows import live_rows
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Forms, Message, R, Tape, masked_product
@@ -180,7 +180,7 @@ class AffineStep(Step):
 
     def _share(self, group: Group, relevance: Tensor, work: Work) -> Share:
         tape = work.tape
-        scratch = tape.may_overwrite and operator_name(self.node) in FRESH and self.terms.makes_fresh(group)
+        scratch = tape.may_overwrite and op_of(self.node).fresh and self.terms.makes_fresh(group)
         key = self.node, group
         if key in tape.denominators:
             z, denominator, bias = tape.denominators[key]

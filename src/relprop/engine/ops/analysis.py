@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from relprop.engine.graph.graph import Graph, Node, annotate, data_inputs, fake_value, info, is_floating, operator_name
-from relprop.engine.ops.registry import LIKE_ANOTHER, lookup
+from relprop.engine.ops.registry import lookup, op_of
 
 
 def analyze(graph: Graph) -> Graph:
@@ -29,34 +29,29 @@ def analyze_operator(node: Node) -> None:
     """Set the flags of one operator from those of its inputs."""
     arguments = node.all_input_nodes
     static = all(info(a).static for a in arguments)
-    op = lookup(node)
-    stops = op is not None and op.family == "source"
-    carries = not static and not stops and reads_data(node) and (is_floating(node) or _is_complex(node))
+    op = op_of(node)
+    carries = not static and op.family != "source" and reads_data(node) and (is_floating(node) or _is_complex(node))
     signs = [info(a).nonneg for a in arguments if info(a).data]
     annotate(
         node,
         static=static,
         data=carries or bool(info(node).entry),
-        nonneg=bool(op and op.nonneg(node, signs)),
+        nonneg=op.nonneg(node, signs),
         masked=carries and is_masked(node),
     )
 
 
-FILLED = {"pad", "constant_pad_nd", "masked_fill", "where", "index_fill", "masked_scatter", "scatter", "index_put"}
-"""Operators that put numbers of the model's choice beside data."""
-
-
 def is_masked(node: Node) -> bool:
     """Whether entries may be infinite: what was put or added there is no data, or such entries were handed on."""
-    name, op = operator_name(node), lookup(node)
-    added = name == "add" and any(not info(a).data for a in node.all_input_nodes)
-    hands_on = op is not None and (op.family in {"movement", "sum", "max"} or name == "scale")
-    return added or name in FILLED or (hands_on and any(info(a).masked for a in data_inputs(node)))
+    op = op_of(node)
+    added = op.family == "sum" and any(not info(a).data for a in node.all_input_nodes)
+    handed_on = op.infinite == "inherits" and any(info(a).masked for a in data_inputs(node))
+    return added or handed_on or op.infinite == "makes"
 
 
 def reads_data(node: Node) -> bool:
     """Whether data flows into a node; an argument that only lends its shape or dtype does not count."""
-    read = node.args[:1] if operator_name(node) in LIKE_ANOTHER else node.all_input_nodes
+    read = node.args[:1] if op_of(node).like_another else node.all_input_nodes
     return any(isinstance(a, Node) and info(a).data for a in read)
 
 
@@ -75,13 +70,12 @@ def entries(graph: Graph) -> Iterator[tuple[Node, Node]]:
     for node in graph.operators():
         if operator_name(node) == "embedding":
             ids = node.args[1]
-            while isinstance(ids, Node) and operator_name(ids) in SAME_IDS:
+            while isinstance(ids, Node) and op_of(ids).same_ids:
                 ids = ids.args[0]
             if isinstance(ids, Node) and ids in inputs and not SEGMENTS.search(ids.name):
                 yield node, ids
 
 
-SAME_IDS = {"to", "_to_copy", "view", "reshape", "clone", "alias", "contiguous", "unsqueeze", "squeeze", "clamp"}
 SEGMENTS = re.compile("token_type|segment")
 """Inputs that say which sentence a token is in: embedded like tokens, but no part of what is read."""
 

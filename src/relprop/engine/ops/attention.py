@@ -20,9 +20,11 @@ from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, R, Tape
 from relprop.rules import AffineRule, AttentionRule, EpsilonRule, Rule, SoftmaxRule, stabilize
 
-register("softmax _softmax", "softmax", nonneg=always)
-register("log_softmax _log_softmax", "softmax")
-register("scaled_dot_product_attention", "attention", nonneg=inherits)
+register("softmax", "softmax", nonneg=always, gate=2, layers=("SoftmaxLayer",))
+register("_softmax", "softmax", nonneg=always, gate=2)
+register("log_softmax", "softmax", layers=("SoftmaxLayer",))
+register("_log_softmax", "softmax")
+register("scaled_dot_product_attention", "attention", nonneg=inherits, layers=("AttentionLayer",))
 
 
 class SoftmaxStep(Step):

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, data_inputs, info, operator_name
-from relprop.engine.ops.registry import inherits, register
+from relprop.engine.graph.graph import Node, data_inputs, fake_value, info, operator_name
+from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.tape import Tape
 
 WeightKind = Literal["tensor", "equal", "positive", "mixed"]
@@ -38,20 +38,49 @@ class Affine:
 _CONVOLUTIONS = "conv1d conv2d conv3d"
 _TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
 
-register(f"linear {_CONVOLUTIONS} {_TRANSPOSED} convolution scale", "affine", options=Affine(weight=1, bias=2))
-register("transformers.grouped_mm_fallback _grouped_mm", "affine", options=Affine(weight=1))
-register("mm bmm matmul mv dot einsum", "affine", options=Affine())
-register("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum "
-         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
-         "_upsample_nearest_exact3d _adaptive_avg_pool2d _adaptive_avg_pool3d col2im index_add scatter_add",
-         "affine", nonneg=inherits, options=Affine(kind="equal"))  # fmt: skip
-register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", "affine",
-         nonneg=inherits, options=Affine(kind="positive"))  # fmt: skip
-register(
-    "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d real_part",
-    "affine",
-    options=Affine(kind="mixed"),
-)
+
+def _with_constant_weight(node: Node, dim: int) -> bool:
+    weight = node.args[1]
+    return isinstance(weight, Node) and info(weight).static
+
+
+def _over_features(node: Node, dim: int) -> bool:
+    """A mean over the last dimension, which stays."""
+    last = {-1, len(fake_value(node).shape) - 1}
+    return len(node.args) > 2 and bool(node.args[2]) and set(node.args[1]) <= last  # type: ignore[arg-type]
+
+
+def _register(names: str, options: Affine, **facts: Any) -> None:
+    register(names, "affine", options=options, **facts)
+
+
+_WEIGHTED, _PRODUCT = Affine(weight=1, bias=2), Affine()
+_EQUAL, _POSITIVE, _MIXED = Affine(kind="equal"), Affine(kind="positive"), Affine(kind="mixed")
+_C, _P, _X = ("ConvLayer",), ("PoolingLayer",), ("ProductLayer",)
+
+_register("linear", _WEIGHTED, local=_with_constant_weight, positions=1, fresh=True, bilinear=True,
+          layers=("LinearLayer",))  # fmt: skip
+for _d in (1, 2, 3):
+    _register(f"conv{_d}d", _WEIGHTED, convolves=_d, fresh=True, bilinear=True, layers=_C)
+    _register(f"conv_transpose{_d}d", _WEIGHTED, convolves=_d, fresh=True, layers=_C)
+_register("convolution", _WEIGHTED, layers=_C)
+_register("scale", _WEIGHTED, local=everywhere, fresh=True, infinite="inherits")
+_register("transformers.grouped_mm_fallback _grouped_mm", Affine(weight=1))
+_register("mm", _PRODUCT, bilinear=True, layers=("LinearLayer",))
+_register("matmul", _PRODUCT, bilinear=True, layers=("LinearLayer", *_X))
+_register("bmm einsum", _PRODUCT, bilinear=True, layers=_X)
+_register("mv dot", _PRODUCT, bilinear=True)
+
+_register("mean", _EQUAL, nonneg=inherits, local=_over_features, layers=_P)
+_register("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _EQUAL,
+          nonneg=inherits, layers=_P)  # fmt: skip
+_register("sum cumsum _adaptive_avg_pool2d _adaptive_avg_pool3d col2im index_add scatter_add", _EQUAL, nonneg=inherits)
+_register("upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
+          "_upsample_nearest_exact2d _upsample_nearest_exact3d", _EQUAL, nonneg=inherits, gate=None)  # fmt: skip
+_register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", _POSITIVE,
+          nonneg=inherits, gate=None)  # fmt: skip
+_register("upsample_bicubic2d _upsample_bicubic2d_aa", _MIXED, gate=None)
+_register("grid_sampler grid_sampler_2d grid_sampler_3d real_part", _MIXED)
 
 
 def _sum_sign(node: Node, args: Sequence[bool]) -> bool:
@@ -65,7 +94,7 @@ def _is_nonneg_constant(value: Any) -> bool:
     return info(value).nonneg if isinstance(value, Node) else value >= 0
 
 
-register("add", "sum", nonneg=_sum_sign)
+register("add", "sum", nonneg=_sum_sign, local=everywhere, fresh=True, infinite="inherits")
 
 
 class AffineMap:
@@ -147,11 +176,8 @@ class AffineMap:
 
     def spread_bias(self, b: Tensor, z: Tensor) -> Tensor:
         """The bias, shaped to broadcast against the output."""
-        name = operator_name(self.node)
-        if name.startswith("conv"):
-            spatial = int(name.rstrip("d")[-1]) if name[-1] == "d" else z.dim() - 2
-            return b.reshape(-1, *[1] * spatial)
-        return b
+        op = op_of(self.node)
+        return b.reshape(-1, *[1] * (op.convolves or z.dim() - 2)) if op.layers == _C else b
 
 
 class SomeRows(AffineMap):

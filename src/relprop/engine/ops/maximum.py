@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, operator_name
+from relprop.engine.graph.graph import Node
 from relprop.engine.graph.operators import part
-from relprop.engine.ops.registry import inherits, register
+from relprop.engine.ops.registry import inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, Tape, masked_product
 from relprop.rules import EpsilonRule, NormRule, Rule, ZeroRule
 
-register(
-    "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax max maximum min minimum amin",
-    "max",
-    nonneg=inherits,
-)
+
+@dataclass(frozen=True)
+class Maximum:
+    """What it is the maximum of.
+
+    Attributes:
+        mean: the linear operator over the same windows, which the NormRule shares by; a factor per window has no
+            influence on shares. None: there are no windows.
+        kernel: whether windows have a size, a stride, and so on, which the mean takes in another order.
+        two: of two tensors, of which one may be a constant.
+    """
+
+    mean: Callable[..., Tensor] | None = None
+    kernel: bool = False
+    two: bool = False
+
+
+def _register(names: str, options: Maximum, **facts: Any) -> None:
+    register(names, "max", nonneg=inherits, infinite="inherits", options=options, **facts)
+
+
+_P = ("PoolingLayer",)
+
+_register("max_pool1d", Maximum(F.avg_pool1d, kernel=True), layers=_P)
+_register("max_pool2d", Maximum(F.avg_pool2d, kernel=True), layers=_P)
+_register("max_pool3d", Maximum(F.avg_pool3d, kernel=True), layers=_P)
+_register("max_pool2d_with_indices", Maximum(F.avg_pool2d, kernel=True))
+_register("max_pool3d_with_indices", Maximum(F.avg_pool3d, kernel=True))
+_register("adaptive_max_pool1d", Maximum(F.adaptive_avg_pool1d), layers=_P)
+_register("adaptive_max_pool2d", Maximum(F.adaptive_avg_pool2d), layers=_P)
+_register("adaptive_max_pool3d", Maximum(F.adaptive_avg_pool3d), layers=_P)
+_register("amax", Maximum(torch.mean), layers=_P)
+_register("maximum minimum", Maximum(two=True))
+_register("max min amin max_pool1d_with_indices", Maximum())
 
 
 class MaxStep(Step):
@@ -55,7 +84,7 @@ class MaxStep(Step):
             s = tape.total(self.node, message) / denominator
             tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
             message = Message(s)
-        if operator_name(self.node) in {"maximum", "minimum"} and len(self.sources) == 1:
+        if _maximum(self.node).two and len(self.sources) == 1:
             tape.sink(self.node, "constant", lambda: self._won_by_constant(message, tape))
         return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=False), strict=True)
 
@@ -81,7 +110,7 @@ class ShareOfWindowStep(Step):
 
     @staticmethod
     def check(node: Node, rule: Rule) -> None:
-        if operator_name(node) not in SUMS:
+        if _maximum(node).mean is None:
             raise cannot_serve(node, rule, "only pools over windows can share relevance in proportion; use ZeroRule().")
         if _dilation(node) not in (None, [1], [1, 1], [1, 1, 1], 1):
             raise cannot_serve(node, rule, "a dilated pool cannot share relevance in proportion; use ZeroRule().")
@@ -89,33 +118,24 @@ class ShareOfWindowStep(Step):
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         assert isinstance(self.rule, NormRule)
         (source,) = self.sources
-        z, pull = tape.derivative(
-            lambda a: SUMS[operator_name(self.node)](a, *_window(self.node)), [tape.value(source)]
-        )
+        mean = _maximum(self.node).mean
+        assert mean is not None
+        z, pull = tape.derivative(lambda a: mean(a, *_window(self.node)), [tape.value(source)])
         denominator = self.rule.modify_denominator(z)
         s = tape.total(self.node, message) / denominator
         tape.sink(self.node, "epsilon", lambda: (denominator - z) * s)
         return [(source, Message(pull(s)[0]))]
 
 
-SUMS: dict[str, Callable[..., Tensor]] = {
-    "max_pool1d": F.avg_pool1d,
-    "max_pool2d": F.avg_pool2d,
-    "max_pool2d_with_indices": F.avg_pool2d,
-    "max_pool3d": F.avg_pool3d,
-    "max_pool3d_with_indices": F.avg_pool3d,
-    "adaptive_max_pool1d": F.adaptive_avg_pool1d,
-    "adaptive_max_pool2d": F.adaptive_avg_pool2d,
-    "adaptive_max_pool3d": F.adaptive_avg_pool3d,
-    "amax": torch.mean,
-}
-"""Pools and the linear operator over the same windows; a factor per window has no influence on shares."""
+def _maximum(node: Node) -> Maximum:
+    options = op_of(node).options
+    return options if isinstance(options, Maximum) else Maximum()
 
 
 def _window(node: Node) -> list[Any]:
     """Arguments of the linear pool: kernel, stride, padding, ceil_mode; or output size, or dimensions."""
     rest = list(_own_arguments(node)[1:])
-    if "adaptive" in operator_name(node) or operator_name(node) == "amax":
+    if not _maximum(node).kernel:
         return rest
     kernel, stride, padding, _, ceil = (rest + [[], 0, 1, False][len(rest) - 1 :])[:5]
     return [kernel, stride or None, padding, ceil]
@@ -123,8 +143,7 @@ def _window(node: Node) -> list[Any]:
 
 def _dilation(node: Node) -> Any:
     rest = list(_own_arguments(node)[1:])
-    pools = "adaptive" not in operator_name(node) and operator_name(node) != "amax"
-    return rest[3] if pools and len(rest) > 3 else None
+    return rest[3] if _maximum(node).kernel and len(rest) > 3 else None
 
 
 def _own_arguments(node: Node) -> tuple[Any, ...]:

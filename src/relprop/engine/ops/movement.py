@@ -7,125 +7,57 @@ to (padding with a constant, a filled mask) is kept by the sink `constant`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, operator_name
-from relprop.engine.ops.registry import LIKE_ANOTHER, inherits, register
+from relprop.engine.graph.graph import Node, fake_value
+from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import Message, Tape
 from relprop.rules import AffineRule, PassRule, Rule
 
-RESHAPES = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "contiguous",
-        "clone",
-        "alias",
-        "detach",
-        "detach_",
-        "to",
-        "_to_copy",
-        "type_as",
-        "lift_fresh_copy",
-        "lift_fresh",
-        "view_as",
-        "reshape_as",
-        "positive",
-        "resolve_conj",
-    ]
+
+def _elsewhere(node: Node, dim: int) -> bool:
+    """A slice of another dimension."""
+    return int(node.args[1]) % len(fake_value(node).shape) != dim  # type: ignore[arg-type]
+
+
+_reshaped: dict[str, Any] = {
+    "nonneg": inherits, "infinite": "inherits", "gate": None, "reshapes": True, "same_ids": True,
+}  # fmt: skip
+_R = ("ReshapingLayer",)
+
+# They keep the order of the entries.
+register("view reshape flatten unflatten squeeze unsqueeze", "movement", layers=_R, **_reshaped)
+register("contiguous clone", "movement", local=everywhere, layers=_R, **_reshaped)
+register("alias to _to_copy", "movement", local=everywhere, **_reshaped)
+register("_unsafe_view detach detach_ lift_fresh_copy lift_fresh positive resolve_conj", "movement", **_reshaped)
+register("type_as view_as reshape_as", "movement", like_another=True, **_reshaped)
+
+# They place entries elsewhere, leave some out, or repeat them.
+_moved: dict[str, Any] = {"nonneg": inherits, "infinite": "inherits", "gate": None}
+register("permute transpose pixel_shuffle", "movement", layers=_R, **_moved)
+register("slice", "movement", local=_elsewhere, **_moved)
+register("expand_as", "movement", like_another=True, **_moved)
+register(
+    "t numpy_T mT swapaxes swapdims movedim moveaxis select narrow at diagonal split split_with_sizes unsafe_split "
+    "unsafe_chunk chunk unbind tensor_split expand repeat repeat_interleave tile index index_select gather "
+    "take_along_dim roll unfold im2col flip rot90 pixel_unshuffle channel_shuffle reflection_pad1d reflection_pad2d "
+    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d masked_select broadcast_to atleast_1d",
+    "movement",
+    **_moved,
 )
-"""Operators that keep the order of the entries."""
+register("cat concat concatenate stack hstack vstack", "movement", nonneg=inherits, infinite="inherits")
+register("topk sort", "movement", nonneg=inherits, infinite="inherits", by_value=True)
 
-FILLS = frozenset(
-    [
-        "pad",
-        "constant_pad_nd",
-        "masked_fill",
-        "where",
-        "slice_scatter",
-        "select_scatter",
-        "index_put",
-        "scatter",
-        "masked_scatter",
-        "index_copy",
-        "index_fill",
-        "diagonal_scatter",
-        "diag_embed",
-        "tril",
-        "triu",
-    ]
-)
-"""Operators whose result may hold entries that come from no data input."""
-
-_OTHERS = [
-    "permute",
-    "transpose",
-    "t",
-    "numpy_T",
-    "mT",
-    "swapaxes",
-    "swapdims",
-    "movedim",
-    "moveaxis",
-    "slice",
-    "select",
-    "narrow",
-    "at",
-    "diagonal",
-    "split",
-    "split_with_sizes",
-    "unsafe_split",
-    "unsafe_chunk",
-    "chunk",
-    "unbind",
-    "tensor_split",
-    "cat",
-    "concat",
-    "concatenate",
-    "stack",
-    "hstack",
-    "vstack",
-    "expand",
-    "expand_as",
-    "repeat",
-    "repeat_interleave",
-    "tile",
-    "index",
-    "index_select",
-    "gather",
-    "take_along_dim",
-    "roll",
-    "unfold",
-    "im2col",
-    "flip",
-    "rot90",
-    "pixel_shuffle",
-    "pixel_unshuffle",
-    "channel_shuffle",
-    "reflection_pad1d",
-    "reflection_pad2d",
-    "reflection_pad3d",
-    "replication_pad1d",
-    "replication_pad2d",
-    "replication_pad3d",
-    "masked_select",
-    "broadcast_to",
-    "atleast_1d",
-]
-
-BY_VALUE = frozenset(["topk", "sort"])
-"""Operators that place values by what they are."""
-
-register([*RESHAPES, *BY_VALUE, *_OTHERS], "movement", nonneg=inherits)
-register(FILLS, "movement")
+# Beside what they move, they put numbers: of the model's choice, or zeros and what another tensor holds.
+register("pad", "movement", fills=True, infinite="makes", layers=_R)
+register("constant_pad_nd masked_fill where index_fill masked_scatter scatter index_put", "movement", fills=True,
+         infinite="makes")  # fmt: skip
+register("slice_scatter select_scatter index_copy diagonal_scatter diag_embed tril triu", "movement", fills=True,
+         infinite="inherits")  # fmt: skip
 
 
 class MovementStep(Step):
@@ -133,10 +65,10 @@ class MovementStep(Step):
 
     def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
         super().__init__(node, rule, plan)
-        if operator_name(node) in LIKE_ANOTHER:
+        self.op = op_of(node)
+        if self.op.like_another:
             self.sources = tuple(s for s in self.sources if s is node.args[0])
-        self.by_value = operator_name(node) in BY_VALUE
-        self.read(*(self.sources if self.by_value else ()))
+        self.read(*(self.sources if self.op.by_value else ()))
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:
@@ -148,15 +80,16 @@ class MovementStep(Step):
             raise cannot_serve(node, rule, "relevance moves with the values; use PassRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
-        if operator_name(self.node) in RESHAPES:
+        if self.op.reshapes:
             shape = tape.shapes[self.sources[0]]
             return [(self.sources[0], message.map(lambda part: part.reshape(shape)))]
-        if operator_name(self.node) == "expand_as":  # its second argument lends its shape, and may be gone by now
+        if self.op.like_another:  # its second argument lends its shape, and may be gone by now
             shape = tape.shapes[self.sources[0]]
             return [(self.sources[0], message.map(lambda part: part.sum_to_size(shape)))]
-        if operator_name(self.node) in FILLS or self._constants(tape):
+        if self.op.fills or self._constants(tape):
             tape.sink(self.node, "constant", lambda: self._on_constants(message, tape))
-        return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=not self.by_value), strict=True)
+        linear = not self.op.by_value
+        return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=linear), strict=True)
 
     def _constants(self, tape: Tape) -> list[Node]:
         return [n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values.get(n))]

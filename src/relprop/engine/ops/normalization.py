@@ -9,14 +9,20 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node
+from relprop.engine.graph.graph import Node, fake_value
 from relprop.engine.graph.operators import group, normalize_with_statistics
 from relprop.engine.ops.registry import register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, Tape
 from relprop.rules import EpsilonRule, LayerNormRule, NormRule, Rule, ZeroRule
 
-register("normalize", "normalization")
+
+def _over_features(node: Node, dim: int) -> bool:
+    dims, groups = node.args[1:3]
+    return not groups and set(dims) <= {-1, len(fake_value(node).shape) - 1}  # type: ignore[arg-type]
+
+
+register("normalize", "normalization", local=_over_features, fresh=True)
 
 
 class NormalizationStep(Step):

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from relprop.engine.graph.graph import Node, data_inputs, info, operator_name
-from relprop.engine.ops.registry import inherits, lookup, register
+from relprop.engine.graph.graph import Node, data_inputs, info
+from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, Tape
 from relprop.rules import AffineRule, EpsilonRule, ProductRule, Rule
 
-register("product", "product", nonneg=inherits)
-
-BILINEAR = {"mm", "bmm", "matmul", "mv", "dot", "einsum", "linear", "baddbmm", "conv1d", "conv2d", "conv3d"}
-"""Operators that are affine with a constant operand, and a product of two factors without one."""
+register("product", "product", nonneg=inherits, local=everywhere)
 
 
 class ProductStep(Step):
@@ -61,15 +58,6 @@ def degree(node: Node, source: Node) -> int:
     return max(1, sum(a is source for a in flat))
 
 
-SATURATING = {"sigmoid", "hardsigmoid", "softmax"}
-"""Functions onto shares between 0 and 1, which weigh what they multiply."""
-
-ACTIVATED = {"silu", "gelu", "tanh", "relu", "hardswish"}
-RESHAPED = {"view", "reshape", "unsqueeze", "expand", "expand_as", "transpose", "permute", "squeeze", "slice",
-            "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"}  # fmt: skip
-"""What leaves a gate a gate, also at another resolution."""
-
-
 def signals(factors: Sequence[Node]) -> tuple[Node, ...]:
     """The factors that are least like a gate; all of them where they are alike.
 
@@ -82,19 +70,16 @@ def signals(factors: Sequence[Node]) -> tuple[Node, ...]:
 
 def gate_rank(node: Node) -> int:
     """2: computed by a sigmoid or its like, perhaps moved since; 1: by another activation; 0: neither."""
-    while operator_name(node) in RESHAPED:
+    while (rank := op_of(node).gate) is None:
         node = data_inputs(node)[0]
-    name = operator_name(node)
-    return 2 if name in SATURATING else 1 if name in ACTIVATED else 0
+    return rank
 
 
 def is_product(node: Node) -> bool:
     """Whether a node multiplies data with data."""
-    op = lookup(node)
-    if op is None or not info(node).data:
+    op = op_of(node)
+    if not info(node).data:
         return False
-    return (
-        op.family == "product"
-        or (operator_name(node) in BILINEAR and len(data_inputs(node)) > 1)
-        or (operator_name(node) in BILINEAR and any(degree(node, s) > 1 for s in data_inputs(node)))
-    )
+    factors = data_inputs(node)
+    several = len(factors) > 1 or any(degree(node, s) > 1 for s in factors)
+    return op.family == "product" or (op.bilinear and several)

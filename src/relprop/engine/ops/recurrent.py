@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node, constant_name, operator_name
-from relprop.engine.ops.registry import inherits, register
+from relprop.engine.ops.registry import everywhere, inherits, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import Message, Tape
 from relprop.rules import AffineRule, ProductRule, Rule
 
-register("gated", "gate", nonneg=inherits)
+register("gated", "gate", nonneg=inherits, local=everywhere)
 
 RECURRENT = frozenset(f"{kind}{end}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for end in ("", "_cell"))
 """Captured operators that are unrolled."""

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, fake_value, is_open, operator_name
+from relprop.engine.graph.graph import Node, fake_value, is_open
 from relprop.engine.graph.run import run_node
-from relprop.engine.ops.movement import BY_VALUE, FILLS, MovementStep
+from relprop.engine.ops.movement import MovementStep
+from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Plan
 
 MOST_ENTRIES = 1 << 24
@@ -68,8 +69,8 @@ def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | No
 def _moves(reader: Node, plan: Plan) -> bool:
     """It only places the values of one node elsewhere, whatever they are."""
     step = plan.steps[reader]
-    alone = isinstance(step, MovementStep) and len(step.sources) == 1
-    return alone and operator_name(reader) not in FILLS | BY_VALUE
+    op = op_of(reader)
+    return isinstance(step, MovementStep) and len(step.sources) == 1 and not (op.fills or op.by_value)
 
 
 def _moved(reader: Node, source: Node, rows: Tensor, sizes: dict[Any, int]) -> Tensor | None:

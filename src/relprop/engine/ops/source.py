@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from relprop.engine.ops.registry import always, inherits, never, register
+from relprop.engine.ops.registry import always, everywhere, inherits, register
 
 register(
     "sym_size sym_numel sym_stride zeros_like empty_like new_zeros new_empty randn_like rand_like bernoulli "
     "arange full full_like "
     "gt lt ge le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf isfinite "
-    "argmax argmin argsort nonzero any all embedding isin bucketize searchsorted "
-    # statistics that a quotient divides by count as constants (LN-rule)
-    "rsqrt reciprocal negative_power var std norm linalg_vector_norm",
+    "argmax argmin argsort nonzero any all embedding isin bucketize searchsorted",
     "source",
-    nonneg=never,
 )
+# Statistics that a quotient divides by count as constants (LN-rule).
+register("rsqrt reciprocal negative_power", "source", local=everywhere)
+register("var std norm linalg_vector_norm", "source")
 register("ones_like new_ones", "source", nonneg=always)
 register("hold", "source", nonneg=inherits)

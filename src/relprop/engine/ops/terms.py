@@ -13,13 +13,10 @@ from torch import Tensor
 
 from relprop.engine.graph.graph import Node, fake_value, info, operator_name
 from relprop.engine.ops.linear_maps import AffineMap, SumMap
-from relprop.engine.ops.registry import FRESH
+from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.tape import Tape
 from relprop.rules import AffineRule, Group, Term
 from relprop.rules.modifiers import Combined, Constant, Modifier, absolute, keep, negative, ones, positive, square
-
-BATCHED_DIMS = {f"conv{kind}{d}d": d + 2 for kind in ("", "_transpose") for d in (1, 2, 3)}
-"""Dimensions of a convolution's input that has a batch."""
 
 PartKey = tuple[Modifier, Modifier, Modifier | None]
 Sum = tuple[Tensor, Tensor | None]
@@ -103,7 +100,7 @@ class Terms:
                 part, b = part * term.coefficient, None if b is None else b * term.coefficient
             grows = total is not None and own and work.tape.may_overwrite  # large allocations cost time
             total = part if total is None else total.add_(part) if grows else total + part
-            own = own or (operator_name(self.map.node) in FRESH and not self._is_shared(term))
+            own = own or (op_of(self.map.node).fresh and not self._is_shared(term))
             if b is not None:
                 bias = b if bias is None else bias + b
         assert total is not None
@@ -173,9 +170,9 @@ class Terms:
 
     def _fewest(self, modifier: Modifier, x: Tensor) -> Tensor:
         """The samples that a modified input has to be computed for: one where it is the same for all of them."""
-        name = operator_name(self.map.node)
+        spatial = op_of(self.map.node).convolves
         same = modifier is ones or (isinstance(modifier, Constant) and modifier.same_for_all(x.dim()))
-        batched = name == "linear" or (name in BATCHED_DIMS and x.dim() == BATCHED_DIMS[name])
+        batched = operator_name(self.map.node) == "linear" or (spatial > 0 and x.dim() == spatial + 2)
         return x[:1] if same and batched and x.dim() > 1 else x
 
     # What the graph and the operator make superfluous.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph as FxGraph
 
 from relprop.engine.graph.graph import Node, where_is
+from relprop.engine.ops.tables import Registration
 from relprop.errors import RuleError
 from relprop.rules import AffineRule, FunctionRule, PassRule, Rule, ZeroRule
 
@@ -38,19 +39,25 @@ class Unit:
         return self.__name__
 
 
-def register_module(
-    module_type: type[nn.Module], *, rule: Rule | Callable[..., Tensor | Sequence[Tensor]] | None = None
-) -> None:
+OwnRule = Rule | Callable[..., Tensor | Sequence[Tensor]] | None
+"""A rule for a module as a whole; a function is made one, and None is the 0-rule."""
+
+
+def register_module(module_type: type[nn.Module], *, rule: OwnRule = None) -> Registration:
     """Treat every module of a class as one layer, whatever is inside.
 
     Args:
-        module_type: the class; subclasses count too.
+        module_type: the class; subclasses count too, unless they are registered themselves.
         rule: `ZeroRule()` (or `EpsilonRule`), the default: the 0-rule by automatic differentiation,
             `R_i = a_i Σ_j ∂z_j/∂a_i · R_j / z_j`; `PassRule()`; or a function
             `rule(forward, inputs, output, relevance) -> relevance of the inputs` (a tensor, or one for each input).
 
-    Holds for the whole process, for models captured afterwards. What a module keeps, as it is not linear or because
-    the function says so, shows in the ledger as `module`.
+    Holds for the whole process, for models captured afterwards, until the entry is removed; `LRP(..., modules=...)`
+    says the same for one analyzer. What a module keeps, as it is not linear or because the function says so, shows in
+    the ledger as `module`.
+
+    Returns:
+        The entry: `.remove()` takes it back, and it serves as a context manager.
 
     Raises:
         RuleError: the rule can serve no module as a whole. (A module with several outputs is a CaptureError when a
@@ -61,9 +68,18 @@ def register_module(
         >>> class Gate(torch.nn.Module):
         ...     def forward(self, x):
         ...         return x * torch.special.i0(x)
-        >>> rp.register_module(Gate, rule=rp.rules.PassRule())
-        >>> rp.LRP(torch.nn.Sequential(Gate()))(torch.tensor([[1.0, 2.0]]), target=1).relevance
+        >>> with rp.register_module(Gate, rule=rp.rules.PassRule()):
+        ...     rp.LRP(torch.nn.Sequential(Gate()))(torch.tensor([[1.0, 2.0]]), target=1).relevance
         tensor([[0., 1.]])
+    """
+    return Registration(_REGISTERED, module_type, rule_of_module(module_type, rule))
+
+
+def rule_of_module(module_type: type[nn.Module], rule: OwnRule) -> Rule:
+    """What a user gave for a class of modules as a rule.
+
+    Raises:
+        RuleError: as in `register_module`.
     """
     if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
         raise RuleError(f"register_module takes a class of modules, got {module_type!r}.")
@@ -74,12 +90,18 @@ def register_module(
             f"register_module({module_type.__name__}): {chosen!r} modifies weights, which a module as a whole does not "
             "have. Use ZeroRule(), EpsilonRule(), PassRule(), or a function."
         )
-    _REGISTERED[module_type] = chosen
+    return chosen
 
 
-def registered_rule(kind: type[nn.Module]) -> Rule | None:
-    """The rule that a class of modules was registered with."""
-    return next((rule for known, rule in _REGISTERED.items() if issubclass(kind, known)), None)
+def own_modules(modules: Mapping[type[nn.Module], OwnRule] | None) -> dict[type[nn.Module], Rule]:
+    """The modules that one analyzer treats as one layer, beside those registered for the process."""
+    return {kind: rule_of_module(kind, rule) for kind, rule in (modules or {}).items()}
+
+
+def registered_rule(kind: type[nn.Module], own: Mapping[type[nn.Module], Rule] | None = None) -> Rule | None:
+    """The rule that a class of modules was registered with, or the closest of its bases; `own` ones come first."""
+    tables = (own or {}, _REGISTERED)
+    return next((table[base] for table in tables for base in kind.__mro__ if base in table), None)
 
 
 def unit_of(node: Node) -> Unit | None:

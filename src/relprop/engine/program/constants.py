@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Graph, Node, info, operator_name
+from relprop.engine.graph.graph import Graph, Node, info
 from relprop.engine.graph.run import run_node
-
-CONVOLUTIONS_2D = {"conv2d", "conv_transpose2d"}
+from relprop.engine.ops.registry import op_of
 
 
 class Constants:
@@ -28,7 +27,7 @@ class Constants:
         self._graph = graph
         self._static = [n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")]
         self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes}
-        self._convolved = {n.args[1] for n in graph.operators() if operator_name(n) in CONVOLUTIONS_2D}
+        self._convolved = {n.args[1] for n in graph.operators() if op_of(n).convolves == 2}
         self._key: Any = None
         self._values: dict[Node, Any] = {}
         self.modified: dict[Any, Tensor] = {}

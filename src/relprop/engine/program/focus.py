@@ -19,31 +19,11 @@ from torch.fx import Graph as FxGraph
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, ancestors, annotate, fake_value, info, operator_name
 from relprop.engine.ops.analysis import remove_dead
-from relprop.engine.ops.registry import lookup
+from relprop.engine.ops.registry import op_of
 from relprop.rules import AffineRule, PassRule, Rule
 
 DIM = 1
 """Of positions, in (B, T, ...)."""
-
-BY_POSITION = frozenset(
-    [
-        "linear",
-        "scale",
-        "add",
-        "product",
-        "gated",
-        "rsqrt",
-        "reciprocal",
-        "negative_power",
-        "to",
-        "_to_copy",
-        "alias",
-        "clone",
-        "contiguous",
-        "dropout",
-    ]
-)
-"""Operators that treat each position by itself, as activations do, and linear layers and norms over features."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +104,8 @@ def _position_read(reader: Node, node: Node) -> int | None:
 
 
 def _saves(chosen: set[Node]) -> bool:
-    return any(operator_name(n) in {"linear", "product"} for n in chosen)
+    """A linear layer or a product is among them; whatever else is local costs little."""
+    return any(op_of(n).bilinear or op_of(n).family == "product" for n in chosen)
 
 
 class _Narrowing:
@@ -152,8 +133,9 @@ class _Narrowing:
             if node not in chosen:
                 continue
             old, rank = self.copies[node], len(fake_value(node).shape)
-            parameters = 1 if operator_name(node) == "linear" else len(node.args)
-            args = (*(self._at(a, rank, position, old) for a in node.args[:parameters]), *old.args[parameters:])
+            k = op_of(node).positions
+            places, rest = (node.args, ()) if k is None else (node.args[:k], old.args[k:])
+            args = (*(self._at(a, rank, position, old) for a in places), *rest)
             with self.fx.inserting_before(old):
                 new = self.fx.call_function(old.target, args, dict(old.kwargs))  # type: ignore[arg-type]
             new.meta |= old.meta | {"val": fake_value(node)[:, :1]}
@@ -208,19 +190,7 @@ def _keeps_positions(node: Node, final: Node) -> bool:
     shape, whole = fake_value(node).shape, fake_value(final).shape
     if len(shape) != len(whole) or str(shape[DIM]) != str(whole[DIM]):
         return False
-    name, op = operator_name(node), lookup(node)
-    last = {-1, len(shape) - 1}
-    if name == "linear":
-        weight = node.args[1]
-        return isinstance(weight, Node) and info(weight).static
-    if name == "slice":
-        return int(node.args[1]) % len(shape) != DIM  # type: ignore[arg-type]
-    if name == "normalize":
-        dims, groups = node.args[1:3]
-        return not groups and set(dims) <= last  # type: ignore[arg-type]
-    if name == "mean":
-        return len(node.args) > 2 and bool(node.args[2]) and set(node.args[1]) <= last  # type: ignore[arg-type]
-    return name in BY_POSITION or (op is not None and op.family == "activation" and len(node.all_input_nodes) == 1)
+    return op_of(node).local(node, DIM)
 
 
 def _is_made(node: Node) -> bool:

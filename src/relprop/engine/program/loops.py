@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, fake_value, info, operator_name
+from relprop.engine.graph.graph import Node, fake_value, info
+from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Message, Tape
-from relprop.engine.program.constants import CONVOLUTIONS_2D, prefers_channels_last
+from relprop.engine.program.constants import prefers_channels_last
 from relprop.engine.program.program import Program, last_readers
 
 Seed = Callable[[Tensor], Tensor]
@@ -176,7 +177,7 @@ def forward(program: Program, inputs: Sequence[Any], kept: frozenset[Node], *, r
     tape = Tape({}, device, dtype, program.constants.modified, widened=dtype != _dtype(program))
     tape.values.update(program.constants.values())
     for node, value in zip(program.graph.inputs, inputs, strict=True):
-        channels_last = prefers_channels_last(value) and any(operator_name(r) in CONVOLUTIONS_2D for r in node.users)
+        channels_last = prefers_channels_last(value) and any(op_of(r).convolves == 2 for r in node.users)
         tape.values[node] = value.contiguous(memory_format=torch.channels_last) if channels_last else value
         _note_shape(tape, node)
     _advance(program, tape, program.operators, kept, record=record)

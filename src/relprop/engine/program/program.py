@@ -18,7 +18,7 @@ from relprop.engine import ops
 from relprop.engine.graph.graph import Graph, Node, fake_value, info, operator_name
 from relprop.engine.graph.signature import batch_size
 from relprop.engine.ops.analysis import needs_rule
-from relprop.engine.ops.registry import FRESH
+from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Form, Forms
 from relprop.engine.program.constants import Constants
@@ -154,7 +154,7 @@ def _in_place(graph: Graph) -> dict[Node, Callable[[Tensor], Tensor]]:
         if operator_name(node) == "relu" and info(node).data:
             source = node.args[0]
             assert isinstance(source, Node)
-            if operator_name(source) in FRESH and len(source.users) == 1:
+            if op_of(source).fresh and len(source.users) == 1:
                 found[node] = torch.relu_
     return found
 

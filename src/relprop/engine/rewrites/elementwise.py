@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from relprop.engine.graph.graph import Graph, Node, annotate, data_inputs, fake_value, info, operator_name, shape_of
 from relprop.engine.ops.analysis import analyze, remove_dead
-from relprop.engine.ops.registry import lookup
+from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.units import Unit
 from relprop.engine.rewrites.registered import extract
 from relprop.rules import PassRule
@@ -46,8 +46,8 @@ def _function_of_one(product: Node, order: dict[Node, int]) -> tuple[Node, list[
 
 
 def _is_elementwise(node: Node, product: Node) -> bool:
-    op = lookup(node)
-    known = op is not None and (op.family == "activation" or operator_name(node) in ELEMENTWISE)
+    op = op_of(node)
+    known = op.step is None and (op.family == "activation" or operator_name(node) in ELEMENTWISE)
     return known and shape_of(node) == shape_of(product)
 
 

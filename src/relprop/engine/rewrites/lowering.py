@@ -20,6 +20,8 @@ from torch import Tensor
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, fake_value, info, is_floating, operator_name, shape_of
 from relprop.engine.ops.analysis import analyze, analyze_operator, remove_dead
+from relprop.engine.ops.registration import teach
+from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
 from relprop.engine.rewrites.rewriting import Rewrite, arguments, insert
@@ -27,12 +29,12 @@ from relprop.engine.rewrites.rewriting import Rewrite, arguments, insert
 
 def lower(graph: Graph) -> Graph:
     """Apply every rewrite, in order of execution, and analyze the result."""
-    analyze(_embed_ids_as_given(graph))
+    analyze(_embed_ids_as_given(teach(graph)))
     for node in list(graph.fx.nodes):
         if node.op != "call_function":
             continue
         analyze_operator(node)  # what it reads may have been rewritten
-        rewrite = REWRITES.get(operator_name(node))
+        rewrite = REWRITES.get(operator_name(node)) if TAUGHT not in node.meta else None
         carries = info(node).data or any(info(a).data for a in node.all_input_nodes)
         if rewrite is not None and carries:
             new = rewrite(graph, node)

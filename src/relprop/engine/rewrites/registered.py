@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.fx import Graph as FxGraph
 
 from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, info
-from relprop.engine.ops.units import Unit, registered_rule
+from relprop.engine.ops.units import OwnRule, Unit, own_modules, registered_rule
 from relprop.errors import CaptureError
 from relprop.rules import Rule
 
 
-def collapse_registered(graph: Graph) -> Graph:
-    """Replace the operators of each call of a registered module by one `Unit`."""
+def collapse_registered(graph: Graph, modules: Mapping[type[nn.Module], OwnRule] | None = None) -> Graph:
+    """Replace the operators of each call of a registered module by one `Unit`.
+
+    Args:
+        modules: class -> rule, of one analyzer, beside those registered for the process.
+    """
+    own = own_modules(modules)
     for path, kind in graph.module_types.items():
-        rule = registered_rule(kind)
+        rule = registered_rule(kind, own)
         if rule is not None:
             for call, nodes in enumerate(_calls(graph, path)):
                 _collapse(graph, path, kind, call, nodes, rule)
