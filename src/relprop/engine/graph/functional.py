@@ -13,19 +13,6 @@ from torch.fx import Graph as FxGraph
 from torch.fx import Node
 
 ASSERTIONS = ("_assert", "sym_constrain_range")
-MAY_ALIAS = {
-    "reshape",
-    "flatten",
-    "contiguous",
-    "to",
-    "dropout",
-    "chunk",
-    "type_as",
-    "pad",
-    "einsum",
-    "getitem",
-}
-"""Operators that may return their input, or a view of it, without saying so in their schema."""
 
 
 @dataclass
@@ -52,8 +39,8 @@ def in_place_to_functional(graph: FxGraph) -> bool:
         elif _writes(node):
             if not _rename(node, memory, order):
                 return False
-        elif node.op == "call_function" and _is_view(node) and node.all_input_nodes:
-            memory[node] = memory[node.all_input_nodes[0]]
+        elif node.op == "call_function" and (owner := _seen_through(node)) is not None:
+            memory[node] = memory[owner]
             memory[node].views.append(node)
         else:
             memory[node] = _Memory(whole=[node], fresh=node.op == "call_function")
@@ -115,9 +102,23 @@ def _functional(node: Node) -> torch._ops.OpOverload | None:
     return found if isinstance(found, torch._ops.OpOverload) else None
 
 
-def _is_view(node: Node) -> bool:
-    """The result may share memory with an input."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return True
-    shares = any(r.alias_info is not None for r in node.target._schema.returns)
-    return shares or node.target.overloadpacket.__name__ in MAY_ALIAS
+def _seen_through(node: Node) -> Node | None:
+    """The input that the result is, or is a view of, or may be; None where it has memory of its own.
+
+    Operators made of others, such as `reshape`, return views without saying so in their schema; what they did in the
+    export says it. Only `dropout` returns another tensor there than the input that it returns when it is switched off.
+    """
+    inputs = node.all_input_nodes
+    shared = next((a for a in inputs if _storages(a) & _storages(node)), None)
+    if shared is not None or not inputs:
+        return shared
+    target = node.target
+    declared = not isinstance(target, torch._ops.OpOverload) or any(r.alias_info for r in target._schema.returns)
+    return inputs[0] if declared or target is torch.ops.aten.dropout.default else None
+
+
+def _storages(node: Node) -> set[int]:
+    """The pieces of memory behind the values that the export recorded."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return {v.untyped_storage()._cdata for v in values if isinstance(v, torch.Tensor)}

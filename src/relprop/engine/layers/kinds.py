@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from relprop.engine.ops import known_operators
 from relprop.errors import CompositeError
 
 ModuleType = type[nn.Module] | None
@@ -36,17 +37,15 @@ class TypeGroup:
         return TypeGroup(f"{self.name} | {other.name}", self.modules + other.modules, self.operators | other.operators)
 
 
-def _group(name: str, modules: tuple[type[nn.Module], ...], operators: str) -> TypeGroup:
-    return TypeGroup(name, modules, frozenset(operators.split()))
+def _group(name: str, modules: tuple[type[nn.Module], ...], rewritten: str = "") -> TypeGroup:
+    """The operators whose row says so, and those that have none, as they are rewritten."""
+    stated = {op.name for op in known_operators().values() if name in op.layers}
+    return TypeGroup(name, modules, frozenset(stated.union(rewritten.split())))
 
 
-ConvLayer = _group(
-    "ConvLayer",
-    (nn.modules.conv._ConvNd,),
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution",
-)
+ConvLayer = _group("ConvLayer", (nn.modules.conv._ConvNd,))
 """Convolutions, the transposed ones too."""
-LinearLayer = _group("LinearLayer", (nn.Linear,), "linear addmm mm matmul")
+LinearLayer = _group("LinearLayer", (nn.Linear,), "addmm")
 """`nn.Linear`, and products with a weight."""
 PoolingLayer = _group(
     "PoolingLayer",
@@ -56,19 +55,14 @@ PoolingLayer = _group(
         nn.modules.pooling._AdaptiveAvgPoolNd,
         nn.modules.pooling._AdaptiveMaxPoolNd,
     ),
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d mean amax",
 )
 """Average, maximum and adaptive pools, means and maxima."""
-DropoutLayer = _group(
-    "DropoutLayer", (nn.modules.dropout._DropoutNd,), "dropout alpha_dropout feature_dropout native_dropout"
-)
+DropoutLayer = _group("DropoutLayer", (nn.modules.dropout._DropoutNd,))
 """Dropout of every kind."""
 _PADDINGS = tuple(getattr(nn.modules.padding, f"_{kind}PadNd") for kind in ("Constant", "Reflection", "Replication"))
 ReshapingLayer = _group(
     "ReshapingLayer",
     (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, *_PADDINGS),
-    "flatten unflatten view reshape permute transpose squeeze unsqueeze contiguous clone pixel_shuffle pad",
 )
 """What moves values: flattening, views, permutations, padding, shuffles."""
 NormalizationLayer = _group(
@@ -114,16 +108,14 @@ ActivationLayer = _group(
             "Threshold",
         ]
     ),
-    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh tanh sigmoid "
-    "log_sigmoid softplus softsign softshrink hardshrink tanhshrink threshold clamp clamp_min",
 )
 """Elementwise nonlinearities."""
 
-ProductLayer = _group("ProductLayer", (), "mul mul_ matmul bmm einsum baddbmm")
+ProductLayer = _group("ProductLayer", (), "mul mul_ baddbmm")
 """Products of data with data, such as gates."""
-SoftmaxLayer = _group("SoftmaxLayer", (nn.Softmax, nn.LogSoftmax), "softmax log_softmax")
+SoftmaxLayer = _group("SoftmaxLayer", (nn.Softmax, nn.LogSoftmax))
 """Softmax and log-softmax, as in attention that is spelled out."""
-AttentionLayer = _group("AttentionLayer", (), "scaled_dot_product_attention")
+AttentionLayer = _group("AttentionLayer", ())
 """Fused attention."""
 
 PASSING = DropoutLayer | ReshapingLayer | ActivationLayer

@@ -16,6 +16,7 @@ from relprop.engine.graph.graph import Graph, Node, info
 from relprop.engine.layers.kinds import PASSING, LayerType, type_matches
 from relprop.engine.ops import lookup
 from relprop.engine.ops.analysis import needs_rule
+from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.units import unit_of
 from relprop.engine.rewrites.chains import absorbable, fusable, is_leaf, is_sequential, is_torchs
 
@@ -29,7 +30,8 @@ class Layer:
         index: position among the layers in order of execution: (i,), or one number per level of nesting.
         label: how the row shows the layer.
         module_type: class of the module; None for a functional operator.
-        operators: names of the captured operators that it consists of. Empty before a capture.
+        operators: names of the captured operators that it consists of, and of those that they were taught after. Empty
+            before a capture.
         nodes: its data operators. Empty before a capture, and for modules that leave none (`nn.Identity`).
         fused_into: name of the layer that it became a part of.
     """
@@ -124,7 +126,7 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
         else:
             label, name = describe(modules[path]), path + (f"@{call}" if call else "")
         kinds = [n for n in nodes if not _moves(n)] or nodes  # a layer that also reshapes is of its operator's kind
-        operators = frozenset(info(n).operator for n in kinds)
+        operators = frozenset(name for n in kinds for name in (info(n).operator, op_of(n).like) if name)
         rows.append(Layer(name, (), label, type(module) if module is not None else None, operators, tuple(nodes)))
     return _with_fused(rows, modules)
 

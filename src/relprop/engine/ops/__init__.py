@@ -16,7 +16,7 @@ from relprop.engine.ops.own import OwnStep
 from relprop.engine.ops.product import ProductStep, is_product
 from relprop.engine.ops.recurrent import GateStep
 from relprop.engine.ops.registration import register_op
-from relprop.engine.ops.registry import Op, lookup
+from relprop.engine.ops.registry import Op, known_operators, lookup
 from relprop.engine.ops.step import Plan, Step
 from relprop.engine.ops.tape import Form, Message, Tape
 from relprop.engine.ops.unit import UnitStep
@@ -44,6 +44,7 @@ __all__ = [
     "Tape",
     "bind",
     "check",
+    "known_operators",
     "lookup",
     "preferred_form",
     "register_op",
