@@ -59,3 +59,31 @@ def test_memory_that_was_never_written_is_in_no_book(
     assert expl.ledger is not None
     assert expl.ledger.imbalance <= 1e-6
     assert torch.equal(expl.relevance, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        torch.atleast_2d,
+        lambda a: torch.alpha_dropout(a, 0.5, False),
+        lambda a: torch.dropout(a, 0.5, False),
+        lambda a: a.reshape(-1, 3),
+        lambda a: a.to(a.dtype).contiguous(),
+        lambda a: a.chunk(1, 0)[0],
+    ],
+    ids=["atleast_2d", "alpha_dropout", "dropout", "reshape", "to", "chunk"],
+)
+def test_what_may_be_its_input_writes_to_it(view: Callable[[Tensor], Tensor]) -> None:
+    """Operators that return their input, or a view of it, without saying so in their schema."""
+
+    class Written(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            a = x * 1.0
+            view(a).relu_()
+            return a.sum(1, keepdim=True)
+
+    model, x = Written(), torch.tensor([[1.0, -2.0, 3.0], [-1.0, 1.0, 2.0]])
+    assert torch.equal(model(x), torch.tensor([[4.0], [3.0]]))
+    expl = LRP(model)(x, target=0)
+    assert torch.equal(expl.output, model(x))
+    assert torch.allclose(expl.relevance, x.relu() / model(x), atol=1e-5)

@@ -41,7 +41,7 @@ def in_place_to_functional(graph: FxGraph) -> bool:
                 return False
         elif node.op == "call_function" and (owner := _seen_through(node)) is not None:
             memory[node] = memory[owner]
-            memory[node].views.append(node)
+            (memory[node].whole if _is_dropout_off(node) else memory[node].views).append(node)
         else:
             memory[node] = _Memory(whole=[node], fresh=node.op == "call_function")
     return True
@@ -106,7 +106,7 @@ def _seen_through(node: Node) -> Node | None:
     """The input that the result is, or is a view of, or may be; None where it has memory of its own.
 
     Operators made of others, such as `reshape`, return views without saying so in their schema; what they did in the
-    export says it. Only `dropout` returns another tensor there than the input that it returns when it is switched off.
+    export says it.
     """
     inputs = node.all_input_nodes
     shared = next((a for a in inputs if _storages(a) & _storages(node)), None)
@@ -114,7 +114,12 @@ def _seen_through(node: Node) -> Node | None:
         return shared
     target = node.target
     declared = not isinstance(target, torch._ops.OpOverload) or any(r.alias_info for r in target._schema.returns)
-    return inputs[0] if declared or target is torch.ops.aten.dropout.default else None
+    return inputs[0] if declared or _is_dropout_off(node) else None
+
+
+def _is_dropout_off(node: Node) -> bool:
+    """Then it returns its input itself. In the export it is a copy, and PyTorch's functionalization takes it for one."""
+    return node.target is torch.ops.aten.dropout.default and (node.args[1] == 0 or not node.args[2])
 
 
 def _storages(node: Node) -> set[int]:

@@ -25,13 +25,8 @@ OF_FAMILY = {
 }
 """The rows that `register_op` makes of a family alone."""
 
-Taught = str | type[Step] | Op
-"""What is known of an operator: the one that it behaves like, an own step, or a whole row."""
 
-
-def register_op(
-    operator: Any, *, like: Any = None, family: str | None = None, step: type[Step] | None = None
-) -> Registration:
+def register_op(operator: Any, *, like: Any = None, family: str | None = None, step: Any = None) -> Registration:
     """Teach relprop an operator, or how relevance goes back through one that it knows.
 
     Args:
@@ -129,7 +124,7 @@ def name_of(operator: Any) -> str:
     )
 
 
-def own_rows(operators: Mapping[Any, Taught] | None) -> dict[str, Op]:
+def own_rows(operators: Mapping[Any, Any] | None) -> dict[str, Op]:
     """The rows that one analyzer has beside the table, by the operators' names.
 
     Args:
@@ -158,7 +153,7 @@ def _row_of(operator: Any, what: Any) -> Op:
     return replace(what, name=name, own=True)
 
 
-def teach(graph: Graph, operators: Mapping[Any, Taught] | None = None) -> Graph:
+def teach(graph: Graph, operators: Mapping[Any, Any] | None = None) -> Graph:
     """Write what users said of operators into the graph's nodes, where `lookup` finds it before the table.
 
     Args:
