@@ -118,8 +118,8 @@ def _seen_through(node: Node) -> Node | None:
 
 
 def _is_dropout_off(node: Node) -> bool:
-    """Then it returns its input itself. In the export it is a copy, and PyTorch's functionalization takes it for one."""
-    return node.target is torch.ops.aten.dropout.default and (node.args[1] == 0 or not node.args[2])
+    """Then it returns its input itself; in the export it is a copy, which PyTorch's functionalization believes."""
+    return node.target is torch.ops.aten.dropout.default and bool(node.args[1] == 0 or not node.args[2])
 
 
 def _storages(node: Node) -> set[int]:
