@@ -42,10 +42,12 @@ def inherits(node: Node, args: Sequence[bool]) -> bool:
 
 
 def nowhere(node: Node, dim: int) -> bool:
+    """Not local, or not known to be."""
     return False
 
 
 def everywhere(node: Node, dim: int) -> bool:
+    """Local, whatever its arguments."""
     return True
 
 
