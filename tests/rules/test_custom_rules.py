@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -158,6 +158,47 @@ def test_the_books_balance_with_a_users_rule(x):
     expl = LRP(model, composite)(x, target=1, audit=True)
     assert expl.ledger.imbalance <= 1e-10
     assert expl.ledger.sinks["epsilon"] != 0
+
+
+class Everything(nn.Module):
+    """A step of each kind that divides by its output, if its rule does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.first(x))
+        attended = nn.functional.scaled_dot_product_attention(h, h, h)
+        return self.last((attended * h).softmax(-1) * h).amax(1)
+
+
+@dataclass(frozen=True)
+class ZeroWithMyEpsilon(ZeroRule):
+    def modify_denominator(self, z: Tensor) -> Tensor:
+        return torch.where(z >= 0, z + 0.5, z - 0.5)
+
+
+def test_a_users_denominator_counts_wherever_the_epsilon_rules_does() -> None:
+    """In products, attention, softmaxes, normalizations and maxima as in layers with weights."""
+    torch.manual_seed(0)
+    model, x = Everything().double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    mine, ours, zero = (
+        LRP(model, rule)(x, target=1).relevance for rule in (ZeroWithMyEpsilon(), EpsilonRule(0.5), ZeroRule())
+    )
+    assert_close(mine, ours, rtol=1e-10)
+    assert relative_l2(ours, zero) > 1e-3
+
+
+def test_epsilon_is_the_stabilizer() -> None:
+    rule = EpsilonRule(0.1)
+    assert rule.stabilizer == rule.epsilon == 0.1
+    assert repr(rule) == "EpsilonRule(epsilon=0.1)"
+    assert rule == EpsilonRule(0.1) != EpsilonRule(0.2)
+    assert hash(rule) == hash(EpsilonRule(0.1))
+    assert replace(rule, epsilon=0.2).stabilizer == 0.2
+    with pytest.raises(TypeError):
+        EpsilonRule(0.1, stabilizer=0.2)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.rules.base import AffineRule, Group, Term, same_fields
 from relprop.rules.modifiers import Boost, Constant, absolute, keep, negative, ones, positive, square
-from relprop.rules.stabilizer import Stabilizer, stabilize
+from relprop.rules.stabilizer import Stabilizer
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,27 +32,24 @@ class EpsilonRule(AffineRule):
     """LRP-ε: `R_i = Σ_j a_i w_ij / (z_j + ε·sign(z_j)) · R_j` (Bach et al. 2015).
 
     Args:
-        epsilon: ε, or a callable that stabilizes `z`. It takes the place of the stabilizer.
+        epsilon: ε, or a callable that stabilizes `z`. It is the stabilizer.
 
     Raises:
         RuleError: a negative ε.
     """
 
     epsilon: Stabilizer = 1e-6
-    stabilizer: Stabilizer = field(default=0.0, init=False, kw_only=True)
+    stabilizer: Stabilizer = field(init=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.epsilon) and not float(self.epsilon) >= 0:
             raise RuleError(f"EpsilonRule: epsilon must be >= 0 or a callable, got {self.epsilon!r}.")
+        object.__setattr__(self, "stabilizer", self.epsilon)
         super().__post_init__()
 
-    def modify_denominator(self, z: Tensor) -> Tensor:
-        return stabilize(z, self.epsilon)
-
     @property
-    def is_local(self) -> bool:
-        plain = type(self).modify_denominator is EpsilonRule.modify_denominator and not callable(self.epsilon)
-        return plain and self.unmodified
+    def divides(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, repr=False)

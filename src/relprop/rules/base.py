@@ -17,7 +17,7 @@ from torch import Tensor
 
 from relprop.errors import RuleError
 from relprop.rules.modifiers import Modifier, is_local, keep
-from relprop.rules.stabilizer import Stabilizer, stabilize
+from relprop.rules.stabilizer import STABILIZER, Stabilizer, stabilize
 
 Bias = Literal["absorb", "ignore", "distribute"]
 """What becomes of a bias's share `b_j/z_j·R_j`: kept, left out of the denominator, or spread over the inputs of `j`."""
@@ -51,7 +51,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Rule:
-    """Base of all rules. A rule is a value: it prints, compares, and never holds state."""
+    """Base of all rules. A rule is a value: it prints, compares, and never holds state.
+
+    What steps ask of every rule is here: `divides`, and `modify_denominator`.
+    """
 
     def __init_subclass__(cls) -> None:
         # A user's `@dataclass` would otherwise put its own long repr in the place of the short one.
@@ -64,9 +67,18 @@ class Rule:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _shows(self, name: str) -> bool:
-        """Stabilizer and bias policy are printed only where they differ from their default."""
-        default = next((f.default for f in fields(self) if f.name == name), None)
-        return name not in {"stabilizer", "bias"} or getattr(self, name) != default
+        """Stabilizer and bias policy are printed only where they are given, and differ from their default."""
+        own = next(f for f in fields(self) if f.name == name)
+        return own.init and (name not in {"stabilizer", "bias"} or getattr(self, name) != own.default)
+
+    @property
+    def divides(self) -> bool:
+        """All relevance is divided by the stabilized `z`, also what came as a factor of `z` and needs no division."""
+        return False
+
+    def modify_denominator(self, z: Tensor) -> Tensor:
+        """`z` (B, ...) -> the stabilized denominator, same shape."""
+        return stabilize(z, STABILIZER)
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,7 +109,7 @@ class AffineRule(Rule):
         MyGammaRule(gamma=0.5)
     """
 
-    stabilizer: Stabilizer = field(default=1e-9, kw_only=True)
+    stabilizer: Stabilizer = field(default=STABILIZER, kw_only=True)
     bias: Bias = field(default="absorb", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -146,12 +158,17 @@ class AffineRule(Rule):
         """
         terms = [t for g in self.groups() for t in g.terms]
         modifiers = [m for t in terms for m in (t.input, t.weight, t.bias) if m is not None]
-        return not self.stabilizes_itself and not callable(self.stabilizer) and all(map(is_local, modifiers))
+        return not (self.stabilizes_itself or callable(self.stabilizer)) and all(map(is_local, modifiers))
 
     @property
     def stabilizes_itself(self) -> bool:
         """A subclass overrides `modify_denominator`."""
         return type(self).modify_denominator is not AffineRule.modify_denominator
+
+    @property
+    def divides(self) -> bool:
+        """The denominator is more than `z` kept away from zero, so it shows also where `z` would cancel."""
+        return self.stabilizes_itself or callable(self.stabilizer)
 
     def _input(self) -> Modifier:
         return keep if type(self).modify_input is AffineRule.modify_input else self.modify_input

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from relprop.errors import RuleError
 from relprop.rules.base import Rule
-from relprop.rules.stabilizer import Stabilizer
+from relprop.rules.stabilizer import STABILIZER, Stabilizer, stabilize
 
 AttentionMode = Literal["attnlrp", "cp", "half"]
 SoftmaxBias = Literal["absorb", "ignore", "distribute", "keep"]
@@ -27,7 +29,10 @@ class LayerNormRule(Rule):
     that follow are treated by the 0-rule.
     """
 
-    stabilizer: Stabilizer = field(default=1e-9, kw_only=True)
+    stabilizer: Stabilizer = field(default=STABILIZER, kw_only=True)
+
+    def modify_denominator(self, z: Tensor) -> Tensor:
+        return stabilize(z, self.stabilizer)
 
 
 @dataclass(frozen=True, repr=False)

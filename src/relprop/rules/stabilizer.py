@@ -11,6 +11,9 @@ from torch import Tensor
 Stabilizer = float | Callable[[Tensor], Tensor]
 """A number ε, or a function that maps a denominator `z` to a stabilized one."""
 
+STABILIZER = 1e-9
+"""ε where a rule names no other."""
+
 
 def stabilize(
     z: Float[Tensor, "*shape"], stabilizer: Stabilizer, *, sign: int = 0, overwrite: bool = False

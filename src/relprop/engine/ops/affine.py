@@ -49,7 +49,7 @@ class AffineStep(Step):
         parameters = {p for p in (self.map.w, self.map.b) if p is not None and not info(p).static}
         self.read(*parameters)
         if self.direct:
-            self.multiplies_out = rule.stabilizes_itself or callable(rule.stabilizer)
+            self.multiplies_out = rule.divides
             self.read(*((self.value,) if self.multiplies_out or "R" in self.forms else ()))
             return
         self.read(*self.terms.reads)

@@ -18,7 +18,7 @@ from relprop.engine.graph.graph import Node, operator_name
 from relprop.engine.ops.registry import always, inherits, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, R, Tape
-from relprop.rules import AffineRule, AttentionRule, EpsilonRule, Rule, SoftmaxRule, stabilize
+from relprop.rules import AffineRule, AttentionRule, Rule, SoftmaxRule
 
 register("softmax", "softmax", nonneg=always, gate=2, layers=("SoftmaxLayer",))
 register("_softmax", "softmax", nonneg=always, gate=2)
@@ -58,7 +58,7 @@ class SoftmaxStep(Step):
             tape.sink(self.node, "softmax", lambda: s * c)
             return []
         if self.bias == "ignore":  # R_i = x_i s_i (v_i − Σ_j s_j v_j), v = c / (x − Σ s x)
-            v = c / stabilize(x - (s * x).sum(dim, keepdim=True), 1e-9)
+            v = c / self.rule.modify_denominator(x - (s * x).sum(dim, keepdim=True))
             return [(source, Message(s * (v - (s * v).sum(dim, keepdim=True))))]
         (share,) = tape.adjoint(self.node, self.sources, Message(c), linear=False)
         if self.bias == "absorb":
@@ -94,7 +94,7 @@ class AttentionStep(Step):
         value = node.args[2]
         if self.mode != "attnlrp":
             self.sources = tuple(s for s in self.sources if s is value)
-        self.read(*self.leaves, *((node,) if "R" in self.forms or isinstance(rule, EpsilonRule) else ()))
+        self.read(*self.leaves, *((node,) if "R" in self.forms or rule.divides else ()))
         self.emits = C
 
     @staticmethod

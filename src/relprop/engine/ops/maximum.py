@@ -60,9 +60,8 @@ class MaxStep(Step):
 
     def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
         super().__init__(node, rule, plan)
-        self.stabilized = isinstance(rule, EpsilonRule) or (isinstance(rule, ZeroRule) and rule.stabilizes_itself)
         self.read(*self.sources)
-        if self.stabilized:
+        if rule.divides:
             self.read(node)
             self.emits = C
 
@@ -78,9 +77,9 @@ class MaxStep(Step):
             )
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
-        if self.stabilized:
+        if self.rule.divides:
             z = tape.value(self.node)
-            denominator = self.rule.modify_denominator(z)  # type: ignore[attr-defined]
+            denominator = self.rule.modify_denominator(z)
             s = tape.total(self.node, message) / denominator
             tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
             message = Message(s)

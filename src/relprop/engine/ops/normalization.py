@@ -30,7 +30,7 @@ class NormalizationStep(Step):
 
     def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
         super().__init__(node, rule, plan)
-        if "R" in self.forms or isinstance(rule, EpsilonRule):
+        if "R" in self.forms or rule.divides:
             self.read(node)
         self.emits = C
 

@@ -13,7 +13,7 @@ from relprop.engine.graph.graph import Node, data_inputs, info
 from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, Tape
-from relprop.rules import AffineRule, EpsilonRule, ProductRule, Rule
+from relprop.rules import AffineRule, ProductRule, Rule
 
 register("product", "product", nonneg=inherits, local=everywhere)
 
@@ -29,7 +29,7 @@ class ProductStep(Step):
         if share == "signal":
             self.sources = signals(self.sources)
         self.read(*self.leaves)
-        if isinstance(rule, EpsilonRule) or "R" in self.forms:
+        if rule.divides or "R" in self.forms:
             self.read(node)
         self.emits = C
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from relprop.engine.graph.graph import Node, data_inputs, operator_name, other_inputs, where_is
 from relprop.engine.ops.tape import Form, Forms, Message, Tape, masked_product
 from relprop.errors import RuleError
-from relprop.rules import AffineRule, EpsilonRule, Rule, stabilize
+from relprop.rules import Rule
 
 Preference = Literal["c", "R", "source"]
 
@@ -86,22 +86,19 @@ class Step:
     def factored(self, message: Message, tape: Tape) -> Tensor:
         """The whole message as `c` with `R = z · c`, where `z` is the node's value.
 
-        What came as R is divided by the stabilized `z`; an ε-rule divides all of it. The stabilizer's part is booked.
+        What came as R is divided by the stabilized `z`; where the rule `divides`, all of it is. The stabilizer's part
+        is booked.
         """
-        epsilon = isinstance(self.rule, EpsilonRule)
-        if message.R is None and not epsilon:
+        if message.R is None and not self.rule.divides:
             assert message.c is not None
             return message.c
         z = tape.value(self.node)
-        relevance = tape.total(self.node, message) if epsilon else message.R
+        relevance = tape.total(self.node, message) if self.rule.divides else message.R
         assert relevance is not None
-        if isinstance(self.rule, AffineRule):
-            denominator = self.rule.modify_denominator(z)
-        else:
-            denominator = stabilize(z, getattr(self.rule, "stabilizer", 1e-9))
+        denominator = self.rule.modify_denominator(z)
         s = relevance / denominator
         tape.sink(self.node, "epsilon", lambda: masked_product(denominator - z, s))
-        return s if epsilon or message.c is None else s + message.c
+        return s if self.rule.divides or message.c is None else s + message.c
 
     def read(self, *nodes: Node) -> None:
         """Ask the tape to keep these nodes' values until `pull`."""
