@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from support.compare import assert_each_close
 from support.networks import small
 from torch import Tensor, nn
 
@@ -24,10 +25,10 @@ def test_two_inputs_and_keywords() -> None:
     expl = LRP(model)(x, y=y, target=0, audit=True)
     assert isinstance(expl.relevance, tuple)
     assert [tuple(r.shape) for r in expl.relevance] == [(3, 3), (3, 4)]
-    assert torch.allclose(expl.output["logits"], model(x, y=y)["logits"])
+    assert_each_close(expl.output["logits"], model(x, y=y)["logits"])
     z = model.a.weight[0] * x / expl.output["logits"][:, :1]  # R_i = a_i w_i0 / z_0
-    assert torch.allclose(expl.relevance[0], z, atol=1e-6)
-    assert torch.allclose(sum(r.sum(1) for r in expl.relevance), torch.ones(3), atol=1e-5)
+    assert_each_close(expl.relevance[0], z, atol=1e-6)
+    assert_each_close(sum(r.sum(1) for r in expl.relevance), torch.ones(3), atol=1e-5)
 
 
 def test_variable_numbers_of_inputs() -> None:
@@ -39,7 +40,7 @@ def test_variable_numbers_of_inputs() -> None:
     expl = LRP(Many())(*inputs[:3], last=inputs[3], target=1)
     total = sum(i[:, 1] for i in inputs)
     for given, relevance in zip(inputs, expl.relevance, strict=True):
-        assert torch.allclose(relevance[:, 1], given[:, 1] / total, atol=1e-6)
+        assert_each_close(relevance[:, 1], given[:, 1] / total, atol=1e-6)
 
 
 def test_captums_signature() -> None:
@@ -54,4 +55,4 @@ def test_captums_signature() -> None:
 def test_normalize_output() -> None:
     model, x = nn.Sequential(nn.Linear(4, 3, bias=False)), torch.rand(2, 4)
     sums = LRP(model, normalize_output=False)(x, target=1).relevance.sum(1)
-    assert torch.allclose(sums, model(x)[:, 1], atol=1e-6)
+    assert_each_close(sums, model(x)[:, 1], atol=1e-6)

@@ -16,9 +16,8 @@ from relprop import LRP
 from relprop.cli.app import COMPOSITES, app
 from relprop.composites import CPLRP, AttnLRP, Composite
 from relprop.errors import InputError, ModelError
-from relprop.jobs.text import Books
-from relprop.jobs.text_plan import TEXT_COMPOSITES, _slug, resolve_token
-from relprop.models import embedding_length, load_text, similarity_to
+from relprop.jobs.text_plan import TEXT_COMPOSITES, resolve_token
+from relprop.models import load_text
 from relprop.models import text as text_models
 from relprop.rules import EpsilonRule
 
@@ -166,14 +165,6 @@ def test_without_another_sentence_it_is_the_length_and_the_command_says_what_is_
     assert "--similar-to SENTENCE explains a similarity" in result.stdout
 
 
-def test_targets_for_embeddings_add_up_to_what_they_are_named_after():
-    u, v = torch.randn(2, 8), torch.randn(1, 8)
-    assert torch.allclose(similarity_to(v)(u).sum(1), torch.cosine_similarity(u, v))
-    assert torch.allclose(similarity_to(7 * v)(u), similarity_to(v)(u))
-    assert torch.allclose(embedding_length(u).sum(1), u.norm(dim=1))
-    assert embedding_length(torch.zeros(1, 3)).isfinite().all()
-
-
 # What is printed and written.
 
 
@@ -204,11 +195,6 @@ def test_the_books_are_printed_and_balance(folders, tmp_path):
     assert "position embeddings" in line
 
 
-def test_books_as_one_line():
-    books = Books(-1.5, 0.25, {"bias": -1.75, "epsilon": 1e-9, "position_embeddings": 0.5}, 0.0)
-    assert str(books) == "-1.5 = tokens 0.25 - bias 1.75 + position embeddings 0.5"
-
-
 @pytest.mark.parametrize("composite", ["attnlrp-gamma", "epsilon"])
 def test_another_composite(composite, folders, tmp_path):
     model = f"hf:{folders / 'causal-lm'}"
@@ -232,14 +218,6 @@ def test_quiet_prints_nothing_and_existing_files_stop_the_job(folders, tmp_path)
     arguments = ("--text", OTHER, "--model", f"hf:{folders / 'classifier'}", "--out", tmp_path / "o", "--quiet")
     assert run(*arguments).output == ""
     assert "would be overwritten; use --overwrite" in run(*arguments, code=2).stderr
-
-
-def test_file_names_are_the_first_words():
-    assert _slug("A cat, e.g. THIS one!") == "a-cat-e-g-this-one"
-    assert _slug("../../etc/passwd") == "etc-passwd"
-    assert _slug("!?") == "text"
-    assert _slug("word " * 20) == "-".join(["word"] * 8)
-    assert len(_slug("x" * 99)) == 40
 
 
 # Errors: one paragraph, exit code 2, nothing written.

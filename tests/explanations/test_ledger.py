@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from torch import nn
 
 from relprop import LRP
@@ -18,7 +19,7 @@ def test_the_books_balance_and_name_the_sinks() -> None:
     layer = nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[2.0, 1.0]]), torch.tensor([1.0])
     expl = LRP(nn.Sequential(layer))(torch.tensor([[1.0, 3.0]]), audit=True)
-    assert torch.allclose(expl.relevance, torch.tensor([[2 / 6, 3 / 6]]))
+    assert_each_close(expl.relevance, torch.tensor([[2 / 6, 3 / 6]]))
     ledger = expl.ledger
     assert ledger is not None
     (entry,) = ledger

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from support.compare import assert_each_close
 from support.torchvision_shim import install
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ def test_relevance_is_accounted_for(name: str) -> None:
     accounted(together)
     alone = lrp(*(x[1:2] for x in inputs), target=1)
     for whole, part in zip(together.inputs.values(), alone.inputs.values(), strict=True):
-        assert torch.allclose(whole[1:2], part, rtol=1e-8, atol=1e-12)
+        assert_each_close(whole[1:2], part, rtol=1e-8, atol=1e-12)
 
 
 # Vision transformers: at the pixels, and at the patches.
@@ -156,7 +157,7 @@ def test_relevance_at_pixels_and_at_patches(make: Any) -> None:
     z = F.conv2d(x, weight, bias, stride=4).detach()
     by_patch = at_patches if at_patches.dim() == 4 else at_patches.transpose(1, 2).reshape(z.shape)
     expected = (by_patch * (1 - bias.detach()[:, None, None] / z)).sum(1)
-    assert torch.allclose(F.avg_pool2d(expl.relevance.sum(1, keepdim=True), 4, divisor_override=1)[:, 0], expected)
+    assert_each_close(F.avg_pool2d(expl.relevance.sum(1, keepdim=True), 4, divisor_override=1)[:, 0], expected)
 
 
 # Text.
@@ -188,7 +189,7 @@ def test_a_masked_mean_of_tied_and_frozen_embeddings() -> None:
     assert expl.relevance.shape == (2, 3, 6)
     assert not expl.relevance[1, 2].any()
     alone = lrp(ids[1:, :2], mask[1:, :2], target=2).relevance
-    assert torch.allclose(expl.relevance[1:, :2], alone, rtol=1e-10)
+    assert_each_close(expl.relevance[1:, :2], alone, rtol=1e-10)
     untied = Pooled().double()
     untied.output.weight = nn.Parameter(untied.embedding.weight.clone())
     assert torch.equal(LRP(untied)(ids, mask, target=2).relevance, expl.relevance)

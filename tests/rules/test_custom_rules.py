@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from support.compare import assert_close, relative_l2
+from support.compare import assert_close, assert_each_close, relative_l2
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -265,5 +265,5 @@ def test_the_sign_of_zero_is_positive() -> None:
     """Also of a zero that was computed as -0: a denominator of either zero is ε."""
     z = torch.tensor([-0.0, 0.0, -1e-12, 1e-12, -2.0])
     expected = torch.tensor([1e-6, 1e-6, -1e-6, 1e-6, -2.0])
-    assert torch.allclose(stabilize(z, 1e-6), expected, rtol=1e-5, atol=0)
-    assert torch.allclose(stabilize(z.clone(), 1e-6, overwrite=True), expected, rtol=1e-5, atol=0)
+    assert_each_close(stabilize(z, 1e-6), expected, rtol=1e-5, atol=0)
+    assert_each_close(stabilize(z.clone(), 1e-6, overwrite=True), expected, rtol=1e-5, atol=0)

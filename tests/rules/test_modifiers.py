@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from torch import nn
 
 from relprop import LRP
@@ -26,4 +27,4 @@ def test_zbox_bounds_may_be_tensors_on_any_device() -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(32, 2)), torch.rand(2, 3, 6, 6)
     by_tensor = LRP(model, [ZBoxRule(low, high), PassRule(), ZeroRule()])(x, target=0).relevance
     by_number = LRP(model, [ZBoxRule(-1.0, 2.0), PassRule(), ZeroRule()])(x, target=0).relevance
-    assert torch.allclose(by_tensor, by_number, rtol=1e-5)
+    assert_each_close(by_tensor, by_number, rtol=1e-5)

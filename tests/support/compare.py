@@ -1,4 +1,4 @@
-"""Compare two tensors in relative L2, and say where they differ most."""
+"""Compare two tensors, in relative L2 or entry by entry, and say where they differ most."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def assert_close(
         f"(‖difference‖ {difference:.3e}, ‖actual‖ {a.norm():.3e}, ‖expected‖ {e.norm():.3e}; "
         f"rtol {rtol:.1e}, atol {atol:.1e})\nworst of {gap.numel()} entries:\n" + "\n".join(rows)
     )
+
+
+def assert_each_close(
+    actual: Tensor, expected: Tensor, rtol: float = 1e-5, atol: float = 1e-8, what: str | None = None
+) -> None:
+    """Fail unless |actual − expected| <= atol + rtol · |expected| in each entry, as `torch.allclose` has it.
+
+    Shape, dtype and device must be the same, too.
+    """
+    __tracebackhide__ = True
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, msg=what and (lambda said: f"{what}: {said}"))

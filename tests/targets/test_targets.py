@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -98,4 +99,4 @@ def test_difference_of_two_logits() -> None:
 
     weight = model[0].weight
     expected = x * (weight[1] - weight[0])
-    assert torch.allclose(LRP(model)(x, target=difference).relevance, expected, atol=1e-7)
+    assert_each_close(LRP(model)(x, target=difference).relevance, expected, atol=1e-7)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -47,11 +48,11 @@ def test_packed_sequences_are_refused_with_the_way_around_them() -> None:
     with pytest.raises(CaptureError, match=r"output\[torch\.arange\(len\(x\)\), lengths - 1\]"):
         LRP(Reader(packs=True))(x, lengths, target=0)
     expl = LRP(Reader(packs=False))(x, lengths, target=0)
-    assert torch.allclose(expl.output, Reader(packs=True)(x, lengths), atol=1e-6)
+    assert_each_close(expl.output, Reader(packs=True)(x, lengths), atol=1e-6)
     assert expl.relevance[0].abs().sum(-1).all()
     assert not expl.relevance[1, 2:].any()
     alone = LRP(Reader(packs=False))(x[1:2, :2], lengths[1:2], target=0).relevance
-    assert torch.allclose(expl.relevance[1:2, :2], alone, rtol=1e-4, atol=1e-6)
+    assert_each_close(expl.relevance[1:2, :2], alone, rtol=1e-4, atol=1e-6)
     with pytest.raises(CaptureError) as other:
         LRP(Branches())(torch.rand(2, 3))
     assert "pack" not in str(other.value)

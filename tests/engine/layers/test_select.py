@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from support.networks import small
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ def test_layers_are_those_of_the_outputs() -> None:
     assert shapes["0"] == shapes["1"] == (2, 4, 12, 12)
     assert shapes["8"] == (2, 5)
     for relevance in expl.layers.values():  # relevance is conserved from layer to layer
-        assert torch.allclose(relevance.flatten(1).sum(1), torch.ones(2), atol=1e-3)
+        assert_each_close(relevance.flatten(1).sum(1), torch.ones(2), atol=1e-3)
     assert list(lrp(x, layers="[45]").layers) == ["4", "5"]
     assert set(lrp(x, layers=["0", "8"]).layers) == {"0", "8"}
     with pytest.raises(InputError, match=r"layers='conv\*' matches no module"):

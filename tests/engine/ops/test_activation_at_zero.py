@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from torch import nn
 
 from relprop import LRP
@@ -24,7 +25,7 @@ def test_an_activation_of_exactly_zero_explains_as_its_neighbours(activation: nn
     lrp = LRP(model, Composite(ZeroRule()))
     at_zero, beside = lrp(x).relevance, lrp(x + torch.tensor([1e-7, 0.0, 0.0])).relevance
     assert model[0](x)[0, 0].item() == 0.0
-    assert torch.allclose(at_zero, beside, rtol=1e-5)
+    assert_each_close(at_zero, beside, rtol=1e-5)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU6(), nn.LeakyReLU(0.1), nn.Hardshrink(), nn.PReLU()], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from support.compare import assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -29,4 +30,4 @@ def test_transposed_ids_are_explained_as_they_came() -> None:
     explained = LRP(model, ZeroRule(bias="ignore"))(ids, target=1)
     assert explained.relevance.shape == (2, 5, 4)
     shares = model.embedding(ids) * model.head.weight[1]
-    assert torch.allclose(explained.relevance, shares / shares.sum((1, 2), keepdim=True), atol=1e-6)
+    assert_each_close(explained.relevance, shares / shares.sum((1, 2), keepdim=True), atol=1e-6)

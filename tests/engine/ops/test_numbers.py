@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from support.networks import small
 from torch import nn
 
@@ -35,7 +36,7 @@ def test_cuda_equals_cpu() -> None:
     expected = LRP(small(), EpsilonPlusFlat())(x, target=1).relevance
     relevance = LRP(small().cuda(), EpsilonPlusFlat())(x.cuda(), target=1).relevance
     assert relevance.is_cuda
-    assert torch.allclose(relevance.cpu(), expected, rtol=1e-3, atol=1e-6)
+    assert_each_close(relevance.cpu(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_zero_input_and_zero_weights_stay_finite() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from torch import Tensor, nn
 
 import relprop as rp
@@ -62,7 +63,7 @@ def test_registered_module_by_differentiation() -> None:
     for value in (b, a):
         leaf = value.clone().requires_grad_()
         (s,) = torch.autograd.grad(model.odd(leaf), leaf, s)
-    assert torch.allclose(expl.relevance, x * (s @ model.first.weight), rtol=1e-5, atol=0)
+    assert_each_close(expl.relevance, x * (s @ model.first.weight), rtol=1e-5, atol=0)
     assert expl.ledger is not None
     assert expl.ledger.imbalance < 1e-10
     assert "module" in expl.ledger.sinks
@@ -79,7 +80,7 @@ def test_registered_module_by_pass_or_function() -> None:
     halved = LRP(model)(x, target=0, layers=["first", "odd@1"], audit=True)
     assert halved.ledger is not None
     assert halved.ledger.imbalance < 1e-6
-    assert torch.allclose(halved.layers["first"], passed.layers["first"] / 4)
+    assert_each_close(halved.layers["first"], passed.layers["first"] / 4)
     rp.register_module(Odd, rule=lambda forward, inputs, output, relevance: relevance[:, :1])
     with pytest.raises(RuleError, match=r"odd \(Odd\).*shaped like its inputs"):
         LRP(model)(x)
@@ -96,7 +97,7 @@ def test_registered_operator() -> None:
     with pytest.raises(UnexplainedError, match="special_i1"):
         LRP(model)(x)
     rp.register_op(torch.ops.aten.special_i1, family="activation")
-    assert torch.allclose(LRP(model)(x, target=0).relevance.sum(1), torch.ones(2), atol=1e-5)
+    assert_each_close(LRP(model)(x, target=0).relevance.sum(1), torch.ones(2), atol=1e-5)
     for wrong in ({}, {"like": "relu", "family": "max"}, {"like": "nonsense"}, {"family": "nonsense"}):
         with pytest.raises(rp.RelpropError):
             rp.register_op("special_i1", **wrong)

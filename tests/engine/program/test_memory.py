@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 from support.cases import CASES
-from support.compare import assert_close
+from support.compare import assert_close, assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -24,9 +24,9 @@ def test_low_memory_keeps_no_modified_weights() -> None:
     rules = [ZPlusRule(), PassRule(), AlphaBetaRule(2.0, 1.0), PassRule(), EpsilonRule()]
     keep, low = LRP(model, rules), LRP(model, rules, memory="low")
     for target in (0, 1):
-        assert torch.allclose(keep(x, target=target).relevance, low(x, target=target).relevance, rtol=1e-12, atol=0)
+        assert_each_close(keep(x, target=target).relevance, low(x, target=target).relevance, rtol=1e-12, atol=0)
     each = [expl.relevance for expl in low.each(x, targets=[0, 1])]
-    assert torch.allclose(each[1], keep(x, target=1).relevance, rtol=1e-12, atol=0)
+    assert_each_close(each[1], keep(x, target=1).relevance, rtol=1e-12, atol=0)
     assert len(keep._latest.program.constants.modified) == 4  # W⁺ and W⁻ of both
     assert not low._latest.program.constants.modified
     with pytest.raises(InputError, match="memory"):

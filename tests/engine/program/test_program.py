@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.compare import assert_each_close
 from support.networks import small
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ def test_a_tensor_that_only_lends_its_shape_need_not_be_there_anymore() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(1, keepdim=True).expand_as(self.linear(x))
 
-    assert torch.allclose(LRP(Like())(torch.ones(2, 3), target=0).relevance, torch.full((2, 3), 1 / 3))
+    assert_each_close(LRP(Like())(torch.ones(2, 3), target=0).relevance, torch.full((2, 3), 1 / 3))
 
 
 def test_the_name_of_a_constant_is_found_however_many_paths_lead_to_it() -> None:

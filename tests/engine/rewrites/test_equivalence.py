@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from support.compare import assert_each_close
 from torch import Tensor, nn
 
 import relprop as rp
@@ -142,9 +143,9 @@ def test_rewritten_graph_computes_the_same(model: nn.Module, shape: tuple[int, .
     model = randomized(model)
     x = torch.randn(shape, dtype=torch.float64)
     graph = canonical(capture(model, (x,)), canonize=canonize)
-    assert torch.allclose(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
+    assert_each_close(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
     other = torch.randn(shape[0] + 3, *shape[1:], dtype=torch.float64)  # another batch size than the captured one
-    assert torch.allclose(evaluate(graph, [other]), model(other), rtol=1e-12, atol=1e-12)
+    assert_each_close(evaluate(graph, [other]), model(other), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("model", "shape"), CHAINS, ids=str)
@@ -152,7 +153,7 @@ def test_prepared_chains_compute_the_same(model: nn.Module, shape: tuple[int, ..
     model = randomized(model)
     x = torch.randn(shape, dtype=torch.float64)
     for prepare in (rp.canonize, rp.flatten_model, rp.strip_softmax):
-        assert torch.allclose(prepare(model)(x), model(x), rtol=1e-12, atol=1e-12)
+        assert_each_close(prepare(model)(x), model(x), rtol=1e-12, atol=1e-12)
 
 
 def fused_paths(graph: Graph) -> list[tuple[str, str]]:
@@ -174,7 +175,7 @@ def test_canonize_of_a_model_that_is_no_chain() -> None:
     with pytest.raises(ModelError, match="example_inputs"):
         rp.canonize(model)
     canonized = rp.canonize(model, (x,))
-    assert torch.allclose(canonized(x), model(x), rtol=1e-12, atol=1e-12)
+    assert_each_close(canonized(x), model(x), rtol=1e-12, atol=1e-12)
     assert isinstance(canonized.get_submodule("bn"), nn.Identity)
     assert isinstance(canonized.get_submodule("bn_second"), nn.BatchNorm2d)  # its layer is called twice
     assert isinstance(model.bn, nn.BatchNorm2d)
@@ -190,7 +191,7 @@ def test_norms_in_front_of_layers_are_taken_in(canonize: Canonize, left: list[st
     x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
     graph = canonical(capture(model, (x,)), canonize=canonize)
     assert [info(n).path for n in graph.operators() if operator_name(n) == "scale"] == left
-    assert torch.allclose(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
+    assert_each_close(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
     lrp = LRP(model, canonize=canonize, example_inputs=(x,))
     table = str(lrp)
     assert [layer.name for layer in lrp.layers if layer.fused_into is None and "norm" in layer.name] == left
@@ -203,11 +204,11 @@ def test_canonized_model_has_norms_in_front_taken_in() -> None:
     model = randomized(NormFirst())
     x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
     canonized = rp.canonize(model, (x,))
-    assert torch.allclose(canonized(x), model(x), rtol=1e-12, atol=1e-12)
+    assert_each_close(canonized(x), model(x), rtol=1e-12, atol=1e-12)
     assert isinstance(canonized.norm1, nn.Identity)
     assert isinstance(canonized.mixed, nn.BatchNorm2d)  # the graph splits it over two layers, modules cannot
     rules = rp.composites.EpsilonPlus()
-    assert torch.allclose(LRP(model, rules)(x).relevance, LRP(canonized, rules)(x).relevance, rtol=1e-10, atol=1e-12)
+    assert_each_close(LRP(model, rules)(x).relevance, LRP(canonized, rules)(x).relevance, rtol=1e-10, atol=1e-12)
 
 
 def test_layer_norm_is_split() -> None:
@@ -221,7 +222,7 @@ def test_canonized_and_fused_by_lrp_agree() -> None:
     x = torch.rand(3, 2, 6, 6, dtype=torch.float64)
     rules = rp.composites.EpsilonPlus()
     first, second = LRP(model, rules)(x).relevance, LRP(rp.canonize(model), rules)(x).relevance
-    assert torch.allclose(first, second, rtol=1e-10, atol=1e-14)
+    assert_each_close(first, second, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("softmax", [nn.Softmax(1), nn.LogSoftmax(1)])
@@ -244,6 +245,6 @@ def test_softmax_is_stripped_wherever_it_is(softmax: nn.Module) -> None:
             LRP(model, example_inputs=(x,))
         logits = model.linear(x) if isinstance(model, Ends) else model[0][0](x)
         stripped = rp.strip_softmax(model)
-        assert torch.allclose(stripped(x), logits)
-        assert torch.allclose(LRP(stripped)(x).output, logits)
+        assert_each_close(stripped(x), logits)
+        assert_each_close(LRP(stripped)(x).output, logits)
         assert not torch.allclose(model(x), logits)

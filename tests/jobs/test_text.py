@@ -1,0 +1,19 @@
+"""What a job on sentences prints and how it names its files."""
+
+from __future__ import annotations
+
+from relprop.jobs.text import Books
+from relprop.jobs.text_plan import _slug
+
+
+def test_books_as_one_line():
+    books = Books(-1.5, 0.25, {"bias": -1.75, "epsilon": 1e-9, "position_embeddings": 0.5}, 0.0)
+    assert str(books) == "-1.5 = tokens 0.25 - bias 1.75 + position embeddings 0.5"
+
+
+def test_file_names_are_the_first_words():
+    assert _slug("A cat, e.g. THIS one!") == "a-cat-e-g-this-one"
+    assert _slug("../../etc/passwd") == "etc-passwd"
+    assert _slug("!?") == "text"
+    assert _slug("word " * 20) == "-".join(["word"] * 8)
+    assert len(_slug("x" * 99)) == 40
