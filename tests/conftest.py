@@ -1,17 +1,18 @@
 """Types and shapes are checked while tests run: beartype reads the annotations of what is inside the house.
 
-Public entrances (`LRP`, rules, composites) check their arguments themselves and are tested with wrong ones.
+Public entrances (`LRP`, composites, models) check their arguments themselves and are tested with wrong ones. A rule and
+a target do so, too, before the annotations of their fields are looked at. What is inside is a list of
+support/typecheck.py, and tests/support/test_typecheck.py shows that it is checked.
 """
 
 from __future__ import annotations
 
 import pytest
-import support.typecheck  # noqa: F401  (the hook looks it up by name)
 import torch
 from jaxtyping import install_import_hook
+from support.typecheck import INSIDE
 
-INSIDE = ("engine", "explanations.ledger", "rules.modifiers", "rules.stabilizer", "targets")
-hook = install_import_hook([f"relprop.{name}" for name in INSIDE], "support.typecheck.typechecked")
+hook = install_import_hook(INSIDE, "support.typecheck.typechecked")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,73 @@
+"""Annotations are checked while these tests run: in every module inside, and in deed in each room."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from support.typecheck import INSIDE
+
+import relprop
+
+
+def modules_inside() -> list[ModuleType]:
+    names = [found.name for found in pkgutil.walk_packages(relprop.__path__, "relprop.")]
+    return [importlib.import_module(n) for n in names if any(f"{n}.".startswith(f"{inside}.") for inside in INSIDE)]
+
+
+def test_every_function_inside_is_checked() -> None:
+    """A module that was imported before the hook was set, or a name that no room has anymore, would go unnoticed."""
+    modules = modules_inside()
+    for inside in INSIDE:
+        assert importlib.util.find_spec(inside) is not None, inside
+        assert any(module.__name__.startswith(inside) for module in modules), inside
+    for module in modules:
+        assert "jaxtyping" in type(module.__spec__.loader).__module__, module.__name__  # type: ignore[union-attr]
+        for name, made in vars(module).items():
+            if inspect.isfunction(made) and made.__module__ == module.__name__:
+                assert hasattr(made, "__wrapped__"), f"{module.__name__}.{name}"
+
+
+WRONG: dict[str, tuple[str, str, tuple[Any, ...]]] = {
+    "engine/graph": ("engine.graph.graph", "operator_name", ("relu",)),
+    "engine/ops": ("engine.ops.tape", "masked_product", (1.0, 2.0)),
+    "engine/rewrites": ("engine.rewrites.lowering", "lower", ("a graph",)),
+    "engine/program": ("engine.program.constants", "Constants", ("a graph",)),
+    "engine/layers": ("engine.layers.layers", "describe", ("a module",)),
+    "explanations/ledger": ("explanations.ledger", "Ledger", (["a list, not a tuple"], 1.0, 1.0)),
+    "rules": ("rules.stabilizer", "stabilize", (1.0, 1e-9)),
+    "targets": ("targets.output", "seed_relevance", ([0.5], 0, True)),
+}
+"""Room -> a module, what is called there, and what it must not be called with."""
+
+
+@pytest.mark.parametrize("room", WRONG)
+def test_a_wrong_type_is_refused(room: str) -> None:
+    module, name, arguments = WRONG[room]
+    with pytest.raises(TypeCheckError):
+        getattr(importlib.import_module(f"relprop.{module}"), name)(*arguments)
+
+
+def test_every_room_of_the_engine_has_its_case() -> None:
+    rooms = {module.__name__.removeprefix("relprop.").split(".")[1] for module in modules_inside() if is_a_room(module)}
+    assert rooms == {room.removeprefix("engine/") for room in WRONG if room.startswith("engine/")}
+
+
+def is_a_room(module: ModuleType) -> bool:
+    return module.__name__.startswith("relprop.engine.") and hasattr(module, "__path__")
+
+
+def test_a_wrong_shape_is_refused_too() -> None:
+    """`seed_index` wants one index for each of the two samples."""
+    from relprop.targets.output import seed_index
+
+    assert seed_index(torch.rand(2, 3), torch.tensor([0, 2]), True)[0].tolist() == [[1, 0, 0], [0, 0, 1]]
+    with pytest.raises(TypeCheckError):
+        seed_index(torch.rand(2, 3), torch.tensor([0, 2, 1]), True)
