@@ -1,8 +1,8 @@
 """Types and shapes are checked while tests run: beartype reads the annotations of what is inside the house.
 
-Public entrances (`LRP`, composites, models) check their arguments themselves and are tested with wrong ones. A rule and
-a target do so, too, before the annotations of their fields are looked at. What is inside is a list of
-support/typecheck.py, and tests/support/test_typecheck.py shows that it is checked.
+Public entrances (`LRP`, composites, models, constructors of rules and targets) check their arguments themselves and
+are tested with wrong ones. tests/support/typecheck.py lists what is inside; tests/support/test_typecheck.py shows that
+it is checked.
 """
 
 from __future__ import annotations

@@ -15,6 +15,10 @@ from jaxtyping import TypeCheckError
 from support.typecheck import INSIDE
 
 import relprop
+from relprop.errors import RuleError
+from relprop.explanations.ledger import Entry
+from relprop.rules import SoftmaxRule, ZeroRule
+from relprop.targets.output import seed_index
 
 
 def modules_inside() -> list[ModuleType]:
@@ -42,6 +46,7 @@ WRONG: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "engine/program": ("engine.program.constants", "Constants", ("a graph",)),
     "engine/layers": ("engine.layers.layers", "describe", ("a module",)),
     "explanations/ledger": ("explanations.ledger", "Ledger", (["a list, not a tuple"], 1.0, 1.0)),
+    "rules/base": ("rules.base", "same_fields", ("a rule", "another")),
     "rules": ("rules.stabilizer", "stabilize", (1.0, 1e-9)),
     "targets": ("targets.output", "seed_relevance", ([0.5], 0, True)),
 }
@@ -66,8 +71,14 @@ def is_a_room(module: ModuleType) -> bool:
 
 def test_a_wrong_shape_is_refused_too() -> None:
     """`seed_index` wants one index for each of the two samples."""
-    from relprop.targets.output import seed_index
-
     assert seed_index(torch.rand(2, 3), torch.tensor([0, 2]), True)[0].tolist() == [[1, 0, 0], [0, 0, 1]]
     with pytest.raises(TypeCheckError):
         seed_index(torch.rand(2, 3), torch.tensor([0, 2, 1]), True)
+
+
+def test_what_users_make_says_itself_what_is_wrong() -> None:
+    """A checked constructor would refuse the argument first, in the type checker's words."""
+    with pytest.raises(RuleError, match="none of"):
+        SoftmaxRule("all")  # type: ignore[arg-type]
+    with pytest.raises(TypeCheckError):
+        Entry(1, "conv2d", "m", ZeroRule(), 1.0, 1.0, {}, 1.0)  # type: ignore[arg-type]
