@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.compare import assert_close, relative_l2
+from support.compare import assert_close, assert_each_close, relative_l2
 from support.dense import (
     Dense,
     alpha_beta,
@@ -240,3 +240,20 @@ def test_assert_close_does_not_accept_what_is_not_finite(bad):
         assert_close(torch.tensor([1.0, bad]), expected, rtol=1.0)
     with pytest.raises(AssertionError, match="shapes differ"):
         assert_close(torch.ones(1, 2), expected)
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        torch.tensor([1.0, 1e-3 + 1e-6]),  # one small entry; relative L2 would not see it
+        torch.tensor([1.0, float("nan")]),
+        torch.tensor([1.0, 1e-3], dtype=torch.float64),
+        torch.tensor([[1.0, 1e-3]]),
+    ],
+    ids=["entry", "nan", "dtype", "shape"],
+)
+def test_entry_by_entry_means_each_entry(expected):
+    actual = torch.tensor([1.0, 1e-3])
+    assert_each_close(actual, actual * (1 + 5e-6))
+    with pytest.raises(AssertionError, match="what it is about"):
+        assert_each_close(actual, expected, what="what it is about")

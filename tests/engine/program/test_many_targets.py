@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.cases import CASES, IMAGE, cnn
 from support.compare import assert_close
-from torch import nn
+from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import (
@@ -51,3 +51,22 @@ def test_refuses_what_makes_no_sense() -> None:
     for wrong in ({"targets": []}, {"targets": 3}, {"targets": [0], "chunk": 0}, {"targets": [0], "chunk": "all"}):
         with pytest.raises(InputError, match="at least"):
             lrp.each(torch.rand(IMAGE), **wrong)
+
+
+def test_targets_at_several_steps_of_a_sequence() -> None:
+    """(time step, class): as a call of its own, and nothing comes to what a causal model reads later."""
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.head = nn.GRU(3, 5, batch_first=True), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.gru(x)[0])
+
+    lrp, x = LRP(Tagger().double().eval(), normalize_output=False), torch.randn(2, 6, 3, dtype=torch.float64)
+    targets = [(5, 1), (2, 0), (0, 3)]
+    for (step, label), one in zip(targets, lrp.each(x, targets=targets), strict=True):
+        assert_close(one.relevance, lrp(x, target=(step, label)).relevance, rtol=1e-9, what=f"{step} {label}")
+        assert one.relevance[:, : step + 1].any()
+        assert not one.relevance[:, step + 1 :].any()

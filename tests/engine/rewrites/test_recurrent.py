@@ -123,3 +123,21 @@ def test_too_long_to_unroll_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(recurrent, "LONGEST", 19)
     with pytest.raises(CaptureError, match=r"network \(LSTM\): 5 steps in 4 layers and directions are 20 cells"):
         LRP(Model(network("LSTM", num_layers=2, bidirectional=True)))(noise(B, T, D), target=(0, 0))
+
+
+def test_one_class_of_all_samples_with_time_first():
+    """An integer speaks of the output, whose first dimension is the batch, though the input's first one is time."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = network("LSTM", batch_first=False), nn.Linear(H, 4).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0][-1])
+
+    lrp, x = LRP(Last(), normalize_output=False), noise(7, 3, D)
+    together = lrp(x, target=1, audit=True)
+    alone = torch.cat([lrp(x[:, i : i + 1], target=1).relevance for i in range(3)], 1)
+    assert_close(together.relevance, alone, rtol=1e-9)
+    assert together.ledger.imbalance <= 1e-8
