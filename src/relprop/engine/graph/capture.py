@@ -2,183 +2,156 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import inspect
-import traceback
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.nn.utils import rnn
 from torch.utils import _pytree as pytree
 
-from relprop import errors
-from relprop.engine.graph.functional import empty_to_zeros, in_place_to_functional
-from relprop.engine.graph.graph import Graph, NodeInfo, operator_name
+from relprop.engine.graph import recurrent, trial
+from relprop.engine.graph.export import LOCK, Inputs, Open, explain_failure, export, quiet
+from relprop.engine.graph.functional import make_functional
+from relprop.engine.graph.graph import Graph, NodeInfo, fake_value, operator_name
+from relprop.engine.graph.outputs import as_records
 from relprop.engine.graph.regions import inline_regions
+from relprop.engine.graph.shadow import check_modules, shadow_of, trial_of
 from relprop.engine.graph.signature import varying_dims
 from relprop.errors import CaptureError, InputError
-
-LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, errors) if module.__file__)
-"""Folders whose lines say nothing about the user's model."""
 
 
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Graph:
     """Export a model for one input signature, with a dynamic batch dimension where the model allows it.
 
-    The model is exported in eval mode, through a copy of its modules that shares all parameters and buffers.
+    The model is exported in eval mode, through a copy of its modules that shares all parameters and buffers. The
+    program is tried on these inputs: it must return what the model returns, through values of the recorded shapes.
 
     Args:
         model: any module that `torch.export` (non-strict) can capture.
         args, kwargs: example inputs; the batch dimension of tensors is their first.
 
     Raises:
-        CaptureError: `torch.export` failed; the message says what it said and at which line of the model.
+        InputError: the model itself fails on these inputs.
+        CaptureError: `torch.export` failed; the message says what it said and at which line of the model. Or no
+            program returns what the model does.
     """
-    kwargs = dict(kwargs or {})
-    shadow = shadow_of(model)
-    try:
-        if _is_single_sample(args, kwargs):
-            # Export fixes a dimension whose example has size 1, so a single sample is repeated, unless the model minds.
-            with contextlib.suppress(CaptureError):
-                graph = _captured(shadow, *_repeated(tuple(args), kwargs))
-                if graph.serves(pytree.tree_leaves((tuple(args), kwargs))):
-                    return graph
-        return _captured(shadow, tuple(args), kwargs)
-    except CaptureError:
-        _check_that_it_runs(shadow, tuple(args), kwargs)
-        raise
+    given: Inputs = (tuple(args), dict(kwargs or {}))
+    check_modules(model)
+    with LOCK, quiet():
+        own = _own_output(model, given)
+        failed: Exception | None = None
+        differs = ""
+        for inputs, opened in _attempts(given):
+            try:
+                graph = _captured(shadow_of(model), inputs, opened)
+            except CaptureError:
+                raise
+            except Exception as error:
+                failed = failed if failed is not None and inputs is given else error
+                continue
+            differs = _difference(graph, given, own)
+            if not differs:
+                _try_batch_of_one(graph, model, given)
+                return graph
+        if differs:
+            raise CaptureError(_says_other(model, differs))
+        assert failed is not None
+        raise CaptureError(explain_failure(model, failed)) from failed
 
 
-def _captured(shadow: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
-    exported = _export(shadow, args, kwargs)
-    inline_regions(exported.graph_module)
-    if not in_place_to_functional(copy.deepcopy(exported.graph)):  # a trial, since it may fail half way
-        exported = exported.run_decompositions({})
-    in_place_to_functional(exported.graph)
-    empty_to_zeros(exported.graph)
-    return _to_graph(exported, shadow)
+def _attempts(given: Inputs) -> Iterator[tuple[Inputs, Open]]:
+    """Inputs to export with, and the sizes to leave open, from what serves most calls to what serves only this one."""
+    tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor) and t.dim()]
+    if {t.shape[0] for t in tensors} == {1}:
+        # Export fixes a dimension whose example has size 1, so a single sample is repeated, unless the model minds.
+        yield _repeated(given), "sequence"
+    yield given, "sequence"
+    if any(len(varying_dims(t)) > 1 for t in tensors):
+        yield given, "batch"  # for models whose code fixes the length of sequences
+    yield given, "none"
 
 
-def shadow_of(model: nn.Module) -> nn.Module:
-    """A copy of the module tree in eval mode that shares every parameter and buffer with the original."""
-    tensors = [*model.parameters(), *model.buffers()]
-    if any(t.device.type == "meta" for t in tensors):
-        raise CaptureError(
-            "The model's parameters are on the 'meta' device, so they have no values to explain. Load weights first, "
-            "for example with model.to_empty(device='cpu') followed by load_state_dict."
-        )
-    shadow = copy_modules(model).eval()
-    for module in shadow.modules():
-        config = getattr(module, "config", None)
-        if config is not None and getattr(config, "use_cache", False) is True:
-            config.use_cache = False  # caches for generation are no outputs that could be explained
-    return shadow
-
-
-def copy_modules(model: nn.Module) -> nn.Module:
-    """A copy of the module tree that shares every parameter and buffer with the original."""
-    tensors = [*model.parameters(), *model.buffers()]
-    try:
-        return copy.deepcopy(model, {id(t): t for t in tensors})
-    except Exception as error:
-        raise CaptureError(f"The model's modules cannot be copied ({type(error).__name__}: {error}).") from error
-
-
-def _is_single_sample(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    leaves = pytree.tree_leaves((tuple(args), kwargs))
-    return {t.shape[0] for t in leaves if isinstance(t, Tensor) and t.dim()} == {1}
-
-
-def _repeated(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _repeated(given: Inputs) -> Inputs:
     def twice(leaf: Any) -> Any:
         return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
-    doubled: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(twice, (args, kwargs))
+    doubled: Inputs = pytree.tree_map(twice, given)
     return doubled
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+def _captured(shadow: nn.Module, inputs: Inputs, opened: Open) -> Graph:
+    shadow.register_forward_hook(lambda _module, _inputs, output: as_records(output))
+    exported = export(shadow, inputs, opened)
+    inline_regions(exported.graph_module)
+    exported = make_functional(exported)
+    recurrent.restore(exported.graph)
+    return _to_graph(exported, shadow)
+
+
+def _own_output(model: nn.Module, given: Inputs) -> list[Any]:
+    """What the model returns; `InputError` where it does not take these inputs."""
     try:
-        return _export_dynamic(model, args, kwargs, sequence=True)
+        return trial.own_output(trial_of(model), *given)
     except Exception as error:
-        try:  # once more with only the batch dynamic, for models whose code fixes the length of sequences
-            return _export_dynamic(model, args, kwargs, sequence=False)
-        except Exception:
-            raise CaptureError(explain_failure(model, error)) from error
-
-
-def _export_dynamic(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, sequence: bool
-) -> torch.export.ExportedProgram:
-    def dynamic(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.dim():
-            return None
-        return dict.fromkeys(varying_dims(leaf) if sequence else (0,), torch.export.Dim.AUTO)
-
-    shapes = pytree.tree_map(dynamic, (args, kwargs))
-    combined = _by_parameter(model, shapes[0], shapes[1])
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        return torch.export.export(model, args, kwargs, dynamic_shapes=combined, strict=False)
-
-
-def _check_that_it_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise `InputError` where the model itself does not take these inputs."""
-    shapes = [tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    try:
-        with torch.no_grad():
-            model(*args, **kwargs)
-    except Exception as error:
+        tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
         raise InputError(
-            f"{type(model).__name__} itself fails on inputs of shape {', '.join(map(str, shapes))} "
-            f"(first dimension: batch): {type(error).__name__}: {error}"
+            f"{type(model).__name__} itself fails on inputs of shape {', '.join(str(tuple(t.shape)) for t in tensors)} "
+            f"(first dimension: batch): {type(error).__name__}: {error}{_dtype_hint(model, tensors)}"
         ) from error
 
 
-def _by_parameter(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`dynamic_shapes` as export wants it: by name of the parameter, the inputs of `*args` nested."""
-    signature = inspect.signature(model.forward)
-    return dict(signature.bind_partial(*args).arguments) | dict(kwargs)
+def _dtype_hint(model: nn.Module, tensors: Sequence[Tensor]) -> str:
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    wrong = next((t for t in tensors if t.is_floating_point() and kinds and t.dtype not in kinds), None)
+    if wrong is None:
+        return ""
+    kind = next(iter(kinds))
+    return f". The input has dtype {wrong.dtype}, the model {kind}. Convert one: x.to({kind})."
 
 
-def explain_failure(model: nn.Module, error: BaseException) -> str:
-    """What torch.export said, at which line of the model, and what usually helps."""
-    said = str(error).strip().splitlines()
-    lines = [
-        f"torch.export could not capture {type(model).__name__}: {type(error).__name__}: {said[0] if said else ''}"
-    ]
-    lines += [f"  {line}" for line in said[1:6]]
-    inside = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*LIBRARIES, "<"))]
-    if inside:
-        frame = inside[-1]
-        lines.append(f"It happened at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}")
-    if _packs_sequences(error):
-        lines.append(
-            "The model packs sequences (torch.nn.utils.rnn), which cannot be captured. Give the recurrent layer the "
-            "padded batch instead, and read each sample's own last step: output[torch.arange(len(x)), lengths - 1]. "
-            "The padding behind it gets no relevance. A bidirectional layer reads the padding first: explain samples "
-            "of one length together."
-        )
-    lines.append(
-        "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
-        "torch.where or torch.cond; keep .item() and numpy out of forward."
-    )
-    return "\n".join(lines)
+def _difference(graph: Graph, given: Inputs, own: Sequence[Any]) -> str:
+    """How the program differs from the model; if it does not, the graph knows that it serves these sizes."""
+    leaves = pytree.tree_leaves(given)
+    if not graph.fits(leaves):
+        return "the program was captured for other sizes"
+    if any(node.op == "get_attr" for node in graph.nodes):
+        return ""  # it calls graphs, which no rule explains: to be refused by their name
+    said = trial.difference(graph, leaves, own)
+    if not said:
+        graph.tried.add(graph.sizes_of_one(leaves))
+    return said
 
 
-def _packs_sequences(error: BaseException) -> bool:
-    """A packed sequence was at hand, or was being made, where the error was raised."""
-    return any(
-        frame.f_code.co_filename == rnn.__file__
-        or any(isinstance(v, rnn.PackedSequence) for v in frame.f_locals.values())
-        for frame, _ in traceback.walk_tb(error.__traceback__)
+def _try_batch_of_one(graph: Graph, model: nn.Module, given: Inputs) -> None:
+    """Export sets a size of 1 apart. Whether the model does too, one sample shows."""
+    leaves, spec = pytree.tree_flatten(given)
+    symbol = graph.batch_symbol()
+    if symbol is None or graph.open_sizes(leaves)[symbol] == 1:
+        return
+    first = [_first_of(symbol, node, leaf) for node, leaf in zip(graph.inputs, leaves, strict=True)]
+    try:
+        _difference(graph, pytree.tree_unflatten(first, spec), _own_output(model, pytree.tree_unflatten(first, spec)))
+    except InputError:
+        return  # the model takes no single sample
+
+
+def _first_of(symbol: Any, node: Any, leaf: Any) -> Any:
+    known = fake_value(node)
+    if not isinstance(leaf, Tensor):
+        return leaf
+    for dim, size in enumerate(known.shape):
+        if not isinstance(size, int) and size.node.expr == symbol:
+            leaf = leaf.narrow(dim, 0, 1)
+    return leaf
+
+
+def _says_other(model: nn.Module, differs: str) -> str:
+    return (
+        f"The program that torch.export captured of {type(model).__name__} does not compute what the model computes on "
+        f"the same inputs: {differs}. Look in forward for what depends on more than inputs and parameters: numbers "
+        "drawn by Python or numpy, counters, caches, torch.compiler.is_exporting(), `if` on values of tensors."
     )
 
 
@@ -196,7 +169,7 @@ def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph
                 f"The model takes an input of kind {spec.kind.name}, which relprop cannot hold: {spec.target}."
             )
     graph = exported.graph
-    output = next(n for n in reversed(graph.nodes) if n.op == "output")
+    output = graph.output_node()
     keep = [
         value
         for value, spec in zip(output.args[0], signature.output_specs, strict=True)

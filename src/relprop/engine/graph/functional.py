@@ -1,4 +1,4 @@
-"""In-place operators made functional.
+"""A captured program made functional.
 
 `relu_(x)` becomes `relu(x)`, and whoever read `x` later reads the result. Where the written tensor is a view, or has
 views that are read later, the whole program is functionalized by PyTorch instead, which is slower.
@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch.export import ExportedProgram
 from torch.fx import Graph as FxGraph
 from torch.fx import Node
+
+from relprop.engine.graph.regions import AUTOCAST
 
 ASSERTIONS = ("_assert", "sym_constrain_range")
 
@@ -24,21 +27,49 @@ class _Memory:
     fresh: bool = True
 
 
+def make_functional(exported: ExportedProgram) -> ExportedProgram:
+    """The program without writes into memory, with every mask that it draws, and views that work in any memory format.
+
+    Where the graph alone does not tell how, PyTorch functionalizes the program, which takes as long as the export.
+    """
+    draw_masks(exported.graph)
+    if not in_place_to_functional(exported.graph):
+        exported = exported.run_decompositions({})
+        in_place_to_functional(exported.graph)  # its assertions go
+    replace_operators(exported.graph)
+    return exported
+
+
 def in_place_to_functional(graph: FxGraph) -> bool:
-    """Replace every in-place operator by its functional form.
+    """Replace every in-place operator by its functional form, and drop assertions.
 
     Returns:
-        Whether that was possible. If not, the graph is left half rewritten and must be functionalized otherwise.
+        Whether that was possible. If not, the graph is as it was, and must be functionalized otherwise.
     """
+    if any(_is_below_aten(node) for node in graph.nodes) or not _walk(graph, apply=False):
+        return False
+    return _walk(graph, apply=True)
+
+
+def _is_below_aten(node: Node) -> bool:
+    """A node of functorch (`vmap`), or a region under autocast: PyTorch resolves it to plain operators."""
+    function = node.op == "call_function" and not isinstance(node.target, torch._ops.OperatorBase)
+    return node.target is AUTOCAST or (function and "functorch" in getattr(node.target, "__module__", ""))
+
+
+def _walk(graph: FxGraph, *, apply: bool) -> bool:
+    """Go through the graph in order of execution, and rename, or only see whether that were possible."""
     order = {node: i for i, node in enumerate(graph.nodes)}
     memory: dict[Node, _Memory] = {}
     for node in list(graph.nodes):
         name = getattr(node.target, "__name__", "")
         if node.op == "call_function" and name.startswith(ASSERTIONS):
-            graph.erase_node(node)
+            if apply:
+                graph.erase_node(node)
         elif _writes(node):
-            if not _rename(node, memory, order):
+            if not _can_be_renamed(node, memory, order):
                 return False
+            _rename(node, memory, order, apply=apply)
         elif node.op == "call_function" and (owner := _seen_through(node)) is not None:
             memory[node] = memory[owner]
             (memory[node].whole if _is_dropout_off(node) else memory[node].views).append(node)
@@ -47,39 +78,72 @@ def in_place_to_functional(graph: FxGraph) -> bool:
     return True
 
 
-ZEROS = {
-    torch.ops.aten.empty.memory_format: torch.ops.aten.zeros.default,
-    torch.ops.aten.empty_like.default: torch.ops.aten.zeros_like.default,
-    torch.ops.aten.new_empty.default: torch.ops.aten.new_zeros.default,
+aten = torch.ops.aten
+
+INSTEAD = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+    aten.new_empty.default: aten.new_zeros.default,
+    aten.zero.default: aten.zeros_like.default,
+    aten.fill.Scalar: aten.full_like.default,
+    aten.fill.Tensor: aten.copy.default,
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
 }
+"""Memory that a model fills part by part starts at zero: what happens to lie there may be NaN, even times 0. What fills
+memory makes a constant. A view takes its strides from the model's run, where another memory format may come along."""
 
 
-def empty_to_zeros(graph: FxGraph) -> None:
-    """Memory that a model fills part by part starts at zero: what happens to lie there may be NaN, even times 0."""
+def replace_operators(graph: FxGraph) -> None:
+    """Put the operators of `INSTEAD` in place of others."""
     for node in graph.nodes:
-        if node.target in ZEROS:
-            node.target = ZEROS[node.target]
-            if node.target is torch.ops.aten.zeros.default:
+        if node.target in INSTEAD:
+            node.target = INSTEAD[node.target]
+            if node.target is aten.zeros.default:
                 node.kwargs = {k: v for k, v in node.kwargs.items() if k != "memory_format"}
 
 
-def _rename(node: Node, memory: dict[Node, _Memory], order: dict[Node, int]) -> bool:
-    """Give the result of a write a name of its own, if nothing else could see the write."""
-    written, functional = node.args[0], _functional(node)
-    if not isinstance(written, Node) or functional is None:
+def draw_masks(graph: FxGraph) -> None:
+    """Dropout that is on, `x · m`, with its mask `m = dropout(1)` as a value of its own, which every pass can read."""
+    for node in list(graph.nodes):
+        name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+        if name.rstrip("_") not in DROPOUTS or len(node.args) < 3 or node.args[2] is not True or node.args[1] == 0:
+            continue
+        x = node.args[0]
+        with graph.inserting_before(node):
+            ones = graph.call_function(aten.ones_like.default, (x,))
+            mask = graph.call_function(DROPOUTS[name.rstrip("_")], (ones, *node.args[1:]))
+            node.target = aten.mul_.Tensor if name.endswith("_") else aten.mul.Tensor
+            node.args = (x, mask)
+        for new in (ones, mask):
+            new.meta.update(node.meta, val=torch.empty_like(node.meta["val"]))
+
+
+DROPOUTS = {"dropout": aten.dropout.default, "feature_dropout": aten.feature_dropout.default}
+
+
+def _can_be_renamed(node: Node, memory: dict[Node, _Memory], order: dict[Node, int]) -> bool:
+    """Nothing but later readers of the written tensor itself could see the write."""
+    written = node.args[0]
+    if not isinstance(written, Node) or _functional(node) is None:
         return False
     target = memory[written]
     read_later = any(order.get(r, -1) > order[node] for view in target.views for r in view.users)
-    if not target.fresh or written not in target.whole or read_later:
-        return False
-    node.target = functional
-    for name in target.whole:
-        for reader in list(name.users):
-            if order.get(reader, -1) > order[node]:
-                reader.replace_input_with(name, node)
+    return target.fresh and written in target.whole and not read_later
+
+
+def _rename(node: Node, memory: dict[Node, _Memory], order: dict[Node, int], *, apply: bool) -> None:
+    """Give the result of a write a name of its own, which those read who read the memory later."""
+    target = memory[node.args[0]]  # type: ignore[index]
+    functional = _functional(node)
+    if apply and functional is not None:
+        node.target = functional
+        for name in target.whole:
+            for reader in list(name.users):
+                if order.get(reader, -1) > order[node]:
+                    reader.replace_input_with(name, node)
     target.whole.append(node)
     memory[node] = target
-    return True
 
 
 def _writes(node: Node) -> bool:
@@ -98,8 +162,13 @@ def _functional(node: Node) -> torch._ops.OpOverload | None:
     if writes != 1 or not name.endswith("_"):
         return None
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    found = getattr(packet, target._overloadname, None)
-    return found if isinstance(found, torch._ops.OpOverload) else None
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+    return next((found for found in overloads if _signature(found) == _signature(target)), None)
+
+
+def _signature(target: torch._ops.OpOverload) -> list[tuple[str, str, bool]]:
+    """Names and types of the arguments, by which the two forms of an operator are known to belong together."""
+    return [(a.name, str(a.type), a.kwarg_only) for a in target._schema.arguments]
 
 
 def _seen_through(node: Node) -> Node | None:

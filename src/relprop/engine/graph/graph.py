@@ -63,6 +63,8 @@ class Graph:
         tensors: the live tensor behind each parameter, buffer or constant placeholder, by node name.
         in_spec: how positional and keyword inputs flatten; one placeholder per leaf, in this order.
         out_spec: how the model's output unflattens.
+        module_types: class of each module, by path.
+        tried: sets of open sizes that may be 1 together: there the program was seen to return what the model does.
     """
 
     fx: FxGraph
@@ -70,6 +72,7 @@ class Graph:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     module_types: Mapping[str, type[nn.Module]] = field(default_factory=dict)
+    tried: set[frozenset[Any]] = field(default_factory=set)
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -92,7 +95,15 @@ class Graph:
         return list(self.output.args[0])  # type: ignore[arg-type]
 
     def serves(self, leaves: Sequence[Any]) -> bool:
-        """Whether the captured program is that of the model for inputs of these sizes, by the guards of the export."""
+        """Whether the captured program is that of the model for inputs of these sizes, by the guards of the export.
+
+        Export sets the sizes 0 and 1 apart without a guard, so these must have been tried.
+        """
+        ones = self.sizes_of_one(leaves)
+        return self.fits(leaves) and (not ones or ones in self.tried)
+
+    def fits(self, leaves: Sequence[Any]) -> bool:
+        """The same, but for sizes of 1."""
         sizes: dict[Any, int] = {}
         guards: list[Any] = []
         for node, leaf in zip(self.inputs, leaves, strict=True):
@@ -109,8 +120,17 @@ class Graph:
                     return False  # the export has fixed the size after all
                 if symbol.is_Symbol and sizes.setdefault(symbol, size) != size:
                     return False  # two inputs that were captured with one size have different ones
-        # A batch of one runs what was captured for two or more: export sets it apart by convention only.
         return not any(guard.expr.subs(sizes) == False for guard in guards)  # noqa: E712  (sympy expressions)
+
+    def sizes_of_one(self, leaves: Sequence[Any]) -> frozenset[Any]:
+        """Symbols of the sizes that the export left open and that are 1 in these inputs."""
+        return frozenset(symbol for symbol, size in self.open_sizes(leaves).items() if size == 1)
+
+    def batch_symbol(self) -> Any:
+        """Symbol of the first tensor's first dimension; None where it is fixed."""
+        shapes = [v.shape for v in map(fake_value, self.inputs) if isinstance(v, Tensor) and v.dim()]
+        size = shapes[0][0] if shapes else 1
+        return None if isinstance(size, int) or not size.node.expr.is_Symbol else size.node.expr
 
     def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs of the sizes at which the model was captured, filled with zeros."""

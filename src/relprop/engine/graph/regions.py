@@ -16,7 +16,7 @@ GRADIENTS = torch.ops.higher_order.wrap_with_set_grad_enabled
 
 
 def inline_regions(module: GraphModule) -> None:
-    """Replace each region by its operators. A region that switches autocast on changes dtypes, and stays."""
+    """Replace each region by its operators. One that switches autocast on is left to `make_functional`."""
     for node in list(module.graph.nodes):
         body, inputs = _region(module, node)
         if body is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,11 +20,27 @@ def run_node(node: Node, value: Callable[[Node], Any]) -> Any:
 
 def evaluate(graph: Graph, leaves: Sequence[Any]) -> Any:
     """Run a graph as it is, with the live parameters, under whatever autograd mode is on."""
+    return pytree.tree_unflatten(evaluate_flat(graph, leaves), graph.out_spec)
+
+
+def evaluate_flat(graph: Graph, leaves: Sequence[Any], check: Callable[[Node, Any], None] | None = None) -> list[Any]:
+    """The flat outputs. `check` sees the value of each operator."""
     values: dict[Node, Any] = dict(zip(graph.inputs, leaves, strict=True))
+    readers = Counter({node: len(node.users) for node in graph.fx.nodes})
     for node in graph.fx.nodes:
         if node.op == "placeholder":
             values.setdefault(node, graph.tensors.get(node.name))
         elif node.op == "call_function":
             values[node] = run_node(node, values.__getitem__)
-    outputs = [values[o] if isinstance(o, Node) else o for o in graph.outputs]
-    return pytree.tree_unflatten(outputs, graph.out_spec)
+            if check is not None:
+                check(node, values[node])
+            _forget(node, values, readers)
+    return [values[o] if isinstance(o, Node) else o for o in graph.outputs]
+
+
+def _forget(node: Node, values: dict[Node, Any], readers: Counter[Node]) -> None:
+    """Drop what `node` was the last to read. Outputs are read by the graph's last node, which is never run."""
+    for read in node.all_input_nodes:
+        readers[read] -= 1
+        if not readers[read]:
+            del values[read]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from relprop.engine.graph import operators as f
-from relprop.engine.graph.capture import capture, copy_modules
+from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph, info
 from relprop.engine.graph.run import evaluate
+from relprop.engine.graph.shadow import copy_modules
 from relprop.engine.graph.signature import signature_of
 from relprop.engine.rewrites.canonical import canonical
 from relprop.engine.rewrites.chains import absorbable, fusable, is_sequential

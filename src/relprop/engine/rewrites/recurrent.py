@@ -21,12 +21,10 @@ from torch.fx.node import map_arg
 
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, fake_value, info, operator_name, shape_of, where_is
+from relprop.engine.graph.recurrent import LONGEST, too_long
 from relprop.engine.ops.analysis import analyze_operator
 from relprop.engine.ops.recurrent import gated
 from relprop.errors import CaptureError
-
-LONGEST = 4096
-"""Cell updates (steps times layers times directions) up to which a network is unrolled."""
 
 aten = torch.ops.aten
 
@@ -255,10 +253,7 @@ def _length(node: Node, x: Node, time: int, passes: int) -> int:
             f"{where_is(node)}: the length of the sequence is not known at capture, so the network cannot be unrolled."
         )
     if length * passes > LONGEST:
-        raise CaptureError(
-            f"{where_is(node)}: {length} steps in {passes} layers and directions are {length * passes} cells, and "
-            f"relprop unrolls up to {LONGEST}. Explain a shorter sequence, or a part of the model."
-        )
+        raise CaptureError(f"{where_is(node)}: {too_long(length, passes)}")
     return int(length)
 
 

@@ -1,0 +1,119 @@
+"""`torch.export`, called so that it is safe: one thread at a time, silent, and with errors that say the next step."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import os
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jaxtyping
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import rnn
+from torch.utils import _pytree as pytree
+
+from relprop import errors
+from relprop.engine.graph.recurrent import AsOneOperator
+from relprop.engine.graph.signature import varying_dims
+
+LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, jaxtyping, errors) if module.__file__)
+"""Folders whose lines say nothing about the user's model."""
+
+LOCK = threading.RLock()
+"""`torch.export` changes PyTorch itself while it runs, so that two at a time break each other."""
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword inputs."""
+
+Open = Literal["sequence", "batch", "none"]
+"""Which sizes the program may be used with others of: batch and sequence of ids, the batch, none."""
+
+
+def export(model: nn.Module, inputs: Inputs, opened: Open) -> torch.export.ExportedProgram:
+    """Export a model, with recurrent networks as one operator each (see `recurrent`)."""
+
+    def sizes(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.dim():
+            return None
+        return dict.fromkeys(varying_dims(leaf) if opened == "sequence" else (0,), torch.export.Dim.AUTO)
+
+    shapes = None if opened == "none" else _by_parameter(model, pytree.tree_map(sizes, inputs))
+    with torch.no_grad(), AsOneOperator():
+        return torch.export.export(model, *inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _by_parameter(model: nn.Module, shapes: Inputs) -> dict[str, Any]:
+    """`dynamic_shapes` as export wants it: by name of the parameter, the inputs of `*args` and `**kwargs` nested."""
+    args, kwargs = shapes
+    return inspect.signature(model.forward).bind(*args, **kwargs).arguments
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """PyTorch logs tracebacks of exports that fail; what relprop has to say about them, its error says.
+
+    Only this thread's warnings and errors are held back, and none where `TORCH_LOGS` asks for logs.
+    """
+    thread = threading.get_ident()
+
+    def spoken(record: logging.LogRecord) -> bool:
+        return record.thread != thread or not record.name.startswith("torch") or record.levelno < logging.WARNING
+
+    handlers = [] if "TORCH_LOGS" in os.environ else _handlers()
+    for handler in handlers:
+        handler.addFilter(spoken)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(spoken)
+
+
+def _handlers() -> list[logging.Handler]:
+    """The handlers that a record of PyTorch may come to."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("torch")]
+    found = [handler for name in (None, *names) for handler in logging.getLogger(name).handlers]
+    return found if logging.lastResort is None else [*found, logging.lastResort]
+
+
+def explain_failure(model: nn.Module, error: BaseException) -> str:
+    """What torch.export said, at which line of the model, and what usually helps."""
+    said = str(error).strip().splitlines()
+    lines = [
+        f"torch.export could not capture {type(model).__name__}: {type(error).__name__}: {said[0] if said else ''}"
+    ]
+    lines += [f"  {line}" for line in said[1:6]]
+    inside = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*LIBRARIES, "<"))]
+    if inside:
+        frame = inside[-1]
+        lines.append(f"It happened at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}")
+    if _packs_sequences(error):
+        lines.append(
+            "The model packs sequences (torch.nn.utils.rnn), which cannot be captured. Give the recurrent layer the "
+            "padded batch instead, and read each sample's own last step: output[torch.arange(len(x)), lengths - 1]. "
+            "The padding behind it gets no relevance. A bidirectional layer reads the padding first: explain samples "
+            "of one length together."
+        )
+    lines.append(
+        "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
+        "torch.where or torch.cond; keep .item() and numpy out of forward."
+    )
+    return "\n".join(lines)
+
+
+def _packs_sequences(error: BaseException) -> bool:
+    """A packed sequence was at hand, or was being made, where the error was raised."""
+    return any(
+        frame.f_code.co_filename == rnn.__file__
+        or any(isinstance(v, rnn.PackedSequence) for v in frame.f_locals.values())
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
