@@ -17,7 +17,7 @@ from relprop.engine.graph.graph import Graph, Node, operator_name
 from relprop.engine.ops import Message, Op, Plan, Step, Tape, lookup, registry, units
 from relprop.engine.ops.registration import own_rows, teach
 from relprop.engine.rewrites.canonical import canonical
-from relprop.engine.rewrites.registered import collapse_registered
+from relprop.engine.rewrites.registered import Taught, collapse_registered
 from relprop.errors import RelpropError, RuleError, UnexplainedError
 from relprop.rules import EpsilonRule, PassRule, Rule, ZeroRule
 
@@ -72,15 +72,18 @@ def test_an_own_step_says_how_relevance_goes_back() -> None:
 
 
 def test_an_own_step_serves_every_way_to_explain() -> None:
-    """Several targets on one forward pass, parts that run again, and rules that want the other form behind it."""
+    """Several targets on one forward pass, also under vmap, parts that run again, and traced programs."""
     model, x = model_and_input()
     rp.register_op("special_i1", step=TaylorStep)
     lrp = LRP(nn.Sequential(nn.Linear(4, 4).double(), *model), EpsilonRule(1e-3))
     single = [lrp(x, target=t).relevance for t in (0, 1)]
-    for expl, expected in zip(lrp.each(x, targets=[0, 1]), single, strict=True):
-        assert_close(expl.relevance, expected)
+    for chunk in (1, 2):
+        for expl, expected in zip(lrp.each(x, targets=[0, 1], chunk=chunk), single, strict=True):
+            assert_close(expl.relevance, expected)
     parts = LRP(lrp.model, EpsilonRule(1e-3), checkpoint=2)
     assert_close(parts(x, target=0).relevance, single[0])
+    traced = LRP(lrp.model, EpsilonRule(1e-3)).compile(backend="eager")
+    assert_close(traced(x, target=0).relevance, single[0])
 
 
 def test_an_own_step_goes_before_the_familys_and_before_rewrites() -> None:
@@ -227,6 +230,29 @@ def test_modules_of_one_graph() -> None:
     assert not any(isinstance(n.target, units.Unit) for n in collapse_registered(captured(model, x)).operators())
     with pytest.raises(RuleError, match="modifies weights"):
         collapse_registered(captured(model, x), {Bessel: rp.rules.ZPlusRule()})
+
+
+def test_what_was_taught_is_a_value() -> None:
+    """Captured graphs are kept by it: the same words, the same graph; other words, another."""
+    operators, modules = {"special_i1": TaylorStep, "mylib.op": "softmax"}, {Bessel: PassRule()}
+    once = Taught.now(operators, modules)
+    assert (once, hash(once)) == (Taught.now(operators, modules), hash(Taught.now(operators, modules)))
+    assert own_rows({op.name: op for op in once.operators}) == {op.name: op for op in once.operators}
+    others = [Taught.now(), Taught.now(operators), Taught.now({"special_i1": "silu"}, modules)]
+    with rp.register_op("mylib.op", like="relu"), rp.register_module(nn.GELU):
+        others.append(Taught.now(operators, modules))
+    assert len({once, *others}) == 5
+    assert Taught.now(operators, modules) == once
+
+
+def test_what_was_taught_goes_into_a_graph() -> None:
+    model, x = model_and_input()
+    graph = canonical(Taught.now({"special_i1": TaylorStep}).into(captured(model, x)))
+    (row,) = taught(graph, "special_i1")
+    assert row is not None
+    assert row.step is TaylorStep
+    graph = canonical(Taught.now({"special_i1": TaylorStep}, {Bessel: PassRule()}).into(captured(model, x)))
+    assert [n.target.rule for n in graph.operators() if isinstance(n.target, units.Unit)] == [PassRule()]
 
 
 # What is refused.

@@ -142,11 +142,17 @@ def own_rows(operators: Mapping[Any, Any] | None) -> dict[str, Op]:
     return {name_of(operator): _row_of(operator, what) for operator, what in (operators or {}).items()}
 
 
+def registered_rows() -> tuple[Op, ...]:
+    """The rows that are registered for the whole process."""
+    return tuple(op for op in registry._TABLE.values() if op.own)
+
+
 def _row_of(operator: Any, what: Any) -> Op:
     if not isinstance(what, Op):
         return own_row(operator, **({"like": what} if isinstance(what, str) else {"step": what}))
     name = name_of(operator)
-    if what.step is None and what.family not in OF_FAMILY and what != registry._TABLE.get(what.name):
+    known = what.own or what == registry._TABLE.get(what.name)
+    if what.step is None and what.family not in OF_FAMILY and not known:
         raise RelpropError(f"Op of {name!r}: family={what.family!r} is none of {', '.join(OF_FAMILY)}; or give a step.")
     if what.step is not None:
         check_step(name, what.step)

@@ -98,6 +98,11 @@ def own_modules(modules: Mapping[type[nn.Module], OwnRule] | None) -> dict[type[
     return {kind: rule_of_module(kind, rule) for kind, rule in (modules or {}).items()}
 
 
+def registered_modules() -> tuple[tuple[type[nn.Module], Rule], ...]:
+    """The classes that are registered for the whole process, with their rules."""
+    return tuple(_REGISTERED.items())
+
+
 def registered_rule(kind: type[nn.Module], own: Mapping[type[nn.Module], Rule] | None = None) -> Rule | None:
     """The rule that a class of modules was registered with, or the closest of its bases; `own` ones come first."""
     tables = (own or {}, _REGISTERED)

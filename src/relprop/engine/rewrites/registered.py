@@ -1,16 +1,54 @@
-"""Modules that a user registered, captured as one operator each."""
+"""What users taught relprop, put into a captured graph: operators by their rows, modules as one operator each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Graph as FxGraph
 
 from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, info
-from relprop.engine.ops.units import OwnRule, Unit, own_modules, registered_rule
+from relprop.engine.ops import Op
+from relprop.engine.ops.registration import own_rows, registered_rows, teach
+from relprop.engine.ops.units import OwnRule, Unit, own_modules, registered_modules, registered_rule
 from relprop.errors import CaptureError
 from relprop.rules import Rule
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What users said of operators and modules: a value, so that captured graphs can be kept by it.
+
+    Attributes:
+        operators, modules: those of one analyzer.
+        process: what is registered for the whole process.
+    """
+
+    operators: tuple[Op, ...] = ()
+    modules: tuple[tuple[type[nn.Module], Rule], ...] = ()
+    process: tuple[Any, ...] = ()
+
+    @classmethod
+    def now(
+        cls, operators: Mapping[Any, Any] | None = None, modules: Mapping[type[nn.Module], OwnRule] | None = None
+    ) -> Taught:
+        """What holds at the moment.
+
+        Args:
+            operators: see `own_rows`. modules: class -> rule, as `register_module` takes it.
+
+        Raises:
+            RelpropError, RuleError: as in `register_op` and `register_module`.
+        """
+        own = tuple(own_rows(operators).values()), tuple(own_modules(modules).items())
+        return cls(*own, process=(*registered_rows(), *registered_modules()))
+
+    def into(self, graph: Graph) -> Graph:
+        """A graph as captured, with what was taught written into it: the step before `canonical`."""
+        operators = {op.name: op for op in self.operators}
+        return collapse_registered(teach(graph, operators), dict(self.modules))
 
 
 def collapse_registered(graph: Graph, modules: Mapping[type[nn.Module], OwnRule] | None = None) -> Graph:
