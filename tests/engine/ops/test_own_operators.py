@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop import LRP
-from relprop.composites import ActivationLayer, Composite, GlobalTypeMap
+from relprop.composites import ActivationLayer, Composite, GlobalTypeMap, ProductLayer
 from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph, Node, operator_name
 from relprop.engine.ops import Message, Op, Plan, Step, Tape, lookup, registry, units
@@ -19,7 +19,7 @@ from relprop.engine.ops.registration import own_rows, teach
 from relprop.engine.rewrites.canonical import canonical
 from relprop.engine.rewrites.registered import Taught, collapse_registered
 from relprop.errors import RelpropError, RuleError, UnexplainedError
-from relprop.rules import EpsilonRule, PassRule, Rule, ZeroRule
+from relprop.rules import EpsilonRule, PassRule, ProductRule, Rule, ZeroRule
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,22 @@ def test_an_own_step_goes_before_the_familys_and_before_rewrites() -> None:
             R_x, R_y = LRP(Squared())(x, y, target=1).relevance
     for part in (R_x, R_y):
         assert_close(part.sum(1), torch.full((2,), 1 / 16), rtol=1e-6)
+
+
+def test_an_own_step_is_not_lost_in_a_spelled_out_activation() -> None:
+    """`x · I₁(x)` is an elementwise function of x, through which relevance would pass as a whole."""
+
+    class Spelled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.special.i1(x)
+
+    x = torch.rand(2, 4, dtype=torch.float64) + 0.5
+    with rp.register_op("special_i1", like="tanh"):
+        assert_close(LRP(Spelled())(x, target=1).relevance.sum(1), torch.ones(2).double())
+    with rp.register_op("special_i1", like="tanh", step=TaylorStep):
+        R = LRP(Spelled(), Composite(GlobalTypeMap({ProductLayer: ProductRule("uniform")})))(x, target=1).relevance
+    y = torch.special.i1(x[:, 1])
+    assert_close(R.sum(1), 1 / 2 + (x[:, 1] * torch.special.i0(x[:, 1]) / y - 1) / 2, rtol=1e-6)
 
 
 def test_what_behaves_like_another_is_a_layer_of_its_kind() -> None:
