@@ -11,8 +11,16 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 from support.typecheck import INSIDE
+from support.versions import depends_on_versions
 
 hook = install_import_hook(INSIDE, "support.typecheck.typechecked")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if depends_on_versions(item.path):
+            item.add_marker(pytest.mark.versions)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.versions import ROOMS, TESTS, depends_on_versions
 
 yaml = pytest.importorskip("yaml")
 
@@ -96,3 +97,9 @@ def test_there_is_one_version_number():
     assert f"## {version}" in read("CHANGELOG.md")
     for file in (ROOT / "src").rglob("*.py"):
         assert f'"{version}"' not in file.read_text(encoding="utf-8"), f"{file.name} repeats the version"
+
+
+def test_tests_of_versions_lie_in_rooms_that_are_there():
+    for room in ROOMS:
+        assert list((TESTS / room).rglob("test_*.py")), room
+    assert not depends_on_versions(Path(__file__))

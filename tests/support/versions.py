@@ -1,0 +1,13 @@
+"""Which tests other versions of torch, transformers and Python may break: `make test-oldest` and the like run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+ROOMS = ("analyzers", "conformance", "engine/graph", "engine/program", "engine/rewrites", "oracles", "targets")
+
+
+def depends_on_versions(file: Path) -> bool:
+    """Whether a test file lies in one of these rooms."""
+    return any(file.is_relative_to(TESTS / room) for room in ROOMS)
