@@ -1,4 +1,4 @@
-"""Errors. Each names the culprit and says the next step; all derive from `RelpropError`."""
+"""Errors: each names the culprit and says the next step; all derive from `RelpropError`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The command line: `relprop explain` and `relprop layers`."""
+"""The command line.
+
+What may live here: options, their help, printing, exit codes. What is done lives in `jobs`.
+"""
 
 import sys
 

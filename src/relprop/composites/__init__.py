@@ -1,4 +1,7 @@
-"""Composites: which rule goes to which layer."""
+"""Composites: which rule goes to which layer.
+
+What may live here: statements about layers, presets that are made of them, and how both are printed.
+"""
 
 from relprop.composites.composite import Composite
 from relprop.composites.presets import (

@@ -13,6 +13,8 @@ Language models come with their tokenizer:
 
     loaded = load_text("hf:path/to/folder")
     output = loaded.model(**loaded.encode("A cat sleeps."))
+
+What may live here: sources of models, their weights, preprocessing and tokenizers, and the demo. Nothing that explains.
 """
 
 from relprop.models.loaded import LoadedModel

@@ -1,4 +1,7 @@
-"""LRP rules, as values."""
+"""LRP rules, as values.
+
+What may live here: frozen values and pure functions of tensors. No operator, no graph, no model.
+"""
 
 from relprop.rules.affine import (
     AlphaBetaRule,

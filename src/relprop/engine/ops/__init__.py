@@ -1,4 +1,7 @@
-"""What each ATen operator is, a file per family, and how relevance goes back through it."""
+"""What each ATen operator is, a file per family, and how relevance goes back through it.
+
+What may live here: rows of the operator table, and the steps that serve them. Nothing that changes a graph.
+"""
 
 from __future__ import annotations
 
