@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 
 import torch
+import torch._higher_order_ops.wrap  # torch 2.6 enters the two into torch.ops only then
 from torch.fx import GraphModule, Node
 
 AUTOCAST = torch.ops.higher_order.wrap_with_autocast
