@@ -15,6 +15,7 @@ from relprop.rules import (
     AffineRule,
     Boost,
     Combined,
+    Constant,
     EpsilonRule,
     FlatRule,
     GammaRule,
@@ -23,6 +24,7 @@ from relprop.rules import (
     WSquareRule,
     ZBoxRule,
     ZeroRule,
+    keep,
     negative,
     positive,
 )
@@ -267,3 +269,23 @@ def test_the_sign_of_zero_is_positive() -> None:
     expected = torch.tensor([1e-6, 1e-6, -1e-6, 1e-6, -2.0])
     assert_each_close(stabilize(z, 1e-6), expected, rtol=1e-5, atol=0)
     assert_each_close(stabilize(z.clone(), 1e-6, overwrite=True), expected, rtol=1e-5, atol=0)
+
+
+@dataclass(frozen=True)
+class BoxFromBelow(AffineRule):
+    """`Σ_i (a_i − l) w_ij`, the part that no sample tells from another first."""
+
+    low: float = -1.0
+
+    def groups(self) -> tuple[Group, ...]:
+        return (Group((Term(Constant(self.low), keep, None, -1.0), Term(keep, keep, None))),)
+
+
+@pytest.mark.parametrize("audit", [False, True])
+def test_the_order_of_terms_is_free(audit: bool) -> None:
+    """R_i = Σ_j (a_i − l) w_ij / Σ_i (a_i − l) w_ij · R_j."""
+    torch.manual_seed(0)
+    layer, a = nn.Linear(4, 3).double(), torch.rand(5, 4, dtype=torch.float64)
+    shifted = (a + 1.0) * layer.weight[1]
+    found = LRP(layer, BoxFromBelow(stabilizer=0.0))(a, target=1, audit=audit).relevance
+    assert_close(found, (shifted / shifted.sum(-1, keepdim=True)).detach(), rtol=1e-9)

@@ -32,5 +32,7 @@ def stabilize(
     epsilon = max(float(stabilizer), torch.finfo(z.dtype).tiny)
     if sign:
         return z.add_(sign * epsilon) if overwrite else z + sign * epsilon
-    signed = torch.copysign(z.new_full((), epsilon), z + 0.0)  # -0.0 + 0.0 is 0.0; where() is many times slower on CPUs
+    side = z.detach() if z.requires_grad else z  # a sign has no derivative
+    side = side + 0.0  # -0.0 + 0.0 is 0.0
+    signed = torch.copysign(z.new_full((), epsilon), side)  # where() is many times slower on CPUs
     return z.add_(signed) if overwrite else signed.add_(z)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import CPLRP, AttnLRP, Composite, GlobalTypeMap, LayerMap
-from relprop.engine.ops import affine
+from relprop.engine.ops import affine, simplify, terms
 from relprop.engine.ops.affine import AffineStep
-from relprop.engine.ops.terms import Terms
 from relprop.rules import (
     AffineRule,
     AlphaBetaRule,
@@ -43,9 +42,9 @@ RULES: list[Rule] = [
 ]
 
 LEFT_OUT: dict[str, tuple[object, str, Callable[..., object]]] = {
-    "terms that vanish": (Terms, "_simplify", lambda self, group: group),
-    "terms with one input": (Terms, "_merged", lambda self, group: group),
-    "a second denominator": (Terms, "_complement", lambda self: None),
+    "terms that vanish": (simplify, "without_zeros", lambda group, facts: group),
+    "terms with one input": (simplify, "merged", lambda group: group),
+    "a second denominator": (terms, "complement", lambda groups, facts: None),
     "outputs that a ReLU turns off": (affine, "rectifier", lambda node, plan: None),
     "rows that no relevance comes from": (affine, "live_rows", lambda node, plan: None),
 }

@@ -263,6 +263,12 @@ def constant_name(node: Node) -> str:
 
     `position_embeddings` for what an embedding or a parameter of that name gave, `constant` for anything else.
     """
+    names = {path.rpartition(".")[2] for path in constant_paths(node)}
+    return names.pop() if len(names) == 1 else "constant"
+
+
+def constant_paths(node: Node) -> set[str]:
+    """Names of the parameters, and paths of the embeddings, that a constant is computed from."""
     waiting, seen, found = [node], {node}, set()
     while waiting:
         current = waiting.pop()
@@ -274,5 +280,4 @@ def constant_name(node: Node) -> str:
         else:
             waiting.extend(n for n in current.all_input_nodes if n not in seen)
             seen.update(waiting)  # paths through a graph are many times its nodes
-    names = {path.rpartition(".")[2] for path in found if path}
-    return names.pop() if len(names) == 1 else "constant"
+    return found - {""}

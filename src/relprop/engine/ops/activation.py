@@ -95,9 +95,15 @@ class ActivationStep(Step):
         """Saves the ratio `f(x) / x`, at `x = 0` its limit: one tensor to keep instead of two."""
         value: Tensor = super().run(tape)
         if self.stays_factored and self.ratio == "divide":
-            ratio = value.to(tape.dtype) / tape.value(self.source)
-            tape.saved[self.node] = ratio.nan_to_num_(self.limit)  # much faster on CPUs than to compare x with 0
+            tape.saved[self.node] = self._ratio(value.to(tape.dtype), tape.value(self.source), tape)
         return value
+
+    def _ratio(self, y: Tensor, x: Tensor, tape: Tape) -> Tensor:
+        """`y / x`, at `x = 0` its limit."""
+        if tape.differentiable:  # the derivative of 0 / 0 is NaN, whatever takes its place
+            at_zero = x == 0
+            return torch.where(at_zero, self.limit, y / torch.where(at_zero, 1, x))
+        return (y / x).nan_to_num_(self.limit)  # much faster on CPUs than to compare x with 0
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         if not self.stays_factored or message.c is None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -13,13 +12,16 @@ from torch import Tensor
 from relprop.engine.graph.graph import Node, constant_name, info, operator_name
 from relprop.engine.ops.activation import ActivationStep
 from relprop.engine.ops.linear_maps import Affine, AffineMap, SomeRows, SumMap
-from relprop.engine.ops.registry import lookup, op_of
+from relprop.engine.ops.parameters import credit_bias, credit_constant, credit_weight
+from relprop.engine.ops.registry import lookup
 from relprop.engine.ops.rows import live_rows
+from relprop.engine.ops.simplify import sign_of
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Forms, Message, R, Tape, masked_product
-from relprop.engine.ops.terms import Terms, Work, sign_of
+from relprop.engine.ops.terms import Terms
+from relprop.engine.ops.work import Work
 from relprop.errors import RuleError
-from relprop.rules import AffineRule, Group, Rule, stabilize
+from relprop.rules import AffineRule, Group, Rule, Term, stabilize
 from relprop.rules.modifiers import Boost, Modifier, absolute, keep, negative, ones, positive
 
 
@@ -48,6 +50,7 @@ class AffineStep(Step):
         self.emits = self._emitted()
         parameters = {p for p in (self.map.w, self.map.b) if p is not None and not info(p).static}
         self.read(*parameters)
+        self.reads_for_parameters = frozenset(self.map.xs)
         if self.direct:
             self.multiplies_out = rule.divides
             self.read(*((self.value,) if self.multiplies_out or "R" in self.forms else ()))
@@ -96,8 +99,9 @@ class AffineStep(Step):
         message = message.map(self.map.outputs)
         if self.direct:
             s = self._direct_share(message, tape)
+            credit_weight(self.map, tape, lambda: [tape.value(x) for x in self.map.xs], None, s)
             return [(x, Message(c)) for x, c in zip(self.map.xs, self.map.pull(tape, None, s), strict=True)]
-        return self._general(self._total(message, tape), tape)
+        return self._by_terms(self._total(message, tape), tape)
 
     def _total(self, message: Message, tape: Tape) -> Tensor:
         """`z · c + R` of the map's outputs."""
@@ -122,98 +126,110 @@ class AffineStep(Step):
         return s
 
     def _book_bias(self, s: Tensor, tape: Tape) -> None:
-        if tape.sinks is None:
+        if tape.sinks is None and tape.parameters is None:
             return
         if isinstance(self.map, SumMap):
             for constant, amount in self.map.constant_values(tape):
                 name = constant_name(constant) if isinstance(constant, Node) else "constant"
-                tape.sink(self.node, name, partial(masked_product, amount, s))
+                kept = masked_product(amount, s)
+                tape.sink(self.node, name, lambda kept=kept: kept)  # type: ignore[misc]
+                credit_constant(tape, self.node, constant, kept)
             return
         b = self.map.bias(tape)
         if b is not None:
-            tape.sink(self.node, "bias", lambda: self.map.spread_bias(b, s) * s)
-
-    @property
-    def _bias_name(self) -> str:
-        return "constant" if isinstance(self.map, SumMap) else "bias"
+            self._book_kept(tape, lambda: self.map.spread_bias(b, s) * s)
 
     # Every other rule: the terms of its groups.
 
-    def _general(self, relevance: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
+    def _by_terms(self, relevance: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
+        work, by_sign = Work(tape, self.terms.all), dict[Node, list[Side]]()
+        for x, modifier, c in self._shares(relevance, work):
+            if modifier is keep:
+                yield x, Message(c)
+            elif modifier in SIDES:
+                by_sign.setdefault(x, []).append((modifier, c))
+            else:
+                yield x, Message(R=self._times(x, modifier, c, work))
+        for x, sides in by_sign.items():
+            yield x, self._both_sides(x, sides, work)
+
+    def _shares(self, relevance: Tensor, work: Work) -> Iterator[tuple[Node, Modifier, Tensor]]:
+        """Input `x`, `f` and `c`, such that the `f(x) · c` of all of them are `R_in`."""
+        tape = work.tape
         self._book_masked(relevance, tape)
-        work, groups = Work(tape), self.terms.groups
-        waiting: dict[tuple[Modifier, Modifier], Tensor] = {}
-        by_sign: dict[Node, list[tuple[Modifier, Tensor]]] = {}
-        left = Counter((t.input, t.weight) for g in groups for t in g.terms)
-        for group in groups:
+        for group in self.terms.groups:
             share = self._share(group, relevance, work)
             self._book(share, tape)
             for term in group.terms:
-                s = share.s if term.coefficient == 1 else share.s * term.coefficient
-                way = term.input, term.weight
-                waiting[way] = waiting[way] + s if way in waiting else s
-                left[way] -= 1
-                if left[way]:
-                    continue  # groups that go the same way back go together
-                for x, c in zip(self.map.xs, self.terms.pull(term, waiting.pop(way), tape), strict=True):
-                    if term.input in SIDES:
-                        by_sign.setdefault(x, []).append((term.input, c))
-                    else:
-                        yield x, Message(c) if term.input is keep else Message(R=self._times(x, term.input, c, work))
+                s = work.together(term, share.s)
+                if s is not None:
+                    self._credit(term, s, work)
+                    shares = self.terms.pull(term, s, tape)
+                    del s
+                    yield from zip(self.map.xs, repeat(term.input), shares, strict=False)
+                    del shares
             if self.affine_rule.bias == "distribute" and share.bias is not None:
-                yield from self._distribute(share.bias * share.s, tape)
-            del share, s  # before the next group's are made
-        for x, sides in by_sign.items():
-            if self.multiplies_sides:
-                (first, c), *others = sides
-                R = self._times(x, first, c, work)
-                for modifier, c in others:
-                    more = self.terms.modified(x, modifier, work), c
-                    R = R.addcmul_(*more) if tape.may_overwrite else R.addcmul(*more)
-                yield x, Message(R=R)
-            else:
-                yield x, Message(_joined(tape.value(x), sides))
+                yield from zip(self.map.xs, repeat(ones), self._distribute(share.bias * share.s, tape), strict=False)
+            del share  # before the next group's is made
+
+    def _credit(self, term: Term, s: Tensor, work: Work) -> None:
+        tape = work.tape
+        if tape.parameters is not None:
+            inputs = [self.terms.input(x, term.input, work) for x in self.map.xs]
+            credit_weight(self.map, tape, lambda: inputs, self.terms.weight(term, tape), s)
+
+    def _share(self, group: Group, relevance: Tensor, work: Work) -> Share:
+        """`coef · mask · R_out / stab(z)`."""
+        z, denominator, bias, overwrite = self._denominator(group, work)
+        s = work.quotient(relevance, denominator, group.coefficient, overwrite=overwrite)
+        if group.mask != "all":
+            own = self.terms.own_value(work.tape)
+            s = s * (own > 0 if group.mask == "positive" else own < 0)
+        return Share(s, z, denominator, bias)
+
+    def _denominator(self, group: Group, work: Work) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+        """`z`, `stab(z)`, the bias in it, and whether the quotient may take the place of it."""
+        known = work.tape.denominators
+        if (self.node, group) in known:
+            return *known[self.node, group], False
+        made = self.terms.evaluate(group, work)
+        overwrite = work.overwrites(made)
+        denominator = self._stabilized(made.z, group, overwrite=overwrite)
+        if work.tape.shared:  # several passes read it; z itself is for the books alone
+            known[self.node, group] = denominator, denominator, made.bias
+        return made.z, denominator, made.bias, overwrite
+
+    def _stabilized(self, z: Tensor, group: Group, *, overwrite: bool) -> Tensor:
+        rule = self.affine_rule
+        if rule.stabilizes_itself or callable(rule.stabilizer):
+            return rule.modify_denominator(z)
+        return stabilize(z, rule.stabilizer, sign=sign_of(group, self.terms.nonneg), overwrite=overwrite)
 
     def _times(self, x: Node, modifier: Modifier, c: Tensor, work: Work) -> Tensor:
         """`f(a) · c`."""
-        return c if modifier is ones else self.terms.modified(x, modifier, work) * c
+        return c if modifier is ones else self.terms.input(x, modifier, work) * c
 
-    def _share(self, group: Group, relevance: Tensor, work: Work) -> Share:
-        tape = work.tape
-        scratch = tape.may_overwrite and op_of(self.node).fresh and self.terms.makes_fresh(group)
-        key = self.node, group
-        if key in tape.denominators:
-            z, denominator, bias = tape.denominators[key]
-        else:
-            z, bias = self.terms.denominator(group, work)
-            denominator = self._stabilized(z, group, overwrite=scratch)
-            if tape.shared:
-                tape.denominators[key] = denominator, denominator, bias  # z itself is for the books alone
-        s = divide(relevance, denominator, reuse=scratch)
-        if group.mask != "all":
-            own = self.map.outputs(tape.value(self.value))
-            s = s * (own > 0 if group.mask == "positive" else own < 0)
-        if group.coefficient != 1:
-            s = s.mul_(group.coefficient) if tape.may_overwrite else s * group.coefficient
-        return Share(s, z, denominator, bias)
+    def _both_sides(self, x: Node, sides: Sequence[Side], work: Work) -> Message:
+        """Σ f_k(a)·c_k of functions that go by the sign of `a`, in the form that the input likes."""
+        if not self.multiplies_sides:
+            return Message(_joined(work.tape.value(x), sides))
+        (first, c), *others = sides
+        R = self._times(x, first, c, work)
+        for modifier, c in others:
+            R = work.add_product(R, self.terms.input(x, modifier, work), c)
+        return Message(R=R)
 
-    def _stabilized(self, z: Tensor, group: Group, *, overwrite: bool) -> Tensor:
-        if self.affine_rule.stabilizes_itself or callable(self.affine_rule.stabilizer):
-            return self.affine_rule.modify_denominator(z)
-        sign = sign_of(group, self.terms.nonneg)
-        return stabilize(z, self.affine_rule.stabilizer, sign=sign, overwrite=overwrite)
-
-    def _distribute(self, kept: Tensor, tape: Tape) -> Iterator[tuple[Node, Message]]:
+    def _distribute(self, kept: Tensor, tape: Tape) -> list[Tensor]:
         """Spread what the bias would keep evenly over the inputs connected to each output.
 
         An output that sees nothing but padding has none; there the bias keeps its share.
         """
         w = ones(self.map.weight(tape))
         count = self.map.apply(tape, [torch.ones_like(tape.value(x)) for x in self.map.xs], w, None)
-        tape.sink(self.node, self._bias_name, lambda: torch.where(count == 0, kept, 0))
-        shares = self.map.pull(tape, w, torch.where(count == 0, 0, kept / count))
-        for x, share in zip(self.map.xs, shares, strict=True):
-            yield x, Message(R=share)
+        self._book_kept(tape, lambda: torch.where(count == 0, kept, 0))
+        s = torch.where(count == 0, 0, kept / count)
+        credit_weight(self.map, tape, lambda: [torch.ones_like(tape.value(x)) for x in self.map.xs], w, s)
+        return self.map.pull(tape, w, s)
 
     # The books.
 
@@ -221,12 +237,17 @@ class AffineStep(Step):
         tape.sink(self.node, "epsilon", lambda: (share.denominator - share.z) * share.s)
         bias = share.bias
         if bias is not None and self.affine_rule.bias == "absorb":
-            tape.sink(self.node, self._bias_name, lambda: bias * share.s)
+            self._book_kept(tape, lambda: bias * share.s)
+
+    def _book_kept(self, tape: Tape, kept: Callable[[], Tensor]) -> None:
+        """What the bias keeps."""
+        tape.sink(self.node, "constant" if isinstance(self.map, SumMap) else "bias", kept)
+        credit_bias(self.map, tape, kept)
 
     def _book_masked(self, relevance: Tensor, tape: Tape) -> None:
         """Relevance of outputs that no group takes on: those with `z = 0` under a rule that goes by the sign of `z`."""
         if all(g.mask != "all" for g in self.terms.groups):
-            tape.sink(self.node, "masked", lambda: relevance * (self.map.outputs(tape.value(self.value)) == 0))
+            tape.sink(self.node, "masked", lambda: relevance * (self.map.outputs(tape.value(self.terms.value)) == 0))
 
 
 def affine_map(node: Node, plan: Plan | None = None) -> AffineMap:
@@ -257,21 +278,17 @@ def is_direct(affine: AffineMap, rule: AffineRule) -> bool:
     """The rule's only denominator is the layer's own output, so nothing need be computed anew."""
     groups = rule.groups()
     one_plain_term = len(groups) == 1 and len(groups[0].terms) == 1 and groups[0].terms[0].plain
-    no_bias = affine.b is None and not (isinstance(affine, SumMap) and affine.constants)
-    return one_plain_term and groups[0].mask == "all" and (rule.bias == "absorb" or no_bias)
-
-
-def divide(relevance: Tensor, denominator: Tensor, *, reuse: bool) -> Tensor:
-    """`relevance / denominator`, written over the denominator where that is `reuse`d: large allocations cost time."""
-    fits = reuse and denominator.shape == relevance.shape and denominator.dtype == relevance.dtype
-    return torch.div(relevance, denominator, out=denominator) if fits else relevance / denominator
+    return one_plain_term and groups[0].mask == "all" and (rule.bias == "absorb" or not affine.biased)
 
 
 SIDES: dict[Modifier, tuple[int, int]] = {positive: (1, 0), negative: (0, 1), absolute: (1, -1)}
 """`f(a) = a · (first where a > 0, else second)`: such terms stay factored."""
 
+Side = tuple[Modifier, Tensor]
+"""`f` and `c` of `f(a) · c`."""
 
-def _joined(a: Tensor, terms: Sequence[tuple[Modifier, Tensor]]) -> Tensor:
+
+def _joined(a: Tensor, terms: Sequence[Side]) -> Tensor:
     """`c` of `a·c = Σ_k f_k(a)·c_k`: for `a⁺ c₁ + a⁻ c₂` it is `c₁` where `a > 0`, `c₂` where `a < 0`.
 
     A ReLU's own derivative selects many times faster than `where()` on CPUs.

@@ -8,11 +8,13 @@ attention matrix is ever made here, but for the books. CP-LRP treats attention w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from relprop.engine.graph.graph import Node, operator_name
 from relprop.engine.ops.registry import always, inherits, register
@@ -106,9 +108,14 @@ class AttentionStep(Step):
         if not isinstance(rule, AttentionRule) and not (isinstance(rule, AffineRule) and rule.unmodified):
             raise cannot_serve(node, rule, "attention takes AttentionRule().")
 
+    def run(self, tape: Tape) -> Any:
+        with self._kernel(tape):
+            return super().run(tape)
+
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         c = self.factored(message, tape)
-        shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
+        with self._kernel(tape):
+            shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
         sent = [
             (source, share.map(partial(torch.mul, other=self._factor(source))))
             for source, share in zip(self.leaves, shares, strict=True)
@@ -117,6 +124,10 @@ class AttentionStep(Step):
         if self.mode != "cp":
             tape.sink(self.node, "softmax", lambda: self._kept(c, tape))
         return sent
+
+    def _kernel(self, tape: Tape) -> AbstractContextManager[Any]:
+        """The fused kernels have no second derivative."""
+        return sdpa_kernel(SDPBackend.MATH) if tape.differentiable else nullcontext()
 
     def _factor(self, source: Node) -> float:
         """1/2 for values, 1/4 for queries and for keys, 1/2 for a mask made of data; 1 for values under CP-LRP."""

@@ -1,18 +1,20 @@
 """Affine operators as maps `z = W a + b` whose input, weight and bias can be put in anew.
 
-Also their adjoint `c = Wᵀ s` for any weight: explicit for the frequent ones, else by differentiating the map itself.
+Also their adjoint `c = Wᵀ s` for any weight: written out for the frequent ones, else by differentiating the map itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node, data_inputs, fake_value, info, operator_name
+from relprop.engine.ops.adjoints import ADJOINTS, CONVOLUTIONS, convolution_of_ones
 from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.tape import Tape
 
@@ -33,10 +35,6 @@ class Affine:
     weight: int | None = None
     bias: int | None = None
     kind: WeightKind = "tensor"
-
-
-_CONVOLUTIONS = "conv1d conv2d conv3d"
-_TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
 
 
 def _with_constant_weight(node: Node, dim: int) -> bool:
@@ -133,6 +131,21 @@ class AffineMap:
         return None if self.b is None else tape.value(self.b)
 
     @property
+    def weighted(self) -> bool:
+        """Inputs have weights, of either sign."""
+        return self.w is not None
+
+    @property
+    def parameter(self) -> Node | None:
+        """The weight, if it is a parameter or made of parameters alone."""
+        return self.w if self.w is not None and info(self.w).static else None
+
+    @property
+    def biased(self) -> bool:
+        """Something is added to the weighted inputs."""
+        return self.b is not None
+
+    @property
     def weight_name(self) -> str:
         """What the weight is called."""
         return (self.w or self.node).name
@@ -167,11 +180,23 @@ class AffineMap:
         z, pull = tape.derivative(lambda *xs: self.apply(tape, xs, w, None), blanks)
         return [torch.zeros_like(x) if g is None else g for x, g in zip(blanks, pull(s.expand_as(z)), strict=True)]
 
+    def through_weight(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, s: Tensor) -> Tensor:
+        """`W ⊙ ∂(s · W a)/∂W`, shaped like the weight: what of `a · Wᵀ s` goes through each of its entries."""
+        w = self.weight(tape) if w is None else w
+        z, pull = tape.derivative(lambda w: self.apply(tape, xs, w, None), [w])
+        (slope,) = pull(s.sum_to_size(z.shape))  # inputs that are the same for all samples are there once
+        assert slope is not None
+        return self.whole(w * slope)
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """What is shaped like this map's part of the weight or the bias, shaped like all of it."""
+        return rows
+
     def pull_ones(self, tape: Tape, s: Tensor) -> list[Tensor] | None:
         """`1ᵀ s`: what all inputs of an output get alike, if that can be had from one channel; None if not."""
-        if operator_name(self.node) not in _CONVOLUTIONS.split() or self.w is None:
+        if operator_name(self.node) not in CONVOLUTIONS or self.w is None:
             return None
-        c = _convolution_of_ones(self.node, tape, self.weight(tape), s)
+        c = convolution_of_ones(self.node, tape, self.weight(tape), s)
         return None if c is None else [c]
 
     def spread_bias(self, b: Tensor, z: Tensor) -> Tensor:
@@ -205,6 +230,11 @@ class SomeRows(AffineMap):
     def outputs(self, part: Tensor) -> Tensor:
         return part.narrow(-1, self.first, self.count)
 
+    def whole(self, rows: Tensor) -> Tensor:
+        assert self.w is not None
+        behind = fake_value(self.w).shape[0] - self.first - self.count
+        return F.pad(rows, [0, 0] * (rows.dim() - 1) + [self.first, behind])
+
     def apply(self, tape: Tape, xs: Sequence[Tensor], w: Tensor | None, b: Tensor | None) -> Tensor:
         return super().apply(tape, xs, self.weight(tape) if w is None else w, b)
 
@@ -221,6 +251,14 @@ class SumMap(AffineMap):
         self.constants: list[tuple[Any, float]] = [
             (a, k) for a, k in pairs if not (isinstance(a, Node) and a in self.xs)
         ]
+
+    @property
+    def weighted(self) -> bool:
+        return True
+
+    @property
+    def biased(self) -> bool:
+        return bool(self.constants)
 
     def weight(self, tape: Tape) -> Tensor:
         return torch.tensor([sum(k) for k in self.coefficients], dtype=tape.dtype)
@@ -261,70 +299,3 @@ class SumMap(AffineMap):
 
 def _has_shape(node: Node) -> bool:
     return info(node).static or isinstance(node.meta.get("val"), Tensor)
-
-
-# Adjoints written out, so that no forward pass is needed to have them. None: not this case, differentiate instead.
-
-
-def _linear(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
-    return s.contiguous() @ w
-
-
-def _scale(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
-    c: Tensor = (s * w).sum_to_size(tape.shapes[data_inputs(node)[0]])
-    return c
-
-
-def _convolution(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
-    source = data_inputs(node)[0]
-    x = tape.value(source) if source in tape.values else tape.blank(source)
-    return _convolution_backward(node, x, w, s)
-
-
-def _convolution_of_ones(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
-    """With all weights 1, outputs may be summed first, and all inputs of a group get the same."""
-    shape = tape.shapes[data_inputs(node)[0]]
-    if len(shape) != w.dim():
-        return None
-    groups = int(_geometry(node)["groups"])
-    summed = s.reshape(s.shape[0], groups, -1, *s.shape[2:]).sum(2)
-    x = s.new_zeros(()).expand(shape[0], groups, *shape[2:])
-    c = _convolution_backward(node, x, s.new_ones(groups, 1, *w.shape[2:]), summed)
-    if c is None or groups == shape[1]:
-        return c
-    return c.expand(shape) if groups == 1 else c.repeat_interleave(shape[1] // groups, 1)
-
-
-def _convolution_backward(node: Node, x: Tensor, w: Tensor, s: Tensor) -> Tensor | None:
-    given, spatial = _geometry(node), w.dim() - 2
-    if isinstance(given["padding"], str) or x.dim() != spatial + 2:
-        return None
-    stride, padding, dilation, extra = (
-        _each(given[k], spatial) for k in ("stride", "padding", "dilation", "output_padding")
-    )
-    transposed = "transpose" in operator_name(node)
-    c: Tensor = torch.ops.aten.convolution_backward(
-        s, x, w, None, stride, padding, dilation, transposed, extra, given["groups"], [True, False, False]
-    )[0]
-    return c
-
-
-def _geometry(node: Node) -> dict[str, Any]:
-    """Stride, padding, dilation, groups and output padding of a convolution."""
-    names = ("stride", "padding", "dilation", "groups")
-    if "transpose" in operator_name(node):
-        names = ("stride", "padding", "output_padding", "groups", "dilation")  # type: ignore[assignment]
-    given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
-    return given | dict(zip(names, node.args[3:], strict=False)) | node.kwargs
-
-
-def _each(value: Any, n: int) -> list[int]:
-    values = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
-    return values * n if len(values) == 1 else values
-
-
-ADJOINTS: Mapping[str, Callable[[Node, Tape, Tensor, Tensor], Tensor | None]] = {
-    "linear": _linear,
-    "scale": _scale,
-    **dict.fromkeys(f"{_CONVOLUTIONS} {_TRANSPOSED}".split(), _convolution),
-}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node, fake_value
+from relprop.engine.ops.parameters import credit_moved
 from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import Message, Tape
@@ -88,6 +89,9 @@ class MovementStep(Step):
             return [(self.sources[0], message.map(lambda part: part.sum_to_size(shape)))]
         if self.op.fills or self._constants(tape):
             tape.sink(self.node, "constant", lambda: self._on_constants(message, tape))
+        if tape.parameters is not None:
+            for constant in self._constants(tape):
+                credit_moved(tape, self.node, constant, message)
         linear = not self.op.by_value
         return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=linear), strict=True)
 

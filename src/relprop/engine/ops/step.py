@@ -46,6 +46,7 @@ class Step:
         leaves: the nodes that it differentiates its operator by, if it `records`.
         forms: which parts the incoming message may have.
         reads: nodes whose values it reads in the reverse pass.
+        reads_for_parameters: those that it reads besides to tell the relevance of its parameters.
         records: the forward pass is to run the node under autograd.
         emits: which parts the messages to the sources may have.
     """
@@ -59,6 +60,7 @@ class Step:
         self.sources = data_inputs(node)
         self.leaves = self.sources
         self.reads: frozenset[Node] = other_inputs(node)
+        self.reads_for_parameters: frozenset[Node] = frozenset()
         self.emits: Forms = self.forms
 
     @staticmethod

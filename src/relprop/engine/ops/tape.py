@@ -74,6 +74,8 @@ class Tape:
         sinks: node -> name -> amount of relevance kept there; None unless the call is audited.
         shared: several reverse passes read it, so nothing may be overwritten.
         batched: they run as one, by `torch.func.vmap`.
+        differentiable: relevance is to be differentiable in inputs and parameters.
+        parameters: relevance of parameters, by name; None unless it is asked for.
         denominators: stabilized denominators (and biases in them) of affine layers, if it is shared.
     """
 
@@ -88,12 +90,14 @@ class Tape:
     sinks: dict[Node, dict[str, float]] | None = None
     shared: bool = False
     batched: bool = False
+    differentiable: bool = False
+    parameters: dict[str, Tensor] | None = None
     denominators: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def may_overwrite(self) -> bool:
         """What a step has just computed, or saved for itself, may hold what it computes next."""
-        return self.sinks is None and not self.shared
+        return self.sinks is None and not (self.shared or self.differentiable)
 
     def value(self, node: Node) -> Tensor:
         """A node's value in the dtype of relevance."""
@@ -110,8 +114,12 @@ class Tape:
             assert message.R is not None, f"an empty message at {node}"
             return message.R
         value = self.value(node) if part is None else part(self.value(node))
-        product = (masked_product if info(node).masked else torch.mul)(value, message.c)
+        product = self._masked_product(value, message.c) if info(node).masked else value * message.c
         return product if message.R is None else product + message.R
+
+    def _masked_product(self, a: Tensor, c: Tensor) -> Tensor:
+        """`a * c`, and 0 where a mask put -inf, of which `where(c == 0, 0, a * c)` would have the derivative NaN."""
+        return torch.where(a.isfinite(), a, 0) * c if self.differentiable else masked_product(a, c)
 
     def evaluate(self, node: Node, substitute: Mapping[Node, Any] | None = None) -> Any:
         """Run a node's operator on the values at hand, or on others in their place."""
@@ -124,11 +132,11 @@ class Tape:
 
     def record(self, node: Node, sources: Sequence[Node]) -> Tensor:
         """Run a node's operator under autograd, so that `adjoint` need not run it again."""
-        leaves = [self.values[s].detach().requires_grad_() for s in sources]
+        leaves = [self._leaf(self.values[s]) for s in sources]
         with torch.enable_grad():
             result: Tensor = self.evaluate(node, dict(zip(sources, leaves, strict=True)))
         self.recorded[node] = (leaves, result)
-        return result.detach()
+        return result if self.differentiable else result.detach()
 
     def adjoint(self, node: Node, sources: Sequence[Node], message: Message, *, linear: bool) -> list[Message]:
         """Pull a message back through the operator's own derivative.
@@ -138,7 +146,7 @@ class Tape:
         """
         if node in self.recorded:
             leaves, result = self.recorded[node]
-            pull: Pull = partial(pull_back, result, leaves)
+            pull: Pull = partial(pull_back, result, leaves, create_graph=self.differentiable)
         else:
             given = [self.blank(s) if linear else self.value(s) for s in sources]
             _, pull = self.derivative(
@@ -152,14 +160,33 @@ class Tape:
         if self.batched:  # inside of vmap, where autograd's own leaves are not to be had
             z, back = torch.func.vjp(function, *at)[:2]
             return z, lambda s: [None] * len(at) if s is None else list(back(s))
-        leaves = [x.detach().requires_grad_() for x in at]
+        leaves = [self._leaf(x) for x in at]
         with torch.enable_grad():
             z = function(*leaves)
-        return z.detach(), partial(pull_back, z, leaves)
+        pull = partial(pull_back, z, leaves, create_graph=self.differentiable)
+        return z if self.differentiable else z.detach(), pull
+
+    def _leaf(self, x: Tensor) -> Tensor:
+        """What an operator is differentiated by in the place of `x`, and by nothing else that reads `x`."""
+        return x.view_as(x) if self.differentiable and x.requires_grad else x.detach().requires_grad_()
 
     def blank(self, node: Node) -> Tensor:
         """A tensor of a node's shape that takes no memory, for operators that only look at shapes."""
         return torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shapes[node])
+
+    def credit(self, name: str, node: Node, amount: Callable[[], Tensor]) -> None:
+        """Note relevance of a parameter, shaped like it, if it is asked for.
+
+        Args:
+            node: where it comes from. It tells two parameters apart that have one name and different shapes.
+        """
+        if self.parameters is not None:
+            given = amount()
+            known = self.parameters.get(name)
+            if known is not None and known.shape != given.shape:
+                name = f"{name}@{node.name}"
+                known = self.parameters.get(name)
+            self.parameters[name] = given if known is None else known + given
 
     def sink(self, node: Node, name: str, amount: Callable[[], Tensor]) -> None:
         """Note relevance that a node keeps, if the call is audited."""
@@ -176,9 +203,12 @@ class Tape:
         return substitute
 
 
-def pull_back(result: Tensor, leaves: Sequence[Tensor], cotangent: Tensor | None) -> list[Tensor | None]:
-    """`(∂result/∂leaf)ᵀ cotangent` for each leaf; None where nothing flows."""
+def pull_back(
+    result: Tensor, leaves: Sequence[Tensor], cotangent: Tensor | None, *, create_graph: bool = False
+) -> list[Tensor | None]:
+    """`(∂result/∂leaf)ᵀ cotangent` for each leaf, to be differentiated again or not; None where nothing flows."""
     if cotangent is None:
         return [None] * len(leaves)
-    grads = torch.autograd.grad(result, leaves, cotangent, allow_unused=True, retain_graph=True)
-    return list(grads)
+    return list(
+        torch.autograd.grad(result, leaves, cotangent, allow_unused=True, retain_graph=True, create_graph=create_graph)
+    )

@@ -52,7 +52,8 @@ class UnitStep(Step):
         with torch.enable_grad():
             result = rule.function(forward, tuple(inputs), tape.value(self.node), relevance)
         shapes = {s: tape.shapes[s] for s in self.sources}
-        shares = [Message(R=r.detach()) for r in check_function_result(self.node, result, shapes)]
+        checked = check_function_result(self.node, result, shapes)
+        shares = [Message(R=r if tape.differentiable else r.detach()) for r in checked]
         tape.sink(self.node, "module", lambda: relevance.sum() - self._sent(shares, tape))
         return zip(self.sources, shares, strict=True)
 
