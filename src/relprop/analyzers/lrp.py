@@ -22,7 +22,7 @@ from relprop.engine.graph.signature import batch_size, signature_of, usable
 from relprop.engine.layers.layers import Layer, layers_of_modules
 from relprop.engine.program.answer import Explained
 from relprop.engine.program.compiled import Compiler
-from relprop.engine.rewrites.canonical import Canonize, canonical
+from relprop.engine.rewrites import Canonize, FuseBatchNorm, as_rewrites, canonical
 from relprop.engine.rewrites.chains import is_sequential
 from relprop.engine.rewrites.modules import WithoutSoftmax, flatten_model
 from relprop.engine.rewrites.registered import collapse_registered
@@ -96,8 +96,6 @@ class LRP:
         memory: Literal["keep", "low"] = "keep",
         checkpoint: bool | int = False,
     ) -> None:
-        if canonize not in (True, False, "thresholds"):
-            raise InputError(f"canonize={canonize!r} is none of True, False, 'thresholds'.")
         if not isinstance(model, nn.Module):
             raise InputError(f"LRP takes a torch.nn.Module, got {type(model).__name__}.")
         if memory not in ("keep", "low"):
@@ -109,7 +107,7 @@ class LRP:
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
         self._strip = isinstance(model, WithoutSoftmax)
         self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
-        self._canonize, self._flatten = canonize, flatten
+        self._rewrites, self._flatten = as_rewrites(canonize), flatten
         self._keep_weights, self._checkpoint = memory == "keep", checkpoint
         self._normalize_output, self._checks = normalize_output, checks
         self.composite = as_composite(composite)
@@ -135,7 +133,9 @@ class LRP:
         """The table's rows: in order of execution once the model was captured, else in that of registration."""
         if self._latest is not None:
             return self._latest.layers
-        return layers_of_modules(self._source, flatten=self._flatten, fuse=bool(self._canonize))
+        return layers_of_modules(
+            self._source, flatten=self._flatten, fuse=any(isinstance(r, FuseBatchNorm) for r in self._rewrites)
+        )
 
     def __call__(
         self, *args: Any, target: Target = None, layers: Layers = None, audit: bool = False, **kwargs: Any
@@ -357,7 +357,7 @@ class LRP:
         graph = capture(self._source, args, kwargs)
         if self._strip:
             graph = strip_graph(graph)
-        graph = canonical(collapse_registered(graph), canonize=self._canonize)
+        graph = canonical(collapse_registered(graph), self._rewrites)
         prepared = prepare(
             graph,
             self._source,

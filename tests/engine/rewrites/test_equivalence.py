@@ -13,7 +13,7 @@ from relprop import LRP
 from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph, info, operator_name
 from relprop.engine.graph.run import evaluate
-from relprop.engine.rewrites.canonical import Canonize, canonical
+from relprop.engine.rewrites import Canonize, FuseBatchNorm, as_rewrites, canonical
 from relprop.engine.rewrites.modules import Scale
 from relprop.errors import ModelError
 
@@ -142,7 +142,7 @@ MODELS = [
 def test_rewritten_graph_computes_the_same(model: nn.Module, shape: tuple[int, ...], canonize: Canonize) -> None:
     model = randomized(model)
     x = torch.randn(shape, dtype=torch.float64)
-    graph = canonical(capture(model, (x,)), canonize=canonize)
+    graph = canonical(capture(model, (x,)), as_rewrites(canonize))
     assert_each_close(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
     other = torch.randn(shape[0] + 3, *shape[1:], dtype=torch.float64)  # another batch size than the captured one
     assert_each_close(evaluate(graph, [other]), model(other), rtol=1e-12, atol=1e-12)
@@ -161,7 +161,7 @@ def fused_paths(graph: Graph) -> list[tuple[str, str]]:
 
 
 def test_what_is_fused_is_what_the_graph_says() -> None:
-    graph = canonical(capture(Fused().eval(), (torch.rand(2, 2, 8, 8),)))
+    graph = canonical(capture(Fused().eval(), (torch.rand(2, 2, 8, 8),)), (FuseBatchNorm(),))
     assert fused_paths(graph) == [
         ("conv", "bn"), ("up", "bn_up"), ("twice", "bn_first"), ("twice", "bn_second"),
     ]  # fmt: skip
@@ -189,7 +189,7 @@ def test_norms_in_front_of_layers_are_taken_in(canonize: Canonize, left: list[st
             norm.weight.mul_(torch.tensor([-1.0, 0.0, 1.0]).repeat(6)[: len(norm.weight)])
             norm.bias.sub_(0.8)
     x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
-    graph = canonical(capture(model, (x,)), canonize=canonize)
+    graph = canonical(capture(model, (x,)), as_rewrites(canonize))
     assert [info(n).path for n in graph.operators() if operator_name(n) == "scale"] == left
     assert_each_close(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
     lrp = LRP(model, canonize=canonize, example_inputs=(x,))

@@ -30,7 +30,8 @@ class NodeInfo:
         call: how many times that module had been called before (a module may be used twice).
         module_type: class of that module.
         aliases: paths of modules whose output this node also is (a batch norm fused into it).
-        absorbed: paths of modules that are now a part of it, without an output of their own (a norm in front of it).
+        absorbed: paths of modules that are now a part of it, without an output of their own (a norm in front of it);
+            `""` for operators that are no module.
         operator: name of the captured operator that it is, or is a part of.
         origin: name of that operator's node.
         entry: name of the input whose token ids the node embeds; relevance is read there.

@@ -18,7 +18,7 @@ from relprop.engine.ops import lookup
 from relprop.engine.ops.analysis import needs_rule
 from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.units import unit_of
-from relprop.engine.rewrites.chains import absorbable, fusable, is_leaf, is_sequential, is_torchs
+from relprop.engine.rewrites.chains import is_leaf, is_sequential, is_torchs, takers
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _with_fused(rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Lay
     seen: set[str] = set()
 
     def fused(paths: Iterable[str], row: Layer) -> list[Layer]:
-        new = [path for path in paths if path in modules and is_leaf(modules[path]) and path not in seen]
+        new = [path for path in paths if path and path in modules and is_leaf(modules[path]) and path not in seen]
         seen.update(new)
         known = [(path, modules[path]) for path in new]
         return [Layer(p, (), describe(m), type(m), frozenset({"batch_norm"}), (), row.name) for p, m in known]
@@ -178,14 +178,10 @@ def _with_fused(rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Lay
 
 
 def _mark_fused(rows: list[Layer], modules: Sequence[nn.Module]) -> list[Layer]:
-    marked = list(rows)
-    for i in range(1, len(rows)):
-        if fusable(modules[i - 1], modules[i]) and marked[i - 1].fused_into is None:
-            marked[i] = replace(rows[i], fused_into=rows[i - 1].name)
-    for i in range(len(rows) - 1):
-        if absorbable(modules[i], modules[i + 1]) and marked[i].fused_into is None:
-            marked[i] = replace(rows[i], fused_into=rows[i + 1].name)
-    return marked
+    return [
+        row if taker is None else replace(row, fused_into=rows[taker].name)
+        for row, taker in zip(rows, takers(modules), strict=True)
+    ]
 
 
 def _by_module(model: nn.Module, rows: list[Layer]) -> list[Layer]:

@@ -13,16 +13,21 @@ from relprop.engine.ops.registry import lookup, op_of
 
 def analyze(graph: Graph) -> Graph:
     """Set `data`, `static` and `nonneg` on every node, in order of execution."""
-    inputs = set(graph.inputs)
+    analyze_inputs(graph)
+    for node in graph.operators():
+        analyze_operator(node)
+    return graph
+
+
+def analyze_inputs(graph: Graph) -> None:
+    """Set the flags of what operators begin with: inputs, constants, embeddings of token ids."""
     for embedding, ids in entries(graph):
         annotate(embedding, entry=ids.name)
+    inputs = set(graph.inputs)
     for node in graph.fx.nodes:
         if node.op == "placeholder":
             is_input = node in inputs
             annotate(node, data=is_input and is_floating(node), static=not is_input)
-        elif node.op == "call_function":
-            analyze_operator(node)
-    return graph
 
 
 def analyze_operator(node: Node) -> None:

@@ -2,161 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, annotate, info, operator_name, shape_of
-from relprop.engine.ops.analysis import analyze, remove_dead
-from relprop.engine.rewrites.rewriting import insert
+from relprop.engine.ops.analysis import remove_dead
+from relprop.engine.rewrites.channelwise import Norm, norm_at, only_reader
+from relprop.engine.rewrites.fusing import Channels, Fusable, pads
+from relprop.engine.rewrites.rewriting import arguments, called, changed, insert, positional, replace
 
-CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
-FUSABLE = {*CONVOLUTIONS, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
+SPATIAL = {"linear": 0} | {f"conv{kind}{d}d": d for kind in ("", "_transpose") for d in (1, 2, 3)}
+"""Layers that can take a batch norm in -> how many dimensions follow their channels."""
 
 
-def fuse_batch_norms(graph: Graph, *, thresholds: bool = False) -> Graph:
-    """Fuse every batch norm with fixed statistics (scale `s = γ/σ`, shift `t = β − μγ/σ`) that a neighbour can take in.
+@dataclass(frozen=True)
+class FuseBatchNorm:
+    """Batch norms with fixed statistics become part of the layers next to them; scale `s = γ/σ`, shift `t = β − μγ/σ`.
 
         behind a layer          s (W a + b) + t = (s W) a + (s b + t)
         behind a concatenation  of such layers: each takes its channels' part
         in front of a layer     W (s a + t) + b = (W s) a + (W t + b), if the layer pads nothing
 
+    A frozen batch norm that is spelled out, as a scale and a shift per channel by constants, is one too.
+
     Args:
         thresholds: also take apart norm, ReLU, layer (DenseNet), as `relu(s a + t) = s max(a, −t/s) + t` where `s > 0`,
             and with min where `s < 0` (Hui & Binder 2019; Pahde et al. 2023).
     """
-    for node in list(graph.fx.nodes):
-        if "channels" not in node.meta:
-            continue
-        for fuse in (_split_over_branches, _into_previous, _into_next, *([_over_relu] if thresholds else [])):
-            if fuse(graph, node):
-                break
-    return analyze(remove_dead(graph))
+
+    thresholds: bool = False
+
+    def __call__(self, graph: Graph) -> Graph:
+        ways = (_split_over_branches, _into_previous, _into_next, *([_over_relu] if self.thresholds else []))
+        seen: set[Node] = set()
+        for node in list(graph.operators()):
+            norm = norm_at(node) if node.users and node not in seen else None
+            if norm is not None:
+                seen.update(link.node for link in norm.links)
+                any(fuse(graph, norm) for fuse in ways)
+        return remove_dead(graph)
 
 
-def _is_fusable(layer: Any) -> bool:
-    """The layer's weight is constant, and its channels are those of a batch norm next to it."""
-    if not isinstance(layer, Node) or operator_name(layer) not in FUSABLE:
+def fusable(layer: Node) -> Fusable | None:
+    """What a layer says of itself to `fusing`; None if its weight is no constant, or it is no such layer."""
+    name = operator_name(layer)
+    if name not in SPATIAL:
+        return None
+    given = arguments(layer)
+    before, after = shape_of(given["input"]), shape_of(layer)
+    if not info(given["weight"]).static or before is None or after is None or len(after) != 2 + SPATIAL[name]:
+        return None
+    return Fusable(
+        inputs=before[1],
+        outputs=after[1],
+        transposed="transpose" in name,
+        groups=given.get("groups", 1),
+        pads=pads(given.get("padding", 0)),
+    )
+
+
+def _into_previous(graph: Graph, norm: Norm) -> bool:
+    layer = norm.source
+    kind = fusable(layer)
+    if kind is None or not kind.takes_behind(norm.size) or only_reader(layer) is None:
         return False
-    weight = layer.args[1]
-    if not isinstance(weight, Node) or not info(weight).static:
-        return False
-    return operator_name(layer) != "linear" or len(shape_of(layer) or ()) == 2
-
-
-def _into_previous(graph: Graph, norm: Node) -> bool:
-    layer = norm.args[0]
-    if not isinstance(layer, Node) or not _is_fusable(layer) or len(layer.users) != 1:
-        return False
-    norm.replace_all_uses_with(_scaled(graph, layer, norm, norm.meta["channels"], like=norm, alias=True))
+    channels = norm.channels(graph, norm.last)
+    new = _fused(graph, norm.last, layer, kind.behind, channels, like=norm.last)
+    path = _module(norm, layer)
+    annotate(new, **({"aliases": (*info(layer).aliases, path)} if path else {"absorbed": (*info(layer).absorbed, "")}))
+    replace(graph, norm.last, new)
     return True
 
 
-def _scaled(graph: Graph, layer: Node, norm: Node, channels: Sequence[Node], *, like: Node, alias: bool) -> Node:
-    """The layer with scale and shift in its weight and bias; as an alias its output is the norm's."""
-    scaling, shift = channels
-    transposed = "transpose" in operator_name(layer)
-    groups = layer.args[6] if transposed and len(layer.args) > 6 else 1
-    weight = insert(graph, norm, f.fused_weight, layer.args[1], scaling, 1 if transposed else 0, groups)
-    bias = insert(graph, norm, f.fused_bias, _bias(layer), scaling, shift)
-    return _with(graph, norm, layer, norm, layer.args[0], weight, bias, like=like, alias=alias)
+def _split_over_branches(graph: Graph, norm: Norm) -> bool:
+    """`BN(cat(a, b))` as `cat(BN_a(a), BN_b(b))`, where `a` and `b` are layers that only the concatenation reads."""
+    cat = norm.source
+    if operator_name(cat) != "cat" or only_reader(cat) is None:
+        return False
+    given = arguments(cat)
+    branches, rank = list(given["tensors"]), len(shape_of(cat) or ())
+    kinds = [fusable(b) if isinstance(b, Node) and only_reader(b) is not None else None for b in branches]
+    if given["dim"] not in (1, 1 - rank) or len(set(branches)) < len(branches) or None in kinds:
+        return False
+    channels = norm.channels(graph, norm.last)
+    parts, start = [], 0
+    for branch, kind in zip(branches, kinds, strict=True):
+        assert kind is not None
+        assert kind.outputs is not None
+        own = (insert(graph, norm.last, torch.narrow, c, 0, start, kind.outputs) for c in channels)
+        part = _fused(graph, norm.last, branch, kind.behind, Channels(*own), like=branch)
+        annotate(part, absorbed=(*info(branch).absorbed, _module(norm, branch)))
+        parts.append(part)
+        start += kind.outputs
+    replace(graph, norm.last, insert(graph, norm.last, called(cat), parts, given["dim"], like=norm.last))
+    return True
 
 
-def _with(
-    graph: Graph, before: Node, layer: Node, norm: Node, x: Any, weight: Node, bias: Node, *, like: Node, alias: bool
+def _into_next(graph: Graph, norm: Norm) -> bool:
+    layer = _taking_layer(norm.last, norm)
+    if layer is None or not norm.stands_alone:
+        return False
+    channels = norm.channels(graph, layer)
+    _absorb(graph, layer, norm.source, channels, _module(norm, layer))
+    return True
+
+
+def _over_relu(graph: Graph, norm: Norm) -> bool:
+    """norm, ReLU, (spatial mean,) layer as a ReLU with thresholds and a layer with other parameters."""
+    relu = only_reader(norm.last)
+    if relu is None or operator_name(relu) != "relu" or not norm.stands_alone:
+        return False
+    last, following = relu, only_reader(relu)
+    while following is not None and _keeps_channels(following):
+        last, following = following, only_reader(following)
+    layer = _taking_layer(last, norm)
+    if layer is None:
+        return False
+    channels, path = norm.channels(graph, relu), _module(norm, layer)
+    effective = insert(graph, layer, f.shift_behind_threshold, *channels)
+    clipped = insert(graph, relu, f.clip_at_threshold, norm.source, *channels, like=relu)
+    annotate(clipped, operator="relu")
+    replace(graph, relu, clipped)
+    _absorb(graph, layer, arguments(layer)["input"], Channels(channels.scaling, effective), path)
+    return True
+
+
+def _taking_layer(node: Node, norm: Norm) -> Node | None:
+    """The one reader of a node, if it is a layer that can take in a norm in front of it."""
+    layer = only_reader(node)
+    kind = None if layer is None else fusable(layer)
+    if layer is None or kind is None or not kind.takes_in_front(norm.size):
+        return None
+    return layer if arguments(layer)["input"] is node else None
+
+
+def _absorb(graph: Graph, layer: Node, x: Node, channels: Channels, path: str) -> None:
+    kind = fusable(layer)
+    assert kind is not None
+    new = _fused(graph, layer, layer, kind.in_front, channels, like=layer, input=x)
+    annotate(new, absorbed=(*info(layer).absorbed, path))
+    replace(graph, layer, new)
+
+
+def _fused(
+    graph: Graph, before: Node, layer: Node, fuse: Callable[..., Any], channels: Channels, *, like: Node, **changes: Any
 ) -> Node:
-    """The layer with other parameters, known to have taken the norm in."""
-    kwargs = {k: v for k, v in layer.kwargs.items() if k != "bias"}
-    new = insert(graph, before, layer.target, x, weight, bias, *layer.args[3:], like=like, **kwargs)  # type: ignore[arg-type]
-    kept = {name: getattr(info(layer), name) for name in ("path", "call", "module_type", "operator", "origin")}
-    known, path = info(layer), info(norm).path
-    annotate(
-        new,
-        **kept,
-        aliases=(*known.aliases, path) if alias else known.aliases,
-        absorbed=known.absorbed if alias else (*known.absorbed, path),
-    )
+    """The layer with a norm in its weight and bias."""
+    given = arguments(layer)
+    weight, bias = fuse(partial(insert, graph, before), given["weight"], given["bias"], channels)
+    new = changed(graph, before, layer, like=like, weight=weight, bias=bias, **changes)
+    fields = ("path", "call", "module_type", "operator", "origin", "aliases", "absorbed")
+    annotate(new, **{name: getattr(info(layer), name) for name in fields})
     return new
 
 
-def _bias(layer: Node) -> Any:
-    return layer.args[2] if len(layer.args) > 2 else layer.kwargs.get("bias")
-
-
-def _split_over_branches(graph: Graph, norm: Node) -> bool:
-    """`BN(cat(a, b))` as `cat(BN_a(a), BN_b(b))`, where `a` and `b` are layers that only the concatenation reads."""
-    cat = norm.args[0]
-    if not isinstance(cat, Node) or operator_name(cat) != "cat" or len(cat.users) != 1:
-        return False
-    dim = cat.args[1] if len(cat.args) > 1 else 0
-    branches: list[Any] = list(cat.args[0])  # type: ignore[arg-type]
-    rank = len(shape_of(cat) or ())
-    if dim not in (1, 1 - rank) or not all(_is_fusable(b) and len(b.users) == 1 for b in branches):
-        return False
-    parts, start = [], 0
-    for branch in branches:
-        size = (shape_of(branch) or ())[1]
-        assert size is not None
-        own = [insert(graph, norm, torch.narrow, c, 0, start, size) for c in norm.meta["channels"]]
-        parts.append(_scaled(graph, branch, norm, own, like=branch, alias=False))
-        start += size
-    norm.replace_all_uses_with(insert(graph, norm, cat.target, parts, dim, like=norm))  # type: ignore[arg-type]
-    return True
-
-
-def _into_next(graph: Graph, norm: Node) -> bool:
-    layer = _only_reader(norm)
-    if layer is None or layer.args[0] is not norm or not _takes_scaled_inputs(layer):
-        return False
-    _absorb(graph, layer, norm, norm.args[0], *norm.meta["channels"])
-    return True
-
-
-def _absorb(graph: Graph, layer: Node, norm: Node, x: Any, scaling: Node, shift: Node) -> None:
-    groups = int(layer.args[6]) if operator_name(layer) in CONVOLUTIONS and len(layer.args) > 6 else 1  # type: ignore[arg-type]
-    weight = insert(graph, layer, f.weight_of_scaled, layer.args[1], scaling, groups)
-    bias = insert(graph, layer, f.bias_of_shifted, layer.args[1], _bias(layer), shift, groups)
-    layer.replace_all_uses_with(_with(graph, layer, layer, norm, x, weight, bias, like=layer, alias=False))
-
-
-def _only_reader(node: Node) -> Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _takes_scaled_inputs(layer: Node) -> bool:
-    """A scale and a shift per input channel can move into the layer: it pads nothing, as padding is not shifted."""
-    if operator_name(layer) == "linear":
-        return _is_fusable(layer)
-    padding = layer.args[4] if len(layer.args) > 4 else layer.kwargs.get("padding", 0)
-    unpadded = padding == "valid" or padding == 0 or (isinstance(padding, (list, tuple)) and not any(padding))
-    return operator_name(layer) in CONVOLUTIONS and unpadded and _is_fusable(layer)
-
-
-def _over_relu(graph: Graph, norm: Node) -> bool:
-    """norm, ReLU, (spatial mean,) layer as a ReLU with thresholds and a layer with other parameters."""
-    relu = _only_reader(norm)
-    if relu is None or operator_name(relu) != "relu":
-        return False
-    last, layer = relu, _only_reader(relu)
-    while layer is not None and _keeps_channels(layer):
-        last, layer = layer, _only_reader(layer)
-    if layer is None or layer.args[0] is not last or not _takes_scaled_inputs(layer):
-        return False
-    scaling, shift = norm.meta["channels"]
-    clipped = insert(graph, relu, f.clip_at_threshold, norm.args[0], scaling, shift, like=relu)
-    annotate(clipped, operator="relu")
-    effective = insert(graph, layer, f.shift_behind_threshold, scaling, shift)
-    relu.replace_all_uses_with(clipped)
-    _absorb(graph, layer, norm, layer.args[0], scaling, effective)
-    return True
+def _module(norm: Norm, layer: Node) -> str:
+    """The module that is nothing but the norm: what reads it is elsewhere, and so is the layer. `""` if none is."""
+    known = info(norm.last)
+    inside = any((info(n).path, info(n).call) == (known.path, known.call) for n in norm.last.users)
+    return "" if inside or known.path == info(layer).path else known.path
 
 
 def _keeps_channels(node: Node) -> bool:
     """Averages over space, and flattening of what has no space left: a shift per channel goes through."""
     if operator_name(node) in {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}:
         return True
-    source = node.args[0]
+    source = positional(node)[0] if node.args else None
     shape = (shape_of(source) or ()) if isinstance(source, Node) else ()
     return operator_name(node) == "flatten" and len(shape) > 2 and all(n == 1 for n in shape[2:])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
+
+from relprop.engine.rewrites.fusing import Fusable, pads
 
 
 def is_sequential(model: nn.Module) -> bool:
@@ -22,25 +26,33 @@ def is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
 
 
-def fusable(layer: nn.Module, norm: nn.Module) -> bool:
-    """A batch norm with fixed statistics behind a layer whose outputs it normalizes one by one."""
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
-        return False
-    if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
-        return False
-    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return outputs == norm.num_features
-
-
-def absorbable(norm: nn.Module, layer: nn.Module) -> bool:
-    """A batch norm with fixed statistics in front of a layer that pads nothing."""
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
-        return False
+def fusable(layer: nn.Module) -> Fusable | None:
+    """What a layer says of itself to `fusing`; None if it is no such layer."""
     if isinstance(layer, nn.Linear):
-        return layer.in_features == norm.num_features
-    unpadded = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return (
-        isinstance(layer, unpadded)
-        and layer.in_channels == norm.num_features
-        and (layer.padding == "valid" or (not isinstance(layer.padding, str) and not any(layer.padding)))
-    )
+        return Fusable(layer.in_features, layer.out_features)
+    if not isinstance(layer, nn.modules.conv._ConvNd):
+        return None
+    borders = pads(layer.padding)
+    return Fusable(layer.in_channels, layer.out_channels, layer.transposed, layer.groups, borders)
+
+
+def fixed_channels(norm: nn.Module) -> int | None:
+    """Number of channels of a batch norm with fixed statistics; None if it is none."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+        return None
+    return norm.num_features
+
+
+def takers(chain: Sequence[nn.Module]) -> list[int | None]:
+    """For each module of a chain the position of the layer that takes it in, if it is a batch norm next to one."""
+    found: list[int | None] = []
+    last, before = 0, None
+    for i, module in enumerate(chain):
+        size = fixed_channels(module)
+        behind = fusable(chain[i + 1]) if i + 1 < len(chain) else None
+        if size is not None and before is not None and before.takes_behind(size):
+            found.append(last)
+            continue
+        found.append(i + 1 if size is not None and behind is not None and behind.takes_in_front(size) else None)
+        last, before = i, fusable(module)
+    return found

@@ -7,10 +7,11 @@ relevance passes: taking it apart factor by factor would send part of it to cons
 from __future__ import annotations
 
 from relprop.engine.graph.graph import Graph, Node, annotate, data_inputs, fake_value, info, operator_name, shape_of
-from relprop.engine.ops.analysis import analyze, remove_dead
+from relprop.engine.ops.analysis import analyze_operator, remove_dead
 from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.units import Unit
 from relprop.engine.rewrites.registered import extract
+from relprop.engine.rewrites.rewriting import replace
 from relprop.rules import PassRule
 
 ELEMENTWISE = {"scale", "add", "product"}
@@ -24,7 +25,7 @@ def lift_elementwise(graph: Graph) -> Graph:
             found = _function_of_one(node, order)
             if found is not None:
                 _replace(graph, node, *found)
-    return analyze(remove_dead(graph))
+    return remove_dead(graph)
 
 
 def _function_of_one(product: Node, order: dict[Node, int]) -> tuple[Node, list[Node]] | None:
@@ -63,6 +64,5 @@ def _replace(graph: Graph, product: Node, source: Node, inside: list[Node]) -> N
     node.meta |= {"val": fake_value(product), "nn_module_stack": product.meta.get("nn_module_stack")}
     node.meta["relprop"] = info(product)
     annotate(node, operator="elementwise")
-    product.replace_all_uses_with(node)
-    for dead in reversed(inside):
-        graph.fx.erase_node(dead)
+    analyze_operator(node)
+    replace(graph, product, node)

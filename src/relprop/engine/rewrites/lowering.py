@@ -19,42 +19,44 @@ from torch import Tensor
 
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, fake_value, info, is_floating, operator_name, shape_of
-from relprop.engine.ops.analysis import analyze, analyze_operator, remove_dead
+from relprop.engine.ops.analysis import analyze_inputs, analyze_operator, remove_dead
 from relprop.engine.ops.registration import teach
 from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
-from relprop.engine.rewrites.rewriting import Rewrite, arguments, insert
+from relprop.engine.rewrites.rewriting import Lowering, arguments, changed, insert, positional
+
+aten = torch.ops.aten
 
 
 def lower(graph: Graph) -> Graph:
-    """Apply every rewrite, in order of execution, and analyze the result."""
-    analyze(_embed_ids_as_given(teach(graph)))
-    for node in list(graph.fx.nodes):
-        if node.op != "call_function":
-            continue
-        analyze_operator(node)  # what it reads may have been rewritten
+    """Analyze and rewrite every operator, in order of execution: what it reads has been rewritten already."""
+    analyze_inputs(_embed_ids_as_given(teach(graph)))
+    for node in list(graph.operators()):
+        analyze_operator(node)
         rewrite = REWRITES.get(operator_name(node)) if TAUGHT not in node.meta else None
         carries = info(node).data or any(info(a).data for a in node.all_input_nodes)
         if rewrite is not None and carries:
             new = rewrite(graph, node)
             if new is not None:
                 node.replace_all_uses_with(new)
-    return analyze(remove_dead(graph))
+    return remove_dead(graph)
 
 
 def _embed_ids_as_given(graph: Graph) -> Graph:
     """The embedding of transposed ids as the transposed embedding, so that relevance is read as ids came: (B, T, D)."""
     for node in list(graph.operators()):
-        ids = node.args[1] if operator_name(node) == "embedding" else None
+        if operator_name(node) != "embedding":
+            continue
+        ids = arguments(node)["indices"]
         while isinstance(ids, Node) and operator_name(ids) in {"contiguous", "clone"}:
-            ids = ids.args[0]
+            ids = positional(ids)[0]
         if isinstance(ids, Node) and operator_name(ids) == "transpose":
-            first, second = (int(d) % len(shape_of(ids) or ()) for d in ids.args[1:])  # type: ignore[arg-type]
-            embedded = insert(graph, node, node.target, node.args[0], ids.args[0], *node.args[2:], like=node)  # type: ignore[arg-type]
+            source, *dims = positional(ids)
+            first, second = (int(d) % len(shape_of(ids) or ()) for d in dims)
+            embedded = changed(graph, node, node, like=node, indices=source)
             embedded.meta["val"] = fake_value(node).transpose(first, second)
-            moved = insert(graph, node, torch.ops.aten.transpose.int, embedded, first, second, like=node)
-            node.replace_all_uses_with(moved)
+            node.replace_all_uses_with(insert(graph, node, aten.transpose.int, embedded, first, second, like=node))
     return remove_dead(graph)
 
 
@@ -73,7 +75,7 @@ def _product_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
 def _factors(node: Node) -> tuple[Node, ...]:
     """The factors of a product that only the next product reads: `(x * y) * z` is one product of three."""
     inner = operator_name(node) == "product" and len(node.users) == 1
-    return node.args if inner else (node,)  # type: ignore[return-value]
+    return positional(node) if inner else (node,)
 
 
 def _pow(graph: Graph, node: Node) -> Node | None:
@@ -88,11 +90,12 @@ def _pow(graph: Graph, node: Node) -> Node | None:
 
 def _attention(graph: Graph, node: Node) -> Node | None:
     """Queries, keys and values as nodes of their own, where one node serves as several."""
-    operands = list(node.args[:3])
-    if len(set(operands)) == 3:
+    given = arguments(node)
+    operands = {name: given[name] for name in ("query", "key", "value")}
+    if len(set(operands.values())) == 3:
         return None
-    own = [insert(graph, node, torch.ops.aten.alias.default, x, like=x) for x in operands]  # type: ignore[arg-type]
-    return insert(graph, node, node.target, *own, *node.args[3:], like=node, **node.kwargs)  # type: ignore[arg-type]
+    own = {name: insert(graph, node, aten.alias.default, x, like=x) for name, x in operands.items()}
+    return changed(graph, node, node, like=node, **own)
 
 
 def _div(graph: Graph, node: Node) -> Node | None:
@@ -101,7 +104,8 @@ def _div(graph: Graph, node: Node) -> Node | None:
 
 def _quotient_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
     """A divisor made of data is a statistic, such as a norm, and counts as a constant (LN-rule)."""
-    inverse = insert(graph, node, f.reciprocal, _constant(graph, node, other))
+    divisor = _constant(graph, node, other)
+    inverse = insert(graph, node, f.reciprocal, divisor, like=divisor if is_floating(divisor) else None)
     if isinstance(x, Node) and info(x).data:
         return insert(graph, node, f.scale, x, inverse, None, like=node)
     statistic = insert(graph, node, f.scale, inverse, _constant(graph, node, x), None)
@@ -168,41 +172,39 @@ def _glu(graph: Graph, node: Node) -> Node | None:
     if size is None:
         return None
     signal, gate = (
-        insert(graph, node, torch.ops.aten.slice.Tensor, x, dim, start, start + size, like=node) for start in (0, size)
+        insert(graph, node, aten.slice.Tensor, x, dim, start, start + size, like=node) for start in (0, size)
     )
-    return insert(
-        graph, node, f.product, signal, insert(graph, node, torch.ops.aten.sigmoid.default, gate, like=node), like=node
-    )
+    return insert(graph, node, f.product, signal, insert(graph, node, aten.sigmoid.default, gate, like=node), like=node)
 
 
 def _index_add(graph: Graph, node: Node) -> Node | None:
     """`index_add` and `scatter_add` onto a tensor as one onto zeros, and a sum."""
-    start = node.args[0]
-    assert isinstance(start, Node)
+    start = positional(node)[0]
     if operator_name(start) in {"zeros", "zeros_like", "new_zeros"}:
         return None
-    zeros = insert(graph, node, torch.ops.aten.zeros_like.default, start)
-    added = insert(graph, node, node.target, zeros, *node.args[1:], like=node, **node.kwargs)  # type: ignore[arg-type]
+    zeros = insert(graph, node, aten.zeros_like.default, start)
+    added = changed(graph, node, node, like=node, self=zeros)
     return _sum_of(graph, node, [start, added], [1, 1])
 
 
 def _copy(graph: Graph, node: Node) -> Node | None:
     """`copy(target, x)`, left behind by an assignment to a slice: x, shaped and typed like the target."""
     target, x = node.args[:2]
-    cast = insert(graph, node, torch.ops.aten.type_as.default, x, target, like=node)
-    return insert(graph, node, torch.ops.aten.expand_as.default, cast, target, like=node)
+    cast = insert(graph, node, aten.type_as.default, x, target, like=node)
+    return insert(graph, node, aten.expand_as.default, cast, target, like=node)
 
 
 def _weighted_by_data(graph: Graph, node: Node) -> Node | None:
     """A layer whose weight is data is a product; its bias is added after it."""
-    x, weight, bias = (*node.args, None)[:3]
-    if not (isinstance(weight, Node) and info(weight).data and isinstance(bias, Node)):
+    given = arguments(node)
+    weight, bias = given["weight"], given["bias"]
+    if not (info(weight).data and isinstance(bias, Node)):
         return None
-    product = insert(graph, node, node.target, x, weight, None, *node.args[3:], like=node, **node.kwargs)  # type: ignore[arg-type]
+    product = changed(graph, node, node, like=node, bias=None)
     trailing = len(shape_of(weight) or ()) - 2
     if trailing:
         shape = [-1, *[1] * trailing]
-        bias = insert(graph, node, torch.ops.aten.reshape.default, bias, shape, like=bias if info(bias).data else None)
+        bias = insert(graph, node, aten.reshape.default, bias, shape, like=bias if info(bias).data else None)
     return _sum_of(graph, node, [product, bias], [1, 1])
 
 
@@ -219,11 +221,11 @@ def _into_bias(graph: Graph, node: Node, summands: Sequence[Any], coefficients: 
     product = products[0]
     (constant,) = [s for s in summands if s is not product] or [None]
     mergeable = operator_name(product) in {"scale", "linear"} and len(product.users) == 1
-    if not mergeable or (len(product.args) > 2 and product.args[2] is not None):
+    if not mergeable or arguments(product)["bias"] is not None:
         return None
     if not isinstance(constant, Node) or not info(constant).static or not _is_shift_of(product, constant):
         return None
-    return insert(graph, node, product.target, product.args[0], product.args[1], constant, like=node)  # type: ignore[arg-type]
+    return changed(graph, node, product, like=node, bias=constant)
 
 
 def _is_shift_of(product: Node, constant: Node) -> bool:
@@ -236,7 +238,7 @@ def _is_shift_of(product: Node, constant: Node) -> bool:
         return False
     if operator_name(product) == "linear":
         return len(shape) == 1 and shape[0] == whole[-1]
-    weight = product.args[1]
+    weight = positional(product)[1]
     alike = isinstance(weight, Node) and shape_of(weight) == shape
     return len(shape) < len(whole) and (alike or sum(size != 1 for size in shape) <= 1)
 
@@ -244,18 +246,18 @@ def _is_shift_of(product: Node, constant: Node) -> bool:
 def _baddbmm(graph: Graph, node: Node) -> Node | None:
     given = arguments(node)
     summand, left, right = given["self"], given["batch1"], given["batch2"]
-    product = insert(graph, node, torch.ops.aten.bmm.default, left, right, like=node)
+    product = insert(graph, node, aten.bmm.default, left, right, like=node)
     return _sum_of(graph, node, [summand, product], [given["beta"], given["alpha"]])
 
 
 def _addmm(graph: Graph, node: Node) -> Node | None:
     bias, x, weight = node.args[:3]
     if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static) or node.kwargs:
-        product = insert(graph, node, torch.ops.aten.mm.default, x, weight, like=node)
+        product = insert(graph, node, aten.mm.default, x, weight, like=node)
         given = arguments(node)
         return _sum_of(graph, node, [bias, product], [given["beta"], given["alpha"]])
-    transposed = insert(graph, node, torch.ops.aten.t.default, weight)
-    return insert(graph, node, torch.ops.aten.linear.default, x, transposed, bias, like=node)
+    transposed = insert(graph, node, aten.t.default, weight)
+    return insert(graph, node, aten.linear.default, x, transposed, bias, like=node)
 
 
 def _matmul(graph: Graph, node: Node) -> Node | None:
@@ -265,8 +267,8 @@ def _matmul(graph: Graph, node: Node) -> Node | None:
         return None
     if len(shape_of(weight) or ()) != 2 or len(shape_of(x) or ()) < 2:
         return None
-    transposed = insert(graph, node, torch.ops.aten.t.default, weight)
-    return insert(graph, node, torch.ops.aten.linear.default, x, transposed, None, like=node)
+    transposed = insert(graph, node, aten.t.default, weight)
+    return insert(graph, node, aten.linear.default, x, transposed, None, like=node)
 
 
 def _one_of_several(graph: Graph, node: Node) -> Node | None:
@@ -293,7 +295,7 @@ def _slice(graph: Graph, node: Node) -> Node | None:
     return source if whole and isinstance(source, Node) and source.op == "call_function" else None
 
 
-REWRITES: dict[str, Rewrite] = {
+REWRITES: dict[str, Lowering] = {
     **NORMS,
     "mul": _mul,
     "multiply": _mul,

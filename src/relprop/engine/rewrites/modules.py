@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph import operators as f
 from relprop.engine.graph.capture import capture
-from relprop.engine.graph.graph import Graph, info
+from relprop.engine.graph.graph import Graph, Node, info
 from relprop.engine.graph.run import evaluate
 from relprop.engine.graph.shadow import copy_modules
 from relprop.engine.graph.signature import signature_of
+from relprop.engine.rewrites.batch_norm import FuseBatchNorm
 from relprop.engine.rewrites.canonical import canonical
-from relprop.engine.rewrites.chains import absorbable, fusable, is_sequential
+from relprop.engine.rewrites.chains import fusable, is_leaf, is_sequential, takers
+from relprop.engine.rewrites.fusing import fixed_statistics
+from relprop.engine.rewrites.rewriting import arguments, called
 from relprop.engine.rewrites.softmax import SOFTMAX, strip_graph
 from relprop.errors import ModelError
 
@@ -114,64 +119,44 @@ def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> n
             "example_inputs=(x,). LRP(model) canonizes by itself."
         )
     canonical_model = copy_modules(model)
-    for layer, norm, behind in _fused_pairs(model, example_inputs):
-        modules = canonical_model.get_submodule(layer), model.get_submodule(norm)
-        canonical_model.set_submodule(layer, fuse(*modules) if behind else absorb(*reversed(modules)))
-        canonical_model.set_submodule(norm, nn.Identity())
+    for layer, norms, weight, bias in _fused_layers(model, example_inputs):
+        module = canonical_model.get_submodule(layer)
+        canonical_model.set_submodule(layer, _with_parameters(module, weight, bias))
+        for norm in norms:
+            canonical_model.set_submodule(norm, nn.Identity())
     for name, module in list(canonical_model.named_modules()):
-        if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
-            canonical_model.set_submodule(name, nn.Sequential(*split(module)))
+        if len(_parts(module)) > 1:
+            canonical_model.set_submodule(name, nn.Sequential(*_parts(module)))
     return canonical_model
 
 
 def _canonical_chain(leaves: list[nn.Module]) -> list[nn.Module]:
-    chain: list[nn.Module] = []
-    for module in leaves:
-        if chain and fusable(chain[-1], module):
-            chain[-1] = fuse(chain[-1], module)
-        elif chain and absorbable(chain[-1], module):
-            chain[-1] = absorb(chain[-1], module)
-        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
-            chain.extend(split(module))
-        else:
-            chain.append(module)
-    return chain
+    chain = list(leaves)
+    into = takers(leaves)
+    for i, taker in enumerate(into):
+        if taker is not None:
+            chain[taker] = _with_norm(chain[taker], leaves[i], behind=taker < i)
+    left = [module for module, taker in zip(chain, into, strict=True) if taker is None]
+    return [part for module in left for part in _parts(module)]
 
 
-def fuse(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """`layer` with the batch norm's scale and shift in its weight and bias."""
-    scaling, shift = scale_and_shift(norm)
-    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
-    assert weight is not None
-    groups = layer.groups if isinstance(layer, nn.modules.conv._ConvNd) else 1
-    return _with_parameters(
-        layer,
-        f.fused_weight(weight.detach(), scaling, 1 if transposed else 0, groups),
-        f.fused_bias(None if bias is None else bias.detach(), scaling, shift),
-    )
+def _parts(module: nn.Module) -> tuple[nn.Module, ...]:
+    return split(module) if isinstance(module, nn.LayerNorm) and module.elementwise_affine else (module,)
 
 
-def absorb(norm: nn.Module, layer: nn.Module) -> nn.Module:
-    """`layer` with the scale and shift of the batch norm in front of it in its weight and bias."""
-    scaling, shift = scale_and_shift(norm)
-    groups = layer.groups if isinstance(layer, nn.modules.conv._ConvNd) else 1
-    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
-    assert weight is not None
-    return _with_parameters(
-        layer,
-        f.weight_of_scaled(weight.detach(), scaling, groups),
-        f.bias_of_shifted(weight.detach(), None if bias is None else bias.detach(), shift, groups),
-    )
-
-
-def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """`γ/σ` and `β − μγ/σ` of a batch norm, shape (C,) each."""
+def _with_norm(layer: nn.Module, norm: nn.Module, *, behind: bool) -> nn.Module:
+    """`layer` with a batch norm behind or in front of it in its weight and bias."""
+    kind = fusable(layer)
+    assert kind is not None
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scaling = f.batch_norm_weight(norm.weight, norm.running_var, norm.eps).detach()
-    return scaling, f.batch_norm_bias(norm.bias, norm.running_mean, scaling).detach()
+    statistics = norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
+    with torch.no_grad():
+        fuse = kind.behind if behind else kind.in_front
+        return _with_parameters(layer, *fuse(_call, layer.weight, layer.bias, fixed_statistics(_call, *statistics)))
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
 
 
 def _with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
@@ -187,16 +172,39 @@ def split(norm: nn.LayerNorm) -> tuple[nn.LayerNorm, Scale]:
     return plain.train(norm.training), Scale(norm.weight, norm.bias)
 
 
-def _fused_pairs(model: nn.Module, example_inputs: Sequence[Any]) -> list[tuple[str, str, bool]]:
-    """(layer, batch norm, norm is behind the layer) that the graph shows to follow each other, each called once."""
-    graph = canonical(capture(model, example_inputs))
-    used: dict[str, int] = {}
-    whole: dict[str, int] = {}
-    for node in graph.operators():
-        if info(node).data:
-            used[info(node).path] = used.get(info(node).path, 0) + 1
-        for norm in info(node).absorbed:
-            whole[norm] = whole.get(norm, 0) + 1
-    pairs = [(info(n).path, norm, True) for n in graph.operators() for norm in info(n).aliases]
-    pairs += [(info(n).path, norm, False) for n in graph.operators() for norm in info(n).absorbed]
-    return [(layer, norm, behind) for layer, norm, behind in pairs if used[layer] == 1 and whole.get(norm, 1) == 1]
+def _fused_layers(model: nn.Module, example_inputs: Sequence[Any]) -> list[tuple[str, tuple[str, ...], Tensor, Tensor]]:
+    """(layer, norms that are a part of it, weight, bias), as the graph fuses them, for modules that allow it.
+
+    A module computes one thing wherever it is called: layer and norm are called once, and nothing else is in them.
+    """
+    graph = canonical(capture(model, example_inputs), (FuseBatchNorm(),))
+    data = [node for node in graph.operators() if info(node).data]
+    own = Counter(info(node).path for node in data)
+    taken = Counter(path for node in data for path in (*info(node).aliases, *info(node).absorbed))
+    values: dict[Node, Any] = {}
+    found = []
+    for node in data:
+        known = info(node)
+        norms = (*known.aliases, *known.absorbed)
+        whole = all(taken[n] == 1 and not own[n] and is_leaf(model.get_submodule(n)) for n in norms)
+        if norms and whole and own[known.path] == 1 and _has_parameters(model.get_submodule(known.path)):
+            given = arguments(node)
+            weight, bias = (_constant(graph, given[name], values) for name in ("weight", "bias"))
+            found.append((known.path, norms, weight, bias))
+    return found
+
+
+def _has_parameters(layer: nn.Module) -> bool:
+    """A layer whose weight is its own, and not computed from others (as `torch.nn.utils.parametrizations` do)."""
+    return fusable(layer) is not None and "weight" in layer._parameters
+
+
+def _constant(graph: Graph, node: Node, values: dict[Node, Any]) -> Any:
+    """The value of a node that is computed from parameters alone."""
+    if node.op == "placeholder":
+        return graph.tensors[node.name].detach()
+    if node not in values:
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: _constant(graph, n, values))
+        with torch.no_grad():
+            values[node] = called(node)(*args, **kwargs)
+    return values[node]

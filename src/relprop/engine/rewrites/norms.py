@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 
 import torch
 
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, fake_value, shape_of
-from relprop.engine.rewrites.rewriting import Rewrite, arguments, insert
+from relprop.engine.rewrites.fusing import fixed_statistics
+from relprop.engine.rewrites.rewriting import Lowering, arguments, insert, positional
 
 
 def _batch_norm(graph: Graph, node: Node) -> Node | None:
@@ -19,17 +21,14 @@ def _batch_norm(graph: Graph, node: Node) -> Node | None:
     if mean is None or variance is None or given.get("training", given.get("use_input_stats", False)):
         normalized = insert(graph, node, f.normalize, x, [0, *range(2, rank)], 0, eps, like=node)
         return _affine(graph, node, normalized, weight, bias, rank - 2)
-    scaling = insert(graph, node, f.batch_norm_weight, weight, variance, eps)
-    shift = insert(graph, node, f.batch_norm_bias, bias, mean, scaling)
-    result = _affine(graph, node, x, scaling, shift, rank - 2)
-    result.meta["channels"] = (scaling, shift)
-    return result
+    channels = fixed_statistics(partial(insert, graph, node, like=mean), weight, bias, mean, variance, eps)
+    return _affine(graph, node, x, channels.scaling, channels.shift, rank - 2)
 
 
 def _native_batch_norm(graph: Graph, node: Node) -> Node | None:
     """`(output, saved mean, saved std)`, left behind by PyTorch's own functionalization: only the output is read."""
     for reader in list(node.users):
-        if reader.target is operator.getitem and reader.args[1] == 0:
+        if reader.target is operator.getitem and positional(reader)[1] == 0:
             node.meta["val"] = fake_value(reader)
             new = _batch_norm(graph, node)
             if new is not None:
@@ -98,7 +97,7 @@ def _rms_norm(graph: Graph, node: Node) -> Node | None:
     return _affine(graph, node, normalized, given["weight"], None, 0)
 
 
-NORMS: dict[str, Rewrite] = {
+NORMS: dict[str, Lowering] = {
     "batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _native_batch_norm,
     "layer_norm": _layer_norm,

@@ -11,14 +11,15 @@ data; what multiplies it is a readout map; what decays before it meets a signal 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, data_inputs, info, operator_name
-from relprop.engine.ops.analysis import analyze, reached_by_relevance, remove_dead
+from relprop.engine.ops.analysis import reached_by_relevance, remove_dead
 from relprop.engine.ops.product import is_product
 from relprop.engine.ops.registry import lookup
-from relprop.engine.rewrites.rewriting import insert
+from relprop.engine.rewrites.rewriting import insert, positional, refresh, replace, unmoved
 
 
 class Role(Enum):
@@ -40,16 +41,22 @@ STEPS = {"softplus", "clamp", "clamp_min"}
 """What makes a step size positive."""
 
 
-def hold_selections(graph: Graph) -> Graph:
-    """Hold the selected factors of every product inside a scan constant; without a state, leave the graph alone."""
-    scan = _Scan()
-    for node in graph.operators():
-        if info(node).data:
-            scan.visit(node)
-    if Role.STATE in scan.roles.values():
-        for product, factors in scan.held.items():
-            _hold(graph, product, factors)
-    return analyze(remove_dead(graph))
+@dataclass(frozen=True)
+class HoldSelections:
+    """What a selective scan selects counts as a constant: `hold(a) · b` for `a · b` (MambaLRP, Jafari et al. 2024).
+
+    Values stay what they are. A graph without a state that decays stays as it is.
+    """
+
+    def __call__(self, graph: Graph) -> Graph:
+        scan = _Scan()
+        for node in graph.operators():
+            if info(node).data:
+                scan.visit(node)
+        if Role.STATE in scan.roles.values():
+            for product, factors in scan.held.items():
+                _hold(graph, product, factors)
+        return remove_dead(graph)
 
 
 class _Scan:
@@ -121,28 +128,21 @@ class _Scan:
 
     def _select_signal(self, node: Node, state: set[Node]) -> None:
         """In what a scan takes in, `Δ · B · x`, hold step sizes, and factors that are computed from another one."""
-        node = _unmoved(node)
+        node = unmoved(node)
         if not is_product(node) or node in self.held:
             return
         factors = data_inputs(node)
-        steps = {x for x in factors if operator_name(_unmoved(x)) in STEPS}
+        steps = {x for x in factors if operator_name(unmoved(x)) in STEPS}
         rest = [x for x in factors if x not in steps]
         above = {x: reached_by_relevance(x) for x in rest}
         if any(ancestors & state for ancestors in above.values()):
             return  # a delta rule: what is taken in depends on the state itself
-        signals = [x for x in rest if all(_unmoved(x) in above[y] for y in rest if y is not x)]
+        signals = [x for x in rest if all(unmoved(x) in above[y] for y in rest if y is not x)]
         self._hold(node, steps | ({*rest} - {signals[0]} if signals else set()))
 
     def _hold(self, product: Node, factors: set[Node]) -> None:
         if factors:
             self.held.setdefault(product, set()).update(factors)
-
-
-def _unmoved(node: Node) -> Node:
-    """What a node was before it was only moved and cast."""
-    while (op := lookup(node)) is not None and op.family == "movement" and len(data_inputs(node)) == 1:
-        (node,) = data_inputs(node)
-    return node
 
 
 def _is_initial_state(value: object) -> bool:
@@ -157,9 +157,10 @@ def _hold(graph: Graph, product: Node, factors: set[Node]) -> None:
     held = {x: insert(graph, product, f.hold, x, like=x) for x in factors}
     left = [x for x in data_inputs(product) if x not in factors]
     if operator_name(product) == "product" and len(left) == 1:
-        weights = [held[x] for x in product.args if x in held]  # type: ignore[index]
+        weights = [held[x] for x in positional(product) if x in held]
         weight = weights[0] if len(weights) == 1 else insert(graph, product, f.product, *weights, like=product)
-        product.replace_all_uses_with(insert(graph, product, f.scale, left[0], weight, None, like=product))
+        replace(graph, product, insert(graph, product, f.scale, left[0], weight, None, like=product))
         return
     for factor, constant in held.items():
         product.replace_input_with(factor, constant)
+    refresh([product])

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from relprop.engine.graph.graph import Graph, Node, operator_name
+from relprop.engine.rewrites.rewriting import positional
 
 SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
 
@@ -19,7 +20,7 @@ def strip_graph(graph: Graph) -> Graph:
     for output in graph.outputs:
         softmax = output_softmax(output)
         if softmax is not None:
-            softmax.replace_all_uses_with(softmax.args[0])  # type: ignore[arg-type]
+            softmax.replace_all_uses_with(positional(softmax)[0])
             graph.fx.erase_node(softmax)
     return graph
 
