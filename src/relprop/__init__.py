@@ -6,6 +6,7 @@ from relprop import composites, errors, rules, targets
 from relprop.analyzers.artifact import Artifact, load
 from relprop.analyzers.indices import layer_indices
 from relprop.analyzers.lrp import LRP
+from relprop.engine import rewrites
 from relprop.engine.ops import register_op
 from relprop.engine.ops.units import register_module
 from relprop.engine.rewrites.modules import canonize, flatten_model, strip_softmax
@@ -29,6 +30,7 @@ __all__ = [
     "load",
     "register_module",
     "register_op",
+    "rewrites",
     "rules",
     "strip_softmax",
     "targets",

@@ -50,6 +50,7 @@ class LRP:
         example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
         canonize: fuse batch norms into the layers before or behind them, and hold constant what selective scans select
             (MambaLRP). `"thresholds"`: also where a ReLU is between a batch norm and the layer behind it (DenseNet).
+            Or which rewrites, in order: `(HoldSelections(), FuseBatchNorm(thresholds=True))` of `relprop.rewrites`.
         flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
             the outermost containers.
         normalize_output: relevance starts with 1 at the target; `False`: with the output's value.

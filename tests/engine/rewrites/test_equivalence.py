@@ -13,6 +13,7 @@ from relprop import LRP
 from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph, info, operator_name
 from relprop.engine.graph.run import evaluate
+from relprop.engine.ops.analysis import analyze
 from relprop.engine.rewrites import Canonize, FuseBatchNorm, as_rewrites, canonical
 from relprop.engine.rewrites.modules import Scale
 from relprop.errors import ModelError
@@ -124,6 +125,7 @@ CHAINS: list[tuple[nn.Module, tuple[int, ...]]] = [
         (2, 2, 6, 6),
     ),
     (nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3), nn.BatchNorm1d(3)), (2, 5)),
+    (nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3)), (2, 5)),
 ]
 MODELS = [
     *CHAINS,
@@ -146,6 +148,18 @@ def test_rewritten_graph_computes_the_same(model: nn.Module, shape: tuple[int, .
     assert_each_close(evaluate(graph, [x]), model(x), rtol=1e-12, atol=1e-12)
     other = torch.randn(shape[0] + 3, *shape[1:], dtype=torch.float64)  # another batch size than the captured one
     assert_each_close(evaluate(graph, [other]), model(other), rtol=1e-12, atol=1e-12)
+    kept = {node.name: info(node) for node in graph.fx.nodes}
+    assert kept == {node.name: info(node) for node in analyze(graph).fx.nodes}  # flags hold without another pass
+
+
+@pytest.mark.parametrize(("model", "shape"), CHAINS, ids=str)
+def test_chains_know_beforehand_what_the_graph_fuses(model: nn.Module, shape: tuple[int, ...]) -> None:
+    lrp = LRP(randomized(model))
+    before = [layer.fused_into for layer in lrp.layers]
+    lrp(torch.randn(shape, dtype=torch.float64), target=lambda output: output)
+    assert [layer.fused_into for layer in lrp.layers] == before
+    left = sum(into is None and not isinstance(m, nn.LayerNorm) for into, m in zip(before, model, strict=True))
+    assert sum(not isinstance(m, (nn.LayerNorm, Scale)) for m in rp.canonize(model)) == left
 
 
 @pytest.mark.parametrize(("model", "shape"), CHAINS, ids=str)

@@ -4,6 +4,7 @@ What may live here: values and functions from a graph to an equivalent one, and 
 returns the graph to go on with, and may have changed the one it was given.
 """
 
+from relprop.engine.graph.graph import Graph, operator_name
 from relprop.engine.rewrites.batch_norm import FuseBatchNorm
 from relprop.engine.rewrites.canonical import Canonize, as_rewrites, canonical
 from relprop.engine.rewrites.rewriting import Rewrite, arguments, insert, replace
@@ -12,11 +13,13 @@ from relprop.engine.rewrites.scans import HoldSelections
 __all__ = [
     "Canonize",
     "FuseBatchNorm",
+    "Graph",
     "HoldSelections",
     "Rewrite",
     "arguments",
     "as_rewrites",
     "canonical",
     "insert",
+    "operator_name",
     "replace",
 ]

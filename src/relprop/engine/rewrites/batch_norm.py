@@ -12,6 +12,7 @@ import torch
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, annotate, info, operator_name, shape_of
 from relprop.engine.ops.analysis import remove_dead
+from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.rewrites.channelwise import Norm, norm_at, only_reader
 from relprop.engine.rewrites.fusing import Channels, Fusable, pads
 from relprop.engine.rewrites.rewriting import arguments, called, changed, insert, positional, replace
@@ -49,9 +50,9 @@ class FuseBatchNorm:
 
 
 def fusable(layer: Node) -> Fusable | None:
-    """What a layer says of itself to `fusing`; None if its weight is no constant, or it is no such layer."""
+    """What a layer says of itself to `fusing`; None if its weight is no constant, or a user taught what it is."""
     name = operator_name(layer)
-    if name not in SPATIAL:
+    if name not in SPATIAL or TAUGHT in layer.meta:
         return None
     given = arguments(layer)
     before, after = shape_of(given["input"]), shape_of(layer)

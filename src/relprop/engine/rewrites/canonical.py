@@ -28,13 +28,14 @@ ANALYZED = (FuseBatchNorm, HoldSelections)
 FORMS = "Give True, False, 'thresholds', or a tuple of rewrites such as (HoldSelections(), FuseBatchNorm())."
 
 
-def as_rewrites(canonize: Canonize) -> tuple[Rewrite, ...]:
-    """The rewrites that an argument `canonize` means.
+def as_rewrites(canonize: Any) -> tuple[Rewrite, ...]:
+    """The rewrites that an argument `canonize` means; it comes from users, so it may be anything.
 
     Raises:
         InputError: it is no form of it.
 
     Examples:
+        >>> from relprop.engine.rewrites import as_rewrites
         >>> as_rewrites("thresholds")
         (HoldSelections(), FuseBatchNorm(thresholds=True))
     """

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from relprop.engine.graph.graph import Graph, Node, data_inputs, info, operator_name, shape_of
+from relprop.engine.graph import operators as f
+from relprop.engine.graph.graph import Graph, Node, data_inputs, info, shape_of
 from relprop.engine.rewrites.fusing import Channels
 from relprop.engine.rewrites.rewriting import arguments, insert, positional, unmoved
 
@@ -20,12 +21,13 @@ BATCH_NORMS = {"batch_norm", "instance_norm", "_native_batch_norm_legit_no_train
 
 @dataclass(frozen=True)
 class Link:
-    """One operator of a chain: a scale, a shift or both; constants as the graph has them."""
+    """One operator of a chain: `scaling · source + sign · shift`, constants as the graph has them."""
 
     node: Node
     source: Node
     scaling: Node | None
     shift: Node | None
+    sign: float = 1
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Norm:
         source = unmoved(self.source)
         if _is_captured(self.last):
             return True
-        normalizes = operator_name(source) == "scale" and not info(arguments(source)["weight"]).static
-        return source.op == "call_function" and operator_name(source) != "normalize" and not normalizes
+        normalizes = source.target is f.scale and not info(arguments(source)["weight"]).static
+        return source.op == "call_function" and source.target is not f.normalize and not normalizes
 
     def channels(self, graph: Graph, before: Node) -> Channels:
         """All scales and shifts as one: `s₂ (s₁ x + t₁) + t₂ = s₂ s₁ x + (s₂ t₁ + t₂)`."""
@@ -70,6 +72,7 @@ class Norm:
                 shift = None if shift is None else insert(graph, before, torch.ops.aten.mul.Tensor, shift, s)
             if link.shift is not None:
                 t = _flat(graph, before, link.shift)
+                t = t if link.sign == 1 else insert(graph, before, torch.ops.aten.mul.Scalar, t, link.sign)
                 shift = t if shift is None else insert(graph, before, torch.ops.aten.add.Tensor, shift, t)
         return Channels(scaling, shift)
 
@@ -101,32 +104,34 @@ def _call(node: Node) -> tuple[str, int]:
 
 def _is_captured(node: Node) -> bool:
     """The scale of a captured batch norm that does not normalize by statistics of its input."""
-    if operator_name(node) != "scale" or info(node).operator not in BATCH_NORMS:
+    if node.target is not f.scale or info(node).operator not in BATCH_NORMS:
         return False
     source = arguments(node)["x"]
-    return operator_name(source) != "normalize" or info(source).origin != info(node).origin
+    return source.target is not f.normalize or info(source).origin != info(node).origin
 
 
 def _link(node: Node) -> Link | None:
     data = data_inputs(node)
     if len(data) != 1 or shape_of(data[0]) != shape_of(node):
         return None
-    if operator_name(node) == "scale":
+    if node.target is f.scale:
         given = arguments(node)
         scaling, shift = given["weight"], given["bias"]
         known = _is_per_channel(scaling, node) and (shift is None or _is_per_channel(shift, node))
         return Link(node, data[0], scaling, shift) if known else None
-    if operator_name(node) != "add" or set(arguments(node)["coefficients"]) != {1}:
+    if node.target is not f.add or len(positional(node)) != 2:
         return None
-    shifts = [a for a in positional(node) if a is not data[0]]
-    return Link(node, data[0], None, shifts[0]) if len(shifts) == 1 and _is_per_channel(shifts[0], node) else None
+    terms = dict(zip(positional(node), arguments(node)["coefficients"], strict=True))
+    of_data = terms.pop(data[0])
+    ((shift, sign),) = terms.items() or [(None, 1)]
+    return Link(node, data[0], None, shift, sign) if of_data == 1 and _is_per_channel(shift, node) else None
 
 
 def _is_per_channel(constant: object, node: Node) -> bool:
     """Broadcast along the channels of (B, C, ...), with a value for each."""
     if not isinstance(constant, Node) or not info(constant).static:
         return False
-    if operator_name(constant) == "as_channels":
+    if constant.target is f.as_channels:
         return True
     shape, whole = shape_of(constant), shape_of(node) or ()
     if shape is None or len(shape) > len(whole) or len(whole) < 2:
@@ -137,7 +142,7 @@ def _is_per_channel(constant: object, node: Node) -> bool:
 
 def _flat(graph: Graph, before: Node, constant: Node) -> Node:
     """(C,) from (1, C, 1, 1)."""
-    if operator_name(constant) == "as_channels":
+    if constant.target is f.as_channels:
         flat = arguments(constant)["t"]
         assert isinstance(flat, Node)
         return flat
