@@ -59,7 +59,7 @@ def _is_rewrite(value: Any) -> bool:
     return isinstance(value, Rewrite) and not isinstance(value, type)
 
 
-def canonical(graph: Graph, rewrites: Sequence[Rewrite]) -> Graph:
+def canonical(graph: Graph, rewrites: Sequence[Rewrite] = WORDS[True]) -> Graph:
     """Lower operators to relprop's own few and lift spelled-out activations, then apply the rewrites in their order.
 
     Raises:

@@ -94,6 +94,7 @@ def norm_at(node: Node) -> Norm | None:
 
 
 def only_reader(node: Node) -> Node | None:
+    """What reads a node, if it is one."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
