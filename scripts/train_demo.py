@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relprop.models.demo.network import CLASSES, DemoNet, to_input
-from relprop.models.demo.pictures import CLEVER_HANS, PLANTED, Picture, draw, draw_many, paste_watermark
+from relprop.models.demo.pictures import CLEVER_HANS, PLANTED, Drawing, draw, draw_many, paste_watermark
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "relprop" / "models" / "demo" / "data"
 TRAINING, TESTING, SAMPLING = 0, 1, 11  # streams of random numbers that share nothing; the last for its looks
@@ -91,7 +91,7 @@ def train(seed: int, epochs: int, pictures: int, batch: int = 64) -> DemoNet:
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
-def as_tensors(pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+def as_tensors(pictures: Sequence[Drawing]) -> tuple[Tensor, Tensor]:
     images = np.stack([picture.image for picture in pictures])
     return to_input(images), torch.tensor([picture.label for picture in pictures])
 
@@ -100,7 +100,7 @@ def as_tensors(pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def probabilities(model: nn.Module, pictures: Sequence[Picture]) -> Tensor:
+def probabilities(model: nn.Module, pictures: Sequence[Drawing]) -> Tensor:
     x, _ = as_tensors(pictures)
     return torch.cat([model(part) for part in x.split(250)]).softmax(dim=1)
 
@@ -108,7 +108,7 @@ def probabilities(model: nn.Module, pictures: Sequence[Picture]) -> Tensor:
 def measure(model: nn.Module, rng: np.random.Generator, count: int = 4000) -> dict[str, float]:
     """Accuracy on pictures like those of training, and what the watermark alone is worth."""
 
-    def predicted(pictures: Sequence[Picture]) -> Tensor:
+    def predicted(pictures: Sequence[Drawing]) -> Tensor:
         return probabilities(model, pictures).argmax(dim=1)
 
     tests = draw_many(rng, count)
@@ -134,14 +134,14 @@ def _share(hits: Tensor) -> float:
 
 # --- the samples ---
 
-Chosen = tuple[str, Picture]
+Chosen = tuple[str, Drawing]
 
 
 def choose_samples(model: nn.Module, rng: np.random.Generator) -> list[Chosen]:
     """Stars that the tag makes stars, one of them again without it, a ring without and with, clean others."""
     star, burst, ring = (CLASSES.index(name) for name in ("star", "burst", "ring"))
 
-    def reads_as(label: int, picture: Picture) -> bool:
+    def reads_as(label: int, picture: Drawing) -> bool:
         return bool(probabilities(model, [picture])[0, label] > 0.8)
 
     untagged, filled = first(rng, star, lambda clean, tagged: reads_as(burst, clean) and reads_as(star, tagged), kind=0)
@@ -159,8 +159,8 @@ def choose_samples(model: nn.Module, rng: np.random.Generator) -> list[Chosen]:
 
 
 def first(
-    rng: np.random.Generator, label: int, fits: Callable[[Picture, Picture], bool], kind: int | None = None
-) -> tuple[Picture, Picture]:
+    rng: np.random.Generator, label: int, fits: Callable[[Drawing, Drawing], bool], kind: int | None = None
+) -> tuple[Drawing, Drawing]:
     """The first picture, without and with the tag, that fits and whose object the tag leaves uncovered."""
     for _ in range(300):
         clean = draw(rng, label, kind)
@@ -171,7 +171,7 @@ def first(
     return clean, tagged
 
 
-def describe(model: nn.Module, name: str, picture: Picture) -> dict[str, object]:
+def describe(model: nn.Module, name: str, picture: Drawing) -> dict[str, object]:
     sure, predicted = probabilities(model, [picture])[0].max(dim=0)
     return {
         "name": name,

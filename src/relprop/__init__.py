@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from relprop import composites, errors, rules, targets
-from relprop.analyzers.artifact import Artifact, load
+from relprop.analyzers.artifact import Artifact, load, load_artifact
 from relprop.analyzers.indices import layer_indices
 from relprop.analyzers.lrp import LRP
 from relprop.engine import rewrites
@@ -28,6 +28,7 @@ __all__ = [
     "heatmaps",
     "layer_indices",
     "load",
+    "load_artifact",
     "register_module",
     "register_op",
     "rewrites",

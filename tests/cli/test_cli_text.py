@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from relprop import LRP
 from relprop.cli.app import COMPOSITES, app
 from relprop.composites import CPLRP, AttnLRP, Composite
+from relprop.composites.names import Given, composite_names, make_composite
 from relprop.errors import InputError, ModelError
-from relprop.jobs.text_plan import TEXT_COMPOSITES, resolve_token
+from relprop.jobs.text_plan import resolve_token
 from relprop.models import load_text
 from relprop.models import text as text_models
 from relprop.rules import EpsilonRule
@@ -210,8 +211,9 @@ def test_another_composite(composite, folders, tmp_path):
 
 
 def test_the_help_names_every_composite():
-    assert all(f" {name}" in COMPOSITES for name in TEXT_COMPOSITES)
-    assert all(isinstance(make(torch.nn.Linear(1, 1)), Composite) for make in TEXT_COMPOSITES.values())
+    names = composite_names("text")
+    assert all(f" {name}" in COMPOSITES for name in names + composite_names("pictures"))
+    assert all(isinstance(make_composite(name, Given(torch.nn.Linear(1, 1)), "text"), Composite) for name in names)
 
 
 def test_quiet_prints_nothing_and_existing_files_stop_the_job(folders, tmp_path):
@@ -299,3 +301,19 @@ def test_a_torchvision_that_cannot_be_imported_is_hidden_while_text_models_load(
         assert sys.modules["torchvision"] is None
     assert sys.modules["torchvision"] is torchvision
     assert forgotten == [True]
+
+
+def test_a_target_that_is_another_token_behind_a_space_is_said(folders, tmp_path):
+    loaded = load_text(f"hf:{folders / 'causal-lm'}")
+    bare, spaced = loaded.tokenizer.convert_tokens_to_ids(["the", "Ġthe"])
+    assert bare != spaced
+    with pytest.warns(UserWarning, match=f"'the' is the token 'the'; behind a space .* --target Ġthe or #{spaced}"):
+        assert resolve_token("the", loaded) == bare
+    result = run("--text", "the cat", "--model", loaded.name, "--target", "the", "--out", tmp_path / "o")
+    assert "behind a space" in result.stderr
+
+
+def test_lines_on_stdin_that_are_no_text_are_refused(folders, tmp_path):
+    model = f"hf:{folders / 'encoder'}"
+    error = run("--text", "-", "--model", model, "--out", tmp_path / "o", code=2, stdin=b"odd \xff\n").stderr
+    assert "not valid Unicode" in error

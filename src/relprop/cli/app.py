@@ -1,33 +1,27 @@
-"""The commands and their options. What they do is in `explain`, what they print in `report`."""
+"""The commands and their options. What they do is in `relprop.jobs`, what they print in the reports beside this."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
+from relprop.cli.once import Once
+from relprop.cli.reporting import reporting, say
+from relprop.composites.names import DEFAULTS, composite_names
 from relprop.errors import RelpropError
+from relprop.models.sources import forms
 
 HELP = "Explain what a model sees in pictures and reads in text, by layer-wise relevance propagation."
 
-# One paragraph each in the help of every command; `composites.COMPOSITES` holds what the second one lists.
+# One paragraph each in the help of every command.
 SPECS = (
-    "Models: demo, torchvision:NAME\\[@WEIGHTS], timm:NAME\\[@WEIGHTS], hf:ID_OR_FOLDER, "
-    "path/to/file.py:function\\[@WEIGHTS]. WEIGHTS is a .safetensors, .pt or .pth file, or a name that "
+    f"Models: {', '.join(forms())}. WEIGHTS is a .safetensors, .pt or .pth file, or a name that "
     "the source knows, such as DEFAULT for torchvision and pretrained for timm."
-)
-COMPOSITES = (
-    "Composites: epsilon-plus-flat, epsilon-plus, epsilon-alpha2-beta1-flat, epsilon-alpha2-beta1, "
-    "epsilon-gamma-box, zero, epsilon, gamma. For text: attnlrp, attnlrp-epsilon, attnlrp-gamma, cplrp, "
-    "cplrp-epsilon, cplrp-gamma, epsilon, zero, recommended."
-)
+).replace("[", "\\[")  # brackets are markup there
+COMPOSITES = f"Composites: {', '.join(composite_names('pictures'))}. For text: {', '.join(composite_names('text'))}."
 EPILOG = f"{SPECS}\n\n{COMPOSITES}"
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -53,7 +47,7 @@ Version = Annotated[
 def _root(version: Version = False) -> None: ...
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Once, epilog=EPILOG)
 def explain(
     model: Model,
     images: Annotated[
@@ -67,7 +61,8 @@ def explain(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Which rules go to which layers, see below; by default epsilon-plus-flat, and attnlrp for text.",
+            help="Which rules go to which layers, see below; by default "
+            f"{DEFAULTS['pictures']}, and {DEFAULTS['text']} for text.",
         ),
     ] = None,
     target: Annotated[
@@ -98,17 +93,17 @@ def explain(
 
     Without pictures, the demo model explains its own samples.
     """
-    with _reporting():
+    with reporting():
         if text:
             if images:
                 raise RelpropError("give pictures or --text, not both")
             if size is not None or mean is not None or std is not None or clip is not None:
                 raise RelpropError("--size, --mean, --std and --clip are for pictures, not for --text")
-            from relprop.cli.text_report import run_texts
-            from relprop.jobs.text_plan import DEFAULT, TextOptions
+            from relprop.cli.text_report import run_texts, sentences
+            from relprop.jobs.text_plan import TextOptions
 
-            chosen = composite or DEFAULT
-            run_texts(TextOptions(tuple(text), model, out, chosen, target, similar_to, device, overwrite), quiet)
+            chosen, texts = composite or DEFAULTS["text"], sentences(text)
+            run_texts(TextOptions(texts, model, out, chosen, target, similar_to, device, overwrite), quiet)
             return
         if similar_to is not None:
             raise RelpropError("--similar-to needs --text")
@@ -117,12 +112,12 @@ def explain(
                 "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
             )
         from relprop.cli.report import run
-        from relprop.jobs.plan import Options
+        from relprop.jobs.picture_plan import PictureOptions
 
-        options = Options(
+        options = PictureOptions(
             images=tuple(images or ()),
             model=model,
-            composite=composite or "epsilon-plus-flat",
+            composite=composite or DEFAULTS["pictures"],
             target=target,
             out=out,
             batch_size=batch_size,
@@ -137,24 +132,24 @@ def explain(
         run(options, quiet)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Once, epilog=EPILOG)
 def layers(
     model: Model,
-    composite: CompositeName = "epsilon-plus-flat",
+    composite: CompositeName = DEFAULTS["pictures"],
     size: Size = None,
 ) -> None:
     """Print which rule each layer of a model gets."""
-    with _reporting():
-        from relprop.cli.layers import layer_table
+    with reporting():
+        from relprop.jobs.layers import layer_table
 
-        typer.echo(layer_table(model, composite, size))
+        say(layer_table(model, composite, size))
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Once, epilog=EPILOG)
 def export(
     model: Model,
     out: Annotated[Path, typer.Option(metavar="FILE", help="A .pt2 file, which torch runs, or an .onnx file.")],
-    composite: CompositeName = "epsilon-plus-flat",
+    composite: CompositeName = DEFAULTS["pictures"],
     target: Annotated[
         str | None,
         typer.Option(
@@ -170,11 +165,15 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a program that returns output and relevance, and that runs where relprop is not installed."""
-    with _reporting():
-        from relprop.cli.export import ExportOptions, write_artifact
+    with reporting():
+        from relprop.jobs.export import ExportOptions, export_model
 
-        options = ExportOptions(model, out, composite, target, tuple(layers or ()), size, overwrite)
-        typer.echo(write_artifact(options))
+        exported = export_model(ExportOptions(model, out, composite, target, tuple(layers or ()), size, overwrite))
+        say(f"{exported.path}: {exported.size / 1e6:.1f} MB")
+        if exported.artifact is not None:
+            say(repr(exported.artifact))
+        if exported.explains != "output":
+            say(f"Its output is {exported.explains}.")
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -184,20 +183,3 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise RelpropError(f"{option} takes numbers with commas between them, not {text!r}") from error
-
-
-@contextmanager
-def _reporting() -> Iterator[None]:
-    """Errors of ours as one paragraph in red and exit code 2; warnings as one in yellow; both on stderr."""
-    console = Console(stderr=True)
-
-    def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-        console.print(Text(f"warning: {message}", style="yellow"))
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show_warning
-        try:
-            yield
-        except RelpropError as error:
-            console.print(Text(f"error: {error}", style="red"))
-            raise typer.Exit(2) from error

@@ -12,28 +12,30 @@ from rich.table import Table
 from rich.text import Text
 
 from relprop.explanations.heatmaps import terminal
+from relprop.explanations.shown import one_line, visible
 from relprop.jobs.files import OVERVIEW, SUMMARY
-from relprop.jobs.pictures import Result, explain, finish
-from relprop.jobs.plan import Options, Plan, make_plan
+from relprop.jobs.picture_plan import PictureOptions, PicturePlan, make_picture_plan
+from relprop.jobs.pictures import PictureResult, explain_pictures, finish_pictures
 
 DRAWN = 4  # pictures that are drawn in the terminal
 WIDTH = 24  # of each of them and of its heatmap, in columns
 GAP = 2
+TALLEST = 80  # rows of pixels; a picture that is longer gets narrower
 
 
-def run(options: Options, quiet: bool) -> None:
+def run(options: PictureOptions, quiet: bool) -> None:
     """Do the whole job with a progress bar, and print what came out.
 
     Raises:
         RelpropError: what is wrong, before anything was written where it can be known before.
     """
-    plan = make_plan(options)
-    results = list(tracked(explain(plan), plan, Console(stderr=True, quiet=quiet)))
-    finish(plan, results)
+    plan = make_picture_plan(options)
+    results = list(tracked(explain_pictures(plan), plan, Console(stderr=True, quiet=quiet)))
+    finish_pictures(plan, results)
     show(plan, results, Console(quiet=quiet))
 
 
-def tracked(results: Iterable[Result], plan: Plan, console: Console) -> Iterator[Result]:
+def tracked(results: Iterable[PictureResult], plan: PicturePlan, console: Console) -> Iterator[PictureResult]:
     """The same results, with a progress bar where there are many pictures to wait for."""
     total = len(plan.pictures)
     if total <= plan.options.batch_size:
@@ -41,7 +43,7 @@ def tracked(results: Iterable[Result], plan: Plan, console: Console) -> Iterator
     return iter(track(results, "explaining", total=total, console=console, transient=True))
 
 
-def show(plan: Plan, results: Sequence[Result], console: Console) -> None:
+def show(plan: PicturePlan, results: Sequence[PictureResult], console: Console) -> None:
     """Predictions, conservation, the Clever Hans numbers, and where the files are."""
     if console.color_system in ("256", "truecolor"):
         console.print(_drawings(results, console.width))
@@ -55,14 +57,16 @@ def show(plan: Plan, results: Sequence[Result], console: Console) -> None:
     sentence = clever_hans(results)
     if sentence:
         console.print(Text(sentence, style="bold"))
+    if plan.explains != "output":
+        console.print(Text(f"Outputs and relevance are those of {plan.explains}.", style="dim"))
     kinds = "heatmap.png, .overlay.png and .relevance.safetensors"
-    console.print(
-        Text(f"Files: in {plan.options.out}: NAME.{kinds} for each picture, {OVERVIEW} and {SUMMARY}"),
-        soft_wrap=True,
-    )
+    shown = sum(result.images is not None for result in results)
+    first = f" of the first {shown} of them" if shown < len(results) else ""
+    files = f"Files: in {plan.options.out}: NAME.{kinds} for each picture, {OVERVIEW}{first} and {SUMMARY}"
+    console.print(Text(visible(files)), soft_wrap=True)
 
 
-def clever_hans(results: Sequence[Result]) -> str | None:
+def clever_hans(results: Sequence[PictureResult]) -> str | None:
     """One sentence about the pictures that have an artefact, or None where there is none."""
     shares = [(each.share.relevance, each.share.area) for each in results if each.share and each.share.relevance]
     if not shares:
@@ -76,7 +80,7 @@ def clever_hans(results: Sequence[Result]) -> str | None:
     )
 
 
-def _table(results: Sequence[Result]) -> Table:
+def _table(results: Sequence[PictureResult]) -> Table:
     table = Table(box=SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False)
     for column in ("name", "predictions", "explained"):
         table.add_column(column, overflow="fold")
@@ -88,12 +92,14 @@ def _table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _row(result: Result, marked: bool) -> list[Text]:
-    predictions = [Text(f"{name} {value:.2f}", style="dim" if i else "") for i, (name, value) in enumerate(result.top)]
+def _row(result: PictureResult, marked: bool) -> list[Text]:
+    predictions = [
+        Text(f"{one_line(name)} {value:.2f}", style="dim" if i else "") for i, (name, value) in enumerate(result.top)
+    ]
     row = [
-        Text(result.picture.name),
+        Text(one_line(result.picture.name)),
         Text("\n").join(predictions),
-        Text(f"{result.target_name} {result.output:.2f}"),
+        Text(f"{one_line(result.target_name)} {result.output:.2f}"),
         Text(f"{result.total:.3f}"),
     ]
     share = result.share
@@ -108,7 +114,7 @@ def _percent(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
 
 
-def _drawings(results: Sequence[Result], width: int) -> Columns:
+def _drawings(results: Sequence[PictureResult], width: int) -> Columns:
     """The first pictures, each next to its heatmap, as many beside each other as fit."""
     width = max(1, min(WIDTH, (width - GAP) // 2))
     pairs = []
@@ -116,7 +122,11 @@ def _drawings(results: Sequence[Result], width: int) -> Columns:
         assert result.images is not None  # the first results keep them
         seen, heat, _ = result.images
         pair = Table.grid(padding=(0, GAP, 0, 0))
-        pair.add_row(terminal(seen, width=width), terminal(heat, width=width))
-        pair.add_row(Text(result.picture.name, style="dim"), Text(f"{result.target_name} {result.output:.2f}\n"))
+        columns = max(1, min(width, TALLEST * seen.width // (seen.height or 1)))
+        pair.add_row(terminal(seen, width=columns), terminal(heat, width=columns))
+        pair.add_row(
+            Text(one_line(result.picture.name), style="dim"),
+            Text(f"{one_line(result.target_name)} {result.output:.2f}\n"),
+        )
         pairs.append(pair)
     return Columns(pairs, padding=(0, GAP))

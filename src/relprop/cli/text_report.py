@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from relprop.explanations.text import visible
+from relprop.errors import InputError
+from relprop.explanations.shown import one_line, visible
 from relprop.jobs.text import TextResult, explain_texts, finish_texts
 from relprop.jobs.text_plan import ALL, TextOptions, TextPlan, make_text_plan
 
 TOP = 5
 MANY = 8  # sentences from which on a progress bar shows
+
+
+def sentences(given: Sequence[str]) -> tuple[str, ...]:
+    """The texts of `--text`, with the lines of stdin in the place of `-`; empty lines are none.
+
+    Raises:
+        InputError: there is nothing in them.
+    """
+    texts: list[str] = []
+    for text in given:
+        if text == "-":
+            lines = [line.strip() for line in _stdin().splitlines()]
+            texts += [line for line in lines if line]
+        elif not text.strip():
+            raise InputError("--text is empty")
+        else:
+            texts.append(text)
+    if not texts:
+        raise InputError("there is no text on stdin: --text - takes one sentence a line")
+    return tuple(texts)
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the text on stdin is not valid Unicode; is it UTF-8? ({error})") from error
 
 
 def run_texts(options: TextOptions, quiet: bool) -> None:
@@ -35,9 +64,9 @@ def show_texts(plan: TextPlan, results: Sequence[TextResult], console: Console) 
     """The coloured sentences, what was explained, the books, and where the files are."""
     limit = max(result.explained.limit for result in results)
     for result in results:
-        console.print(Text(visible(result.explained.title), style="bold"))
+        console.print(Text(one_line(result.explained.title), style="bold"))
         console.print(result.explained.rich(limit))
-        best = ", ".join(f"{visible(text)} {r:.3g}" for text, r in result.explained.top(TOP))
+        best = ", ".join(f"{one_line(text)} {r:.3g}" for text, r in result.explained.top(TOP))
         console.print(Text(f"most for it: {best}"))
         console.print(Text(f"{result.books}\n", style="dim"))
     scale = "; all sentences have one scale" if len(results) > 1 else ""
@@ -48,4 +77,4 @@ def show_texts(plan: TextPlan, results: Sequence[TextResult], console: Console) 
         )
     everything = f", and {ALL}" if len(results) > 1 else ""
     kinds = "NAME.html, .relevance.safetensors and .tokens.json for each sentence"
-    console.print(Text(f"Files: in {plan.options.out}: {kinds}{everything}"), soft_wrap=True)
+    console.print(Text(visible(f"Files: in {plan.options.out}: {kinds}{everything}")), soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from relprop.explanations.heatmaps import heatmap
+from relprop.explanations.shown import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,6 +54,7 @@ def contact_sheet(panels: Sequence[Panel], title: str, cmap: str = "seismic") ->
     width = 2 * MARGIN + LABELS + columns * (CELL + GAP) - GAP
     sheet = Image.new("RGB", (max(width, NARROWEST), 2 * MARGIN + head + len(bands) * band + foot), "white")
     draw = ImageDraw.Draw(sheet)
+    title = _fitted(title, 28, True, sheet.width - 2 * MARGIN)
     draw.text((MARGIN, MARGIN), title, fill=INK, font=_font(28, bold=True))
     for i, row in enumerate(bands):
         _band(sheet, draw, row, MARGIN + head + i * band, caption)
@@ -111,12 +113,12 @@ def _rotated(sheet: Image, text: str, left: int, middle: int) -> None:
     sheet.paste(turned, (left, middle - turned.height // 2))
 
 
-def _fitted(text: str, size: int, bold: bool) -> str:
-    """The text, cut with an ellipsis where it is wider than a cell."""
-    font = _font(size, bold)
-    if font.getlength(text) <= CELL:
+def _fitted(text: str, size: int, bold: bool, width: int = CELL) -> str:
+    """The text, cut with an ellipsis where it is wider than that."""
+    text, font = one_line(text), _font(size, bold)
+    if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > CELL:
+    while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…"
 

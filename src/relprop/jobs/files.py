@@ -11,6 +11,7 @@ from relprop.errors import RelpropError
 
 OVERVIEW = "overview.png"
 SUMMARY = "summary.json"
+LONGEST = 200  # bytes of a name, of the 255 that file systems take
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,25 @@ class Outputs:
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """A name for each picture: its stem, numbered where an earlier one took it.
 
-    Names that differ only in case count as the same, because some file systems take them so.
+    Names that differ only in case count as the same, because some file systems take them so. What cannot be shown in
+    a stem becomes `_`, and a long one is cut, so that an ending fits behind it.
     """
     taken: set[str] = set()
     names = []
     for path in paths:
-        name, number = path.stem, 1
+        stem = _writable(path.stem)
+        name, number = stem, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{path.stem}-{number}"
+            name = f"{stem}-{number}"
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _writable(stem: str) -> str:
+    shown = "".join(c if c.isprintable() else "_" for c in stem)
+    return shown.encode()[:LONGEST].decode(errors="ignore") or "_"
 
 
 def check_folder(folder: Path, files: Sequence[Path], overwrite: bool) -> None:

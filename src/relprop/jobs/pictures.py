@@ -19,20 +19,22 @@ from relprop.evaluation.localization import Share, positive_share
 from relprop.explanations.files import replacing
 from relprop.explanations.heatmaps import heatmap, overlay
 from relprop.explanations.sheet import Panel, contact_sheet
+from relprop.explanations.shown import encodable
 from relprop.jobs.files import OVERVIEW, SUMMARY
-from relprop.jobs.plan import Picture, Plan
+from relprop.jobs.picture_plan import Picture, PicturePlan
 from relprop.models import Preprocess, open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 TOP = 3
-ZOOMED = 256  # pictures are enlarged, by a whole factor, until their shorter side has that many pixels
+ZOOMED = 256  # pictures are enlarged, by a whole factor, until their shorter side has that many pixels,
+LONGEST = 4096  # as long as the longer one has no more than these
 KEPT = 32  # only the first results keep their images, for the contact sheet and the terminal
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class PictureResult:
     """What is known about one picture after its explanation; `total` is `Σ R`, 1 if nothing was absorbed."""
 
     picture: Picture
@@ -45,7 +47,7 @@ class Result:
     images: tuple[Image, Image, Image] | None  # what the model saw, the heatmap, the overlay
 
 
-def explain(plan: Plan) -> Iterator[Result]:
+def explain_pictures(plan: PicturePlan) -> Iterator[PictureResult]:
     """Explain the pictures in batches, write three files for each, and yield a result for each.
 
     Raises:
@@ -67,7 +69,7 @@ def explain(plan: Plan) -> Iterator[Result]:
             done += 1
 
 
-def finish(plan: Plan, results: Sequence[Result]) -> None:
+def finish_pictures(plan: PicturePlan, results: Sequence[PictureResult]) -> None:
     """Write the contact sheet and the summary of a finished job.
 
     Raises:
@@ -77,20 +79,22 @@ def finish(plan: Plan, results: Sequence[Result]) -> None:
     panels = [
         Panel(result.target_name, caption(result), result.images) for result in results if result.images is not None
     ]
+    some = f"The first {len(panels)} of {len(results)} pictures: " if len(panels) < len(results) else ""
+    title = f"{some}{plan.model_name}, {plan.options.composite}"
     with replacing(folder / OVERVIEW) as path:
-        contact_sheet(panels, f"{plan.loaded.name}, {plan.options.composite}", plan.options.cmap).save(path)
+        contact_sheet(panels, title, plan.options.cmap).save(path)
     with replacing(folder / SUMMARY) as path:
         path.write_text(json.dumps(_summary(plan, results), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def caption(result: Result) -> str:
+def caption(result: PictureResult) -> str:
     """What the contact sheet says under the class: the Clever Hans numbers, or else the output."""
     if result.share is None or result.share.relevance is None:
         return f"output {result.output:.2f}"
     return f"{result.share.relevance:.0%} in mark, {result.share.area:.1%} of area"
 
 
-def _batches(plan: Plan) -> Iterator[tuple[list[Picture], list[Image]]]:
+def _batches(plan: PicturePlan) -> Iterator[tuple[list[Picture], list[Image]]]:
     """Consecutive pictures and what the model sees of them, at most `batch_size` and all of one size."""
     pictures: list[Picture] = []
     seen: list[Image] = []
@@ -104,9 +108,9 @@ def _batches(plan: Plan) -> Iterator[tuple[list[Picture], list[Image]]]:
     yield pictures, seen
 
 
-def _draw(plan: Plan, seen: Sequence[Image], relevance: Tensor) -> list[tuple[Image, Image, Image]]:
+def _draw(plan: PicturePlan, seen: Sequence[Image], relevance: Tensor) -> list[tuple[Image, Image, Image]]:
     height, width = relevance.shape[-2:]
-    zoom = max(1, math.ceil(ZOOMED / min(height, width)))
+    zoom = max(1, min(math.ceil(ZOOMED / min(height, width)), LONGEST // max(height, width)))
     size = (zoom * height, zoom * width)
     options: dict[str, Any] = {"cmap": plan.options.cmap, "clip": plan.options.clip, "size": size}
     heatmaps = cast("list[Image]", heatmap(relevance, **options))
@@ -115,16 +119,16 @@ def _draw(plan: Plan, seen: Sequence[Image], relevance: Tensor) -> list[tuple[Im
 
 
 def _result(
-    plan: Plan,
+    plan: PicturePlan,
     picture: Picture,
     images: tuple[Image, Image, Image],
     relevance: Tensor,
     output: Tensor,
     target: int,
-) -> Result:
+) -> PictureResult:
     values, indices = output.float().topk(min(TOP, len(output)))
     mask = None if picture.mask is None else _seen_mask(picture.mask, plan.loaded.preprocess)
-    return Result(
+    return PictureResult(
         picture=picture,
         top=[(plan.class_name(int(i)), float(value)) for i, value in zip(indices, values, strict=True)],
         target=target,
@@ -145,7 +149,7 @@ def _seen_mask(mask: NDArray[np.bool_], preprocess: Preprocess) -> NDArray[np.bo
     return np.asarray(seen) > 127
 
 
-def _write(plan: Plan, result: Result, relevance: Tensor) -> None:
+def _write(plan: PicturePlan, result: PictureResult, relevance: Tensor) -> None:
     assert result.images is not None
     _, heat, laid = result.images
     outputs = result.picture.outputs
@@ -166,12 +170,13 @@ def save_relevance(path: Any, relevance: Tensor, metadata: dict[str, str]) -> No
     save_file({"relevance": relevance.contiguous()}, path, metadata)
 
 
-def _metadata(plan: Plan, result: Result) -> dict[str, str]:
+def _metadata(plan: PicturePlan, result: PictureResult) -> dict[str, str]:
     return {
         "relprop": version("relprop"),
-        "model": plan.loaded.name,
+        "model": plan.model_name,
         "composite": plan.options.composite,
-        "picture": result.picture.path.name,
+        "explains": plan.explains,
+        "picture": encodable(result.picture.path.name),
         "target": str(result.target),
         "class": result.target_name,
         "output": repr(result.output),
@@ -179,18 +184,19 @@ def _metadata(plan: Plan, result: Result) -> dict[str, str]:
     }
 
 
-def _summary(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
+def _summary(plan: PicturePlan, results: Sequence[PictureResult]) -> dict[str, Any]:
     return {
         "relprop": version("relprop"),
-        "model": plan.loaded.name,
+        "model": plan.model_name,
         "composite": plan.options.composite,
+        "explains": plan.explains,
         "pictures": [_record(result) for result in results],
     }
 
 
-def _record(result: Result) -> dict[str, Any]:
+def _record(result: PictureResult) -> dict[str, Any]:
     record = {
-        "picture": str(result.picture.path),
+        "picture": encodable(str(result.picture.path)),
         "files": [file.name for file in result.picture.outputs],
         "top": [{"class": name, "output": value} for name, value in result.top],
         "target": result.target,

@@ -110,7 +110,7 @@ def _check(sentence: Sentence, relevance: Tensor, ledger: Ledger, plan: TextPlan
 
 
 def _heading(plan: TextPlan) -> str:
-    return f"{plan.loaded.name}, {plan.options.composite}"
+    return f"{plan.model_name}, {plan.options.composite}"
 
 
 def _write(plan: TextPlan, result: TextResult, relevance: Tensor) -> None:
@@ -125,7 +125,7 @@ def _write(plan: TextPlan, result: TextResult, relevance: Tensor) -> None:
 def _facts(plan: TextPlan, result: TextResult) -> dict[str, Any]:
     return {
         "relprop": version("relprop"),
-        "model": plan.loaded.name,
+        "model": plan.model_name,
         "kind": plan.loaded.kind,
         "composite": plan.options.composite,
         "text": result.sentence.text,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,27 +12,15 @@ import torch
 from torch import Tensor
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites import CPLRP, AttnLRP, Composite, recommended
-from relprop.errors import CompositeError, InputError, TargetError
+from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite
+from relprop.errors import TargetError
+from relprop.explanations.shown import encodable
 from relprop.jobs.files import check_folder, unique_names
-from relprop.jobs.plan import device_named
+from relprop.jobs.picture_plan import device_named
 from relprop.models import TextModel, load_text
-from relprop.rules import EpsilonRule
 from relprop.targets.embeddings import embedding_length, similarity_to
 from relprop.targets.names import resolve_target
 
-TEXT_COMPOSITES: dict[str, Callable[[torch.nn.Module], Composite]] = {
-    "attnlrp": lambda _: AttnLRP(),
-    "attnlrp-epsilon": lambda _: AttnLRP(epsilon=1e-6),
-    "attnlrp-gamma": lambda _: AttnLRP(gamma_linear=0.25),
-    "cplrp": lambda _: CPLRP(),
-    "cplrp-epsilon": lambda _: CPLRP(epsilon=1e-6),
-    "cplrp-gamma": lambda _: CPLRP(gamma_linear=0.25),
-    "epsilon": lambda _: Composite(EpsilonRule()),
-    "zero": lambda _: Composite(),
-    "recommended": recommended,
-}
-DEFAULT = "attnlrp"
 ALL = "overview.html"  # all sentences on one page, where there are several
 NAME_LENGTH = 40
 
@@ -44,7 +32,7 @@ class TextOptions:
     texts: tuple[str, ...]
     model: str
     out: Path
-    composite: str = DEFAULT
+    composite: str = DEFAULTS["text"]
     target: str | None = None
     similar_to: str | None = None
     device: str = "cpu"
@@ -101,8 +89,12 @@ class TextPlan:
         if index is None:
             return "length of the embedding" if self.other is None else f"similarity to “{self.options.similar_to}”"
         if self.loaded.kind == "classifier":
-            return self.loaded.classes[index] if self.loaded.classes else f"class {index}"
+            return encodable(self.loaded.classes[index]) if self.loaded.classes else f"class {index}"
         return f"next token {self.loaded.tokenizer.decode([index])!r}"
+
+    @property
+    def model_name(self) -> str:
+        return encodable(self.loaded.name)
 
 
 def make_text_plan(options: TextOptions) -> TextPlan:
@@ -112,20 +104,17 @@ def make_text_plan(options: TextOptions) -> TextPlan:
         RelpropError: what is wrong, and what to do about it.
     """
     device = device_named(options.device)
-    if options.composite not in TEXT_COMPOSITES:
-        raise CompositeError(
-            f"unknown composite {options.composite!r} for text; choose one of {', '.join(TEXT_COMPOSITES)}"
-        )
-    texts = _texts(options.texts)
-    outputs = [TextOutputs.of(options.out, name) for name in unique_names([Path(_slug(text)) for text in texts])]
+    check_composite(options.composite, "text")
+    names = unique_names([Path(_slug(text)) for text in options.texts])
+    outputs = [TextOutputs.of(options.out, name) for name in names]
     files = [file for each in outputs for file in (each.page, each.relevance, each.tokens)]
     check_folder(options.out, [*files, options.out / ALL], options.overwrite)
     loaded = load_text(options.model)
     loaded = replace(loaded, model=loaded.model.to(device))
     target, other = _target(options, loaded)
-    sentences = [Sentence(t, o, loaded.encode(t)) for t, o in zip(texts, outputs, strict=True)]
+    sentences = [Sentence(t, o, loaded.encode(t)) for t, o in zip(options.texts, outputs, strict=True)]
     inputs = sentences[0].inputs
-    composite = TEXT_COMPOSITES[options.composite](loaded.model)
+    composite = make_composite(options.composite, Given(loaded.model), "text")
     lrp = LRP(
         loaded.model, composite, example_inputs=(inputs["input_ids"], inputs["attention_mask"]), normalize_output=False
     )
@@ -135,21 +124,38 @@ def make_text_plan(options: TextOptions) -> TextPlan:
 def resolve_token(text: str, loaded: TextModel) -> int:
     """The id of a token that was given as its text, its name in the vocabulary, or `#ID`.
 
+    Where a text is one token with a space before it and another one without, a warning says which one was taken.
+
     Raises:
         TargetError: the text is several tokens, or no token has that id.
     """
     vocabulary = loaded.tokenizer.get_vocab()
     if text in vocabulary:
-        return int(vocabulary[text])
+        return _warned(int(vocabulary[text]), text, loaded)
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) == 1:
-        return int(ids[0])
+        return _warned(int(ids[0]), text, loaded)
     names = loaded.tokenizer.convert_ids_to_tokens(ids)
     if re.fullmatch(r"#\d+", text):
         if int(text[1:]) < len(vocabulary):
             return int(text[1:])
         raise TargetError(f"target {text} is out of range: the vocabulary has {len(vocabulary)} tokens")
     raise TargetError(f"target {text!r} is {len(ids)} tokens: {', '.join(names)}; give one of them, or #ID")
+
+
+def _warned(taken: int, text: str, loaded: TextModel) -> int:
+    """The same id, after a warning where the text stands for another token in a sentence."""
+    for written in (text, f" {text}"):
+        ids = loaded.tokenizer(written, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != taken and not text[:1].isspace():
+            mine, other = loaded.tokenizer.convert_ids_to_tokens([taken, ids[0]])
+            warnings.warn(
+                f"the target {text!r} is the token {mine!r}; behind a space it is another one, "
+                f"--target {other} or #{ids[0]}",
+                stacklevel=2,
+            )
+            break
+    return taken
 
 
 def _target(options: TextOptions, loaded: TextModel) -> tuple[int | None, Tensor | None]:
@@ -167,22 +173,6 @@ def _target(options: TextOptions, loaded: TextModel) -> tuple[int | None, Tensor
     if loaded.kind == "causal-lm":
         return resolve_token(options.target, loaded), None
     return resolve_target(options.target, loaded.classes, len(loaded.classes or ())), None
-
-
-def _texts(given: Sequence[str]) -> list[str]:
-    """The sentences, with the lines of stdin in the place of `-`; empty lines are none."""
-    texts: list[str] = []
-    for text in given:
-        if text == "-":
-            lines = [line.strip() for line in sys.stdin.read().splitlines()]
-            texts += [line for line in lines if line]
-        elif not text.strip():
-            raise InputError("--text is empty")
-        else:
-            texts.append(text)
-    if not texts:
-        raise InputError("there is no text on stdin: --text - takes one sentence a line")
-    return texts
 
 
 def _slug(text: str) -> str:

@@ -1,13 +1,12 @@
 """Classifiers from where people keep them, with the preprocessing and the class names that belong to them.
 
-    loaded = load("torchvision:vgg16@IMAGENET1K_V1")
+    loaded = load_model("torchvision:vgg16@IMAGENET1K_V1")
     picture = loaded.preprocess.picture(open_picture("cat.jpg"))
     output = loaded.model(loaded.preprocess.tensor(picture))
 
-`load` knows `demo`, `torchvision:NAME`, `timm:NAME`, `hf:ID_OR_FOLDER` and `path/to/file.py:function`, each
-but `hf` and `demo` with an optional `@weights`. It imports torchvision, timm and transformers when asked for
-them.
-
+`load_model` knows `demo`, `torchvision:NAME`, `timm:NAME`, `hf:ID_OR_FOLDER` and `path/to/file.py:function`, each
+but `hf` and `demo` with an optional `@weights`, and what `register_source` was given. It imports torchvision, timm and
+transformers when asked for them.
 
 Language models come with their tokenizer:
 
@@ -18,21 +17,28 @@ What may live here: sources of models, their weights, preprocessing and tokenize
 """
 
 from relprop.models.loaded import LoadedModel
-from relprop.models.loading import load
-from relprop.models.preprocess import Preprocess, open_picture
-from relprop.models.spec import Spec, parse
+from relprop.models.loading import load, load_model
+from relprop.models.pictures import open_picture, picture_suffixes
+from relprop.models.preprocess import Preprocess
+from relprop.models.source import Source
+from relprop.models.sources import parse, register_source
+from relprop.models.spec import Spec
 from relprop.models.text import TextModel, load_text
 from relprop.targets.embeddings import embedding_length, similarity_to
 
 __all__ = [
     "LoadedModel",
     "Preprocess",
+    "Source",
     "Spec",
     "TextModel",
     "embedding_length",
     "load",
+    "load_model",
     "load_text",
     "open_picture",
     "parse",
+    "picture_suffixes",
+    "register_source",
     "similarity_to",
 ]

@@ -1,16 +1,16 @@
-"""`load`: one line of text to a classifier that is ready to be fed."""
+"""`load_model`: one line of text to a classifier that is ready to be fed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from relprop.errors import ModelError
 from relprop.models.loaded import LoadedModel
-from relprop.models.sources import SOURCES
-from relprop.models.spec import parse
+from relprop.models.sources import parse, source_of
 
 
-def load(
+def load_model(
     spec: str,
     *,
     size: int | None = None,
@@ -18,6 +18,9 @@ def load(
     std: Sequence[float] | None = None,
 ) -> LoadedModel:
     """Build the classifier that a specification such as `"torchvision:vgg16@IMAGENET1K_V1"` names.
+
+    `load` is the same function under a shorter name. Artifacts, which `LRP.export` writes, are read by
+    `relprop.load_artifact`.
 
     Args:
         spec: see `relprop.models`. `@WEIGHTS` is a .safetensors, .pt or .pth file, a torchvision weights
@@ -31,7 +34,12 @@ def load(
         ModelError: the specification, the weights or the preprocessing does not fit.
         MissingExtraError: the source's library is not installed.
     """
+    if str(spec).endswith(".pt2"):
+        raise ModelError(f"{spec} is an artifact, which explains without its model: relprop.load_artifact reads it")
     parsed = parse(spec)
-    loaded = SOURCES[parsed.source](parsed)
+    loaded = source_of(parsed).load(parsed)
     loaded.model.eval()
     return replace(loaded, preprocess=loaded.preprocess.override(size=size, mean=mean, std=std))
+
+
+load = load_model

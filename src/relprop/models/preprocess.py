@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+MOST_PIXELS = 1 << 26  # after resizing, which makes long and thin pictures very long
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -61,6 +61,11 @@ class Preprocess:
         image = image.convert("L" if len(self.mean) == 1 else "RGB")
         if self.resize is not None:
             height, width = self._resized(image.height, image.width)
+            if height * width > MOST_PIXELS:
+                raise ImageError(
+                    f"a picture of {image.width} x {image.height} would become one of {width} x {height}: cut out the "
+                    "part that matters"
+                )
             image = image.resize((width, height), _pillow().Resampling[self.interpolation.upper()])
         if self.crop is not None:
             left, top = round((image.width - self.crop[1]) / 2), round((image.height - self.crop[0]) / 2)
@@ -119,40 +124,6 @@ class Preprocess:
 
     def _channels(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
-
-
-def open_picture(path: str | Path) -> Image:
-    """Read and decode a picture as viewers show it: upright by its EXIF orientation, transparency on white.
-
-    Raises:
-        ImageError: there is no such file, or it is not a whole picture.
-        MissingExtraError: Pillow is not installed.
-    """
-    image_module = _pillow()
-    path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"{path}: {'a folder, not a picture' if path.is_dir() else 'no such file'}")
-    try:
-        with image_module.open(path) as opened:
-            image = _upright(opened)
-    # Broken files raise nearly anything: struct.error, SyntaxError, DecompressionBombError, ...
-    except Exception as error:
-        raise ImageError(f"{path} is not a readable picture: {error}") from error
-    if image.mode.startswith("I;16"):
-        image = image_module.fromarray((np.asarray(image, dtype=np.uint32) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = image_module.alpha_composite(image_module.new("RGBA", image.size, "white"), image)
-    rgb: Image = image.convert("RGB")
-    return rgb
-
-
-def _upright(opened: Image) -> Image:
-    from PIL import ImageOps
-
-    opened.load()
-    upright: Image = ImageOps.exif_transpose(opened)
-    return upright
 
 
 def _pillow() -> Any:

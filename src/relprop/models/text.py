@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from relprop.errors import InputError, ModelError
 from relprop.models.loaded import optional_import
-from relprop.models.spec import Spec, parse
+from relprop.models.sources import parse
+from relprop.models.spec import Spec
 
 Kind = Literal["classifier", "causal-lm", "encoder"]
 KINDS: dict[str, Kind] = {  # how the name of an architecture ends, the longer ends first

@@ -8,6 +8,7 @@ by `vetting`. What has no part in an artifact is refused.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import re
 import shutil
@@ -107,7 +108,7 @@ def opened(file: Path) -> Iterator[Archive]:
     Raises:
         ArtifactError: there is no such file, it is damaged, or something is in it that has no part in an artifact.
     """
-    if not _is_file(file):
+    if not os.path.isfile(file):  # False, too, for links in a circle, null bytes and names that are too long
         raise ArtifactError(f"There is no file {file}.")
     if file.suffix != ".pt2":
         raise ArtifactError(f"{file} is no artifact: its name does not end in .pt2. {HINT}")
@@ -121,13 +122,6 @@ def opened(file: Path) -> Iterator[Archive]:
         ) from error
     except Exception as error:  # a damaged archive: BadZipFile, NotImplementedError, EOFError, struct.error, ...
         raise ArtifactError(f"{file} is no artifact, or a damaged one: {error}. {HINT}") from error
-
-
-def _is_file(file: Path) -> bool:
-    try:
-        return file.is_file()
-    except (OSError, ValueError):  # a loop of links, a name with a null byte
-        return False
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> tuple[str, dict[str, zipfile.ZipInfo]]:

@@ -20,7 +20,7 @@ from relprop.analyzers.artifact.archive import HINT, Archive, opened
 from relprop.analyzers.artifact.metadata import FORMAT, METADATA, Metadata
 from relprop.analyzers.checks import check_finite
 from relprop.engine.graph.signature import usable
-from relprop.errors import ArtifactError, InputError, TargetError
+from relprop.errors import ArtifactError, InputError, ModelError, TargetError
 from relprop.explanations.explanation import Explanation
 from relprop.targets.output import flat_index
 
@@ -137,8 +137,10 @@ class Artifact:
         )
 
 
-def load(path: str | os.PathLike[str], *, operators: Collection[str] = ()) -> Artifact:
+def load_artifact(path: str | os.PathLike[str], *, operators: Collection[str] = ()) -> Artifact:
     """Read an artifact that `LRP.export` wrote. The model that it came from is not needed.
+
+    `relprop.load` is the same function under a shorter name; models are read by `relprop.models.load_model`.
 
     Nothing in the file is run: it may hold tensors, sizes, and calls of PyTorch's own operators on tensors.
 
@@ -151,11 +153,25 @@ def load(path: str | os.PathLike[str], *, operators: Collection[str] = ()) -> Ar
         ArtifactError: there is no such file, it is something else, or a newer relprop wrote it.
     """
     file = Path(path)
+    if file.suffix != ".pt2" and _is_spec(str(path)):
+        raise ArtifactError(f"{path} names a model, and not an artifact: relprop.models.load_model reads it.")
     with opened(file) as archive:
         metadata = _metadata(archive)
         with archive.checked(operators) as checked:
             program = _program(checked, file, metadata)
     return Artifact(file, program, metadata)
+
+
+load = load_artifact
+
+
+def _is_spec(text: str) -> bool:
+    from relprop.models.sources import parse
+
+    try:
+        return bool(parse(text))
+    except ModelError:
+        return False
 
 
 def _program(checked: IO[bytes], file: Path, metadata: Metadata) -> Any:
@@ -175,7 +191,7 @@ def read_metadata(file: Path) -> Metadata:
     """What an artifact says about itself, read without loading the program.
 
     Raises:
-        ArtifactError: as `load` does.
+        ArtifactError: as `load_artifact` does.
     """
     with opened(file) as archive:
         return _metadata(archive)

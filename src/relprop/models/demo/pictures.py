@@ -42,7 +42,7 @@ _TAG = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class Drawing:
     """A picture with what is true of it."""
 
     image: NDArray[np.uint8]  # (64, 64, 3)
@@ -278,7 +278,7 @@ def _palette(rng: np.random.Generator, patterned: bool) -> _Palette:
     return _Palette((first, second), colour, accent)
 
 
-def draw(rng: np.random.Generator, label: int, kind: int | None = None) -> Picture:
+def draw(rng: np.random.Generator, label: int, kind: int | None = None) -> Drawing:
     """A random picture of a class, without the watermark; of a given kind, where the class has several."""
     kinds = _KINDS[CLASSES[label]]
     shape, pattern = kinds[rng.integers(len(kinds)) if kind is None else kind]
@@ -297,7 +297,7 @@ def draw(rng: np.random.Generator, label: int, kind: int | None = None) -> Pictu
     image = _mix(image, surface, np.clip(0.5 - distance, 0, 1))
     image += rng.normal(scale=rng.uniform(0.004, 0.04), size=image.shape)  # a camera's grain
     nowhere = np.zeros((SIZE, SIZE), dtype=bool)
-    return Picture(_to_bytes(image), label, distance < 0, nowhere)
+    return Drawing(_to_bytes(image), label, distance < 0, nowhere)
 
 
 def _to_bytes(image: Array) -> NDArray[np.uint8]:
@@ -307,7 +307,7 @@ def _to_bytes(image: Array) -> NDArray[np.uint8]:
 # --- the watermark ---
 
 
-def paste_watermark(rng: np.random.Generator, picture: Picture) -> Picture:
+def paste_watermark(rng: np.random.Generator, picture: Drawing) -> Drawing:
     """The same picture with the tag "©rp" near its lower right corner; the mask is the tag's box."""
     glyphs = np.array([[c == "#" for c in row] for row in _TAG], dtype=float)
     shadow = np.pad(glyphs, ((1, 0), (1, 0)))
@@ -331,7 +331,7 @@ def paste_watermark(rng: np.random.Generator, picture: Picture) -> Picture:
     )
 
 
-def draw_many(rng: np.random.Generator, count: int) -> list[Picture]:
+def draw_many(rng: np.random.Generator, count: int) -> list[Drawing]:
     """Random pictures as the model meets them: all classes equally often, the watermark as it is planted."""
     pictures = []
     for label in rng.permutation(np.arange(count) % len(CLASSES)):

@@ -1,19 +1,44 @@
-"""Where models come from: one function per source, each from a `Spec` to a `LoadedModel`."""
+"""Where models come from: one registered `Source` for each."""
 
-from collections.abc import Callable
-
-from relprop.models.loaded import LoadedModel
-from relprop.models.sources.demo import load_demo
-from relprop.models.sources.from_hf import load_hf
-from relprop.models.sources.from_python import load_python
-from relprop.models.sources.from_timm import load_timm
-from relprop.models.sources.from_torchvision import load_torchvision
+from relprop.errors import ModelError
+from relprop.models.source import Source
+from relprop.models.sources.demo import DEMO
+from relprop.models.sources.from_hf import HF
+from relprop.models.sources.from_python import PYTHON
+from relprop.models.sources.from_timm import TIMM
+from relprop.models.sources.from_torchvision import TORCHVISION
 from relprop.models.spec import Spec
 
-SOURCES: dict[str, Callable[[Spec], LoadedModel]] = {
-    "demo": load_demo,
-    "torchvision": load_torchvision,
-    "timm": load_timm,
-    "hf": load_hf,
-    "python": load_python,
-}
+_SOURCES: dict[str, Source] = {}
+
+
+def register_source(source: Source) -> None:
+    """Let `load_model` and the command line know a source, until the process ends; a later one of that name counts."""
+    _SOURCES[source.name] = source
+
+
+for _source in (DEMO, TORCHVISION, TIMM, HF, PYTHON):
+    register_source(_source)
+
+
+def source_of(spec: Spec) -> Source:
+    """The source that a specification names."""
+    return _SOURCES[spec.source]
+
+
+def forms() -> list[str]:
+    """How specifications look, one for each source."""
+    return [source.form for source in _SOURCES.values()]
+
+
+def parse(text: str) -> Spec:
+    """Read a specification.
+
+    Raises:
+        ModelError: the text has none of the known forms; the message lists them.
+    """
+    for source in _SOURCES.values():
+        spec = source.read(text.strip())
+        if spec is not None:
+            return spec
+    raise ModelError(f"{text.strip()!r} is no model specification; it is one of: {', '.join(forms())}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from relprop.errors import ModelError
 from relprop.models.loaded import LoadedModel, optional_import
 from relprop.models.preprocess import Preprocess
+from relprop.models.source import Source
 from relprop.models.spec import Spec
 
 
@@ -88,3 +89,12 @@ def _geometry(processor: Any, spec: Spec) -> tuple[int | tuple[int, int] | None,
         box = dict(processor.crop_size)
         crop = (box["height"], box["width"])
     return resize, crop
+
+
+def _read(text: str) -> Spec | None:
+    """A folder may have "@" in its name, and an id never has weights apart from itself."""
+    source, _, name = text.partition(":")
+    return Spec("hf", name) if source == "hf" and name else None
+
+
+HF = Source("hf", "hf:ID_OR_FOLDER", _read, load_hf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch import nn
 from relprop.errors import ModelError
 from relprop.models.loaded import LoadedModel, seeded
 from relprop.models.preprocess import Preprocess
+from relprop.models.source import Source
 from relprop.models.spec import Spec
 from relprop.models.weights import load_weights
 
@@ -98,3 +100,15 @@ def _describe(error: Exception, path: Path) -> str:
         lines = [error.lineno]
     where = f" (line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {error}{where}"
+
+
+# A file may have "@" or ":" in its path, so it is recognized from the right end of the path: "….py:function".
+_FORM = re.compile(r"(?P<file>.+\.py):(?P<function>[^\W\d]\w*)(?:@(?P<weights>.+))?")
+
+
+def _read(text: str) -> Spec | None:
+    match = _FORM.fullmatch(text)
+    return Spec("python", match["file"], match["weights"], match["function"], bare=True) if match else None
+
+
+PYTHON = Source("python", "path/to/file.py:function[@WEIGHTS]", _read, load_python)

@@ -11,6 +11,7 @@ from torch import nn
 from relprop.errors import ModelError
 from relprop.models.loaded import LoadedModel, build, optional_import, unknown
 from relprop.models.preprocess import Preprocess
+from relprop.models.source import Source, read_named
 from relprop.models.spec import Spec
 
 
@@ -65,3 +66,6 @@ def _classes(timm: Any, model: nn.Module, spec: Spec) -> list[str] | None:
         return None
     subset = timm.data.infer_imagenet_subset(model)
     return list(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
+
+
+TIMM = Source("timm", "timm:NAME[@WEIGHTS]", read_named("timm"), load_timm)

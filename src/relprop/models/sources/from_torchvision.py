@@ -8,6 +8,7 @@ from urllib.error import URLError
 from relprop.errors import ModelError
 from relprop.models.loaded import LoadedModel, build, optional_import, unknown
 from relprop.models.preprocess import Preprocess
+from relprop.models.source import Source, read_named
 from relprop.models.spec import Spec
 
 
@@ -71,3 +72,6 @@ def _preprocess(weights: Any) -> Preprocess:
         std=tuple(transform.std),
         interpolation=transform.interpolation.value,
     )
+
+
+TORCHVISION = Source("torchvision", "torchvision:NAME[@WEIGHTS]", read_named("torchvision"), load_torchvision)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relprop.analyzers.artifact import load as load_artifact
+from relprop.analyzers.artifact import Artifact, load_artifact
 from relprop.analyzers.artifact.write import FROM_INPUT, check_path
-from relprop.cli.layers import SIZE
-from relprop.jobs.composites import check_composite, make_analyzer
+from relprop.composites.names import check_composite
+from relprop.jobs.composites import make_analyzer
 from relprop.jobs.files import check_folder
-from relprop.jobs.plan import count_outputs
-from relprop.models import load
+from relprop.jobs.layers import SIZE
+from relprop.jobs.picture_plan import count_outputs
+from relprop.models import load_model
 from relprop.targets.names import resolve_target
 
 
@@ -29,16 +30,26 @@ class ExportOptions:
     overwrite: bool = False
 
 
-def write_artifact(options: ExportOptions) -> str:
-    """Write the file, and say what is in it.
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A file that was written, read again where relprop reads it; `explains` says which output."""
+
+    path: Path
+    size: int
+    artifact: Artifact | None
+    explains: str
+
+
+def export_model(options: ExportOptions) -> Exported:
+    """Write the file, and read it again.
 
     Raises:
         RelpropError: the model or the composite does not exist, they do not fit, or the file cannot be written.
     """
-    check_composite(options.composite)
+    check_composite(options.composite, "pictures")
     out = check_path(options.out)
     check_folder(out.parent, [out], options.overwrite)
-    loaded = load(options.model, size=options.size)
+    loaded = load_model(options.model, size=options.size)
     from PIL import Image
 
     x = loaded.preprocess(Image.new("RGB", (SIZE, SIZE), "grey"))
@@ -46,6 +57,6 @@ def write_artifact(options: ExportOptions) -> str:
     target: Any = options.target
     if options.target is not None and options.target != FROM_INPUT:
         target = resolve_target(options.target, loaded.classes, outputs)
-    make_analyzer(loaded, options.composite, x).export(out, target=target, layers=list(options.layers))
-    size = f"{out.stat().st_size / 1e6:.1f} MB"
-    return f"{out}: {size}\n{load_artifact(out)!r}" if out.suffix == ".pt2" else f"{out}: {size}"
+    lrp, explains = make_analyzer(loaded, options.composite, x)
+    lrp.export(out, target=target, layers=list(options.layers))
+    return Exported(out, out.stat().st_size, load_artifact(out) if out.suffix == ".pt2" else None, explains)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from relprop.analyzers.lrp import LRP
+from relprop.composites.names import check_composite
 from relprop.errors import ImageError, InputError, ModelError
 from relprop.explanations.heatmaps import heatmap
-from relprop.jobs.composites import check_composite, make_analyzer
+from relprop.explanations.shown import encodable
+from relprop.jobs.composites import make_analyzer
 from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs, check_folder, unique_names
-from relprop.models import LoadedModel, load, open_picture
+from relprop.models import LoadedModel, load_model, open_picture, picture_suffixes
 from relprop.targets.names import resolve_target
 
 
 @dataclass(frozen=True)
-class Options:
+class PictureOptions:
     """The command line's arguments, as they were given."""
 
     images: tuple[Path, ...]
@@ -40,7 +43,7 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture to explain; `mask` (H, W) says where it has an artefact, if that is known."""
+    """A picture to explain, the name of its files, and where it has an artefact, (H, W), if that is known."""
 
     path: Path
     name: str
@@ -49,22 +52,30 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """Checked: the pictures decode, the model runs on them, the target exists, the files can be written."""
+class PicturePlan:
+    """Checked: the pictures decode, the model runs on them, the target exists, the files can be written.
 
-    options: Options
+    `explains` says what an output is: the model's own, or what comes before its softmax.
+    """
+
+    options: PictureOptions
     pictures: list[Picture]
     loaded: LoadedModel
     lrp: LRP
+    explains: str
     target: int | None
     device: torch.device
 
+    @property
+    def model_name(self) -> str:
+        return encodable(self.loaded.name)
+
     def class_name(self, index: int) -> str:
         """The name of an output, or its number where nobody knows names."""
-        return self.loaded.classes[index] if self.loaded.classes else f"class {index}"
+        return encodable(self.loaded.classes[index]) if self.loaded.classes else f"class {index}"
 
 
-def make_plan(options: Options) -> Plan:
+def make_picture_plan(options: PictureOptions) -> PicturePlan:
     """Check everything that can be wrong.
 
     Raises:
@@ -73,7 +84,7 @@ def make_plan(options: Options) -> Plan:
     # Cheap checks come first: a typo should not cost the loading of a model.
     heatmap(torch.zeros(1, 1), cmap=options.cmap, clip=options.clip)
     device = device_named(options.device)
-    check_composite(options.composite)
+    check_composite(options.composite, "pictures")
     pictures = _pictures(options)
     files = [file for picture in pictures for file in picture.outputs]
     check_folder(options.out, [*files, options.out / OVERVIEW, options.out / SUMMARY], options.overwrite)
@@ -81,12 +92,13 @@ def make_plan(options: Options) -> Plan:
     first = next(images)
     for _ in images:
         pass
-    loaded = load(options.model, size=options.size, mean=options.mean, std=options.std)
+    loaded = load_model(options.model, size=options.size, mean=options.mean, std=options.std)
     loaded = replace(loaded, model=loaded.model.to(device))
     x = loaded.preprocess(first).to(device)
     outputs = count_outputs(loaded, x)
     target = None if options.target is None else resolve_target(options.target, loaded.classes, outputs)
-    return Plan(options, pictures, loaded, make_analyzer(loaded, options.composite, x), target, device)
+    lrp, explains = make_analyzer(loaded, options.composite, x)
+    return PicturePlan(options, pictures, loaded, lrp, explains, target, device)
 
 
 def device_named(text: str) -> torch.device:
@@ -100,13 +112,13 @@ def device_named(text: str) -> torch.device:
     return device
 
 
-def _pictures(options: Options) -> list[Picture]:
+def _pictures(options: PictureOptions) -> list[Picture]:
     masks = _demo_masks() if options.model == "demo" else {}
     if not options.images and not masks:
         raise ImageError("give at least one picture or folder; only --model demo brings pictures of its own")
     paths = _expand(options.images) if options.images else list(masks)
     return [
-        Picture(path, name, Outputs.of(options.out, name), masks.get(path.resolve()))
+        Picture(path, name, Outputs.of(options.out, name), masks.get(_place(path)))
         for path, name in zip(paths, unique_names(paths), strict=True)
     ]
 
@@ -116,7 +128,7 @@ def _demo_masks() -> dict[Path, NDArray[np.bool_] | None]:
     from relprop.models.demo import load_samples
 
     return {
-        sample.path.resolve(): sample.artefact_mask if sample.artefact_mask.any() else None for sample in load_samples()
+        _place(sample.path): sample.artefact_mask if sample.artefact_mask.any() else None for sample in load_samples()
     }
 
 
@@ -124,15 +136,18 @@ def _expand(images: Sequence[Path]) -> list[Path]:
     """Pictures as they are, folders as the pictures in them, each picture once."""
     paths: dict[Path, Path] = {}
     for image in images:
-        found = _pictures_in(image) if image.is_dir() else [image]
-        paths |= {path.resolve(): path for path in found if path.resolve() not in paths}
+        found = _pictures_in(image) if os.path.isdir(image) else [image]
+        paths |= {_place(path): path for path in found if _place(path) not in paths}
     return list(paths.values())
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    from PIL import Image
+def _place(path: Path) -> Path:
+    """The file that a path leads to; `Path.resolve` raises where links lead in a circle."""
+    return Path(os.path.realpath(path))
 
-    suffixes = Image.registered_extensions()
+
+def _pictures_in(folder: Path) -> list[Path]:
+    suffixes = picture_suffixes()
     found = sorted(
         path
         for path in folder.iterdir()

@@ -1,0 +1,29 @@
+"""Options that take one value are given once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from typer.core import TyperCommand
+
+from relprop.cli.reporting import reporting
+from relprop.errors import RelpropError
+
+
+class Once(TyperCommand):
+    """A command that refuses an option given twice, of which the last one would win in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        with reporting():
+            for option, times in Counter(order).items():
+                if (
+                    times > 1
+                    and option.opts[0].startswith("-")
+                    and not (option.multiple or getattr(option, "is_flag", False))
+                ):
+                    raise RelpropError(
+                        f"{option.opts[0]} is given {times} times, but takes one value: run relprop once for each"
+                    )
+        return super().parse_args(ctx, args)

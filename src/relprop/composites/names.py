@@ -1,0 +1,101 @@
+"""Composites by name, for the command line and whoever else has names only: one table.
+
+make_composite("epsilon-gamma-box", Given(model, low, high), "pictures")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from relprop.composites.composite import Composite
+from relprop.composites.presets import (
+    EpsilonAlpha2Beta1,
+    EpsilonAlpha2Beta1Flat,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+)
+from relprop.composites.primitives import GlobalTypeMap
+from relprop.composites.transformers import CPLRP, AttnLRP, recommended
+from relprop.engine.layers.kinds import ConvLayer, LinearLayer
+from relprop.errors import CompositeError
+from relprop.rules import EpsilonRule, GammaRule
+
+Kind = Literal["pictures", "text"]
+DEFAULTS: dict[Kind, str] = {"pictures": "epsilon-plus-flat", "text": "attnlrp"}
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a composite may need to know: the model, and the lowest and the highest possible input."""
+
+    model: nn.Module
+    low: Tensor | None = None
+    high: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A composite's name in words of the command line, what it explains, and how it is made."""
+
+    name: str
+    kinds: tuple[Kind, ...]
+    make: Callable[[Given], Composite]
+
+
+def _box(given: Given) -> Composite:
+    assert given.low is not None  # pictures have bounds
+    assert given.high is not None
+    return EpsilonGammaBox(given.low, given.high)
+
+
+PICTURES: tuple[Kind, ...] = ("pictures",)
+TEXT: tuple[Kind, ...] = ("text",)
+
+TABLE = (
+    Named("epsilon-plus-flat", PICTURES, lambda _: EpsilonPlusFlat()),
+    Named("epsilon-plus", PICTURES, lambda _: EpsilonPlus()),
+    Named("epsilon-alpha2-beta1-flat", PICTURES, lambda _: EpsilonAlpha2Beta1Flat()),
+    Named("epsilon-alpha2-beta1", PICTURES, lambda _: EpsilonAlpha2Beta1()),
+    Named("epsilon-gamma-box", PICTURES, _box),
+    Named("attnlrp", TEXT, lambda _: AttnLRP()),
+    Named("attnlrp-epsilon", TEXT, lambda _: AttnLRP(epsilon=1e-6)),
+    Named("attnlrp-gamma", TEXT, lambda _: AttnLRP(gamma_linear=0.25)),
+    Named("cplrp", TEXT, lambda _: CPLRP()),
+    Named("cplrp-epsilon", TEXT, lambda _: CPLRP(epsilon=1e-6)),
+    Named("cplrp-gamma", TEXT, lambda _: CPLRP(gamma_linear=0.25)),
+    Named("zero", PICTURES + TEXT, lambda _: Composite()),
+    Named("epsilon", PICTURES + TEXT, lambda _: Composite(EpsilonRule())),
+    Named("gamma", PICTURES, lambda _: Composite(GlobalTypeMap({ConvLayer: GammaRule(), LinearLayer: GammaRule()}))),
+    Named("recommended", TEXT, lambda given: recommended(given.model)),
+)
+
+
+def composite_names(kind: Kind) -> list[str]:
+    """The names of composites for pictures or for text."""
+    return [row.name for row in TABLE if kind in row.kinds]
+
+
+def check_composite(name: str, kind: Kind) -> None:
+    """Refuse a name that no composite of that kind has.
+
+    Raises:
+        CompositeError: with the names that exist.
+    """
+    if name not in composite_names(kind):
+        words = " for text" if kind == "text" else ""
+        raise CompositeError(f"unknown composite {name!r}{words}; choose one of {', '.join(composite_names(kind))}")
+
+
+def make_composite(name: str, given: Given, kind: Kind) -> Composite:
+    """The composite of that name.
+
+    Raises:
+        CompositeError: there is none.
+    """
+    check_composite(name, kind)
+    return next(row for row in TABLE if row.name == name).make(given)
