@@ -317,3 +317,15 @@ def test_lines_on_stdin_that_are_no_text_are_refused(folders, tmp_path):
     model = f"hf:{folders / 'encoder'}"
     error = run("--text", "-", "--model", model, "--out", tmp_path / "o", code=2, stdin=b"odd \xff\n").stderr
     assert "not valid Unicode" in error
+
+
+def test_a_checkpoint_that_brings_code_is_refused_without_a_question(folders, tmp_path):
+    folder = tmp_path / "code"
+    transformers.BertModel.from_pretrained(folders / "encoder").save_pretrained(folder)
+    word_piece().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "configuration_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
+    run("--text", "a", "--model", f"hf:{folder}", "--out", tmp_path / "o", code=2, stdin="y\ny\n")
+    assert not (tmp_path / "ran").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from html.parser import HTMLParser
 
@@ -305,3 +306,35 @@ def test_relevance_of_zero_is_neutral_everywhere():
     explained = ExplainedText.of_tokens(["a", "b"], [0.0, 0.0])
     assert {tuple(style.bgcolor.triplet) for style in styles(explained).values()} == {PAPER}
     assert "nan" not in page([explained]).lower()
+
+
+@pytest.mark.parametrize("number", [100, pytest.param(3_000, marks=pytest.mark.slow)])
+def test_no_text_becomes_a_part_of_the_page(number):
+    """Tokens, titles and notes made of markup and odd characters: the page has the elements of a plain one."""
+    rng = random.Random(number)
+    markup = (
+        "<script>",
+        "</style>",
+        "<!--",
+        "<p class=text>",
+        "&lt;",
+        "]]>",
+        "<img src=x onerror=y>",
+        "${red}",
+        "$red",
+    )
+    parts = (*markup, *"\"'&a= \n\0`漢", "\x1b[1m", "\ud800", "\udcff", "javascript:", "\u202e")
+
+    def odd():
+        return "".join(rng.choices(parts, k=rng.randint(1, 6)))
+
+    def elements(text):
+        return [(tag, sorted(attributes)) for tag, attributes in Reader(text).elements]
+
+    for _ in range(number):
+        tokens, numbers = [odd() for _ in range(4)], [0.1, -0.2, 0.3, 0.0]
+        shown = page([ExplainedText.of_tokens(tokens, numbers, title=odd(), notes=[odd()])], odd())
+        plain = page([ExplainedText.of_tokens([f"a{i}" for i in range(4)], numbers, title="b", notes=["c"])], "d")
+        assert elements(shown) == elements(plain)
+        assert shown.encode("utf-8")
+        assert shown.count("<style>") == 1

@@ -132,7 +132,7 @@ def load_text(spec: str) -> TextModel:
         transformers = optional_import("transformers")
         kind, architecture, config = _architecture(transformers, where, parsed)
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         except Exception as error:
             raise ModelError(f"the tokenizer of {parsed} could not be loaded: {error}") from error
         try:
@@ -163,7 +163,7 @@ def _where(spec: Spec) -> str:
 
 def _architecture(transformers: Any, where: str, spec: Spec) -> tuple[Kind, str, Any]:
     try:
-        config = transformers.AutoConfig.from_pretrained(where)
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"the config of {spec} could not be loaded: {error}") from error
     name = (config.architectures or ["(none)"])[0]

@@ -31,8 +31,11 @@ def load_hf(spec: Spec) -> LoadedModel:
     transformers = optional_import("transformers")
     where = str(Path(spec.name).expanduser()) if Path(spec.name).expanduser().is_dir() else spec.name
     try:
-        model, info = transformers.AutoModelForImageClassification.from_pretrained(where, output_loading_info=True)
-        processor = transformers.AutoImageProcessor.from_pretrained(where)
+        # Without trust_remote_code, transformers would ask on the terminal whether it may run code of the checkpoint's.
+        model, info = transformers.AutoModelForImageClassification.from_pretrained(
+            where, output_loading_info=True, trust_remote_code=False
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # OSError, ValueError, ImportError, RuntimeError for other shapes, ...
         raise ModelError(f"{spec} could not be loaded: {error}") from error
     absent = sorted(info["missing_keys"])
