@@ -29,7 +29,7 @@ from torch import Tensor
 from worker import EXACT_MEMORY
 
 from relprop import LRP, composites
-from relprop.analyzers.captured import Prepared
+from relprop.analyzers.captured import Captured
 from relprop.engine.program.program import Program
 
 Run = Callable[[], Tensor]
@@ -67,13 +67,13 @@ def no_signs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_focus() -> Iterator[None]:
-    with mock.patch.object(Prepared, "focused", None):
+    with mock.patch.object(Captured, "focused", None):
         yield
 
 
 @contextlib.contextmanager
 def not_trimmed() -> Iterator[None]:
-    with mock.patch.object(Prepared, "trimmed", property(lambda self: self.program)):
+    with mock.patch.object(Captured, "trimmed", property(lambda self: self.program)):
         yield
 
 

@@ -125,7 +125,7 @@ def captured_once() -> Iterator[None]:
         known = graphs[0]
         return Graph(copy.deepcopy(known.fx), dict(known.tensors), known.in_spec, known.out_spec, known.module_types)
 
-    with mock.patch("relprop.analyzers.lrp.capture", capture_or_copy):
+    with mock.patch("relprop.analyzers.captures.capture", capture_or_copy):
         yield
 
 

@@ -9,13 +9,21 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.errors import TargetError
-from relprop.targets.output import seed_relevance
+from relprop.targets import Seed, as_target
+
+
+def start(output: Tensor, given: object, normalize: bool) -> tuple[Tensor, Tensor | None]:
+    """What a call does with a target: translate, check, ask for relevance and index."""
+    target = as_target(given)  # type: ignore[arg-type]
+    target.check(output.shape[0], output.shape[1:])
+    return Seed(target, normalize)(output)
+
 
 OUTPUT = torch.tensor([[1.0, -3.0, 2.0], [0.5, 4.0, -1.0]])
 
 
 def test_the_largest_output_is_the_default() -> None:
-    seed, index = seed_relevance(OUTPUT, None, True)
+    seed, index = start(OUTPUT, None, True)
     assert index is not None
     assert index.tolist() == [2, 1]
     assert seed.tolist() == [[0, 0, 1], [0, 1, 0]]
@@ -33,7 +41,7 @@ def test_the_largest_output_is_the_default() -> None:
     ],
 )
 def test_class_targets(target: object, expected: list[int]) -> None:
-    seed, index = seed_relevance(OUTPUT, target, True)  # type: ignore[arg-type]
+    seed, index = start(OUTPUT, target, True)
     assert index is not None
     assert index.tolist() == expected
     assert seed.argmax(1).tolist() == expected
@@ -41,13 +49,13 @@ def test_class_targets(target: object, expected: list[int]) -> None:
 
 
 def test_without_normalization_relevance_starts_with_the_output() -> None:
-    seed, _ = seed_relevance(OUTPUT, 1, False)
+    seed, _ = start(OUTPUT, 1, False)
     assert seed.tolist() == [[0, -3, 0], [0, 4, 0]]
 
 
 def test_tuple_into_a_map() -> None:
     output = torch.rand(2, 3, 4, 5)
-    seed, index = seed_relevance(output, (2, 3, -1), True)
+    seed, index = start(output, (2, 3, -1), True)
     assert seed[:, 2, 3, 4].tolist() == [1, 1]
     assert float(seed.sum()) == 2
     assert index is not None
@@ -55,7 +63,7 @@ def test_tuple_into_a_map() -> None:
 
 
 def test_function_of_the_output() -> None:
-    seed, index = seed_relevance(OUTPUT, lambda y: y - y.mean(1, keepdim=True), True)
+    seed, index = start(OUTPUT, lambda y: y - y.mean(1, keepdim=True), True)
     assert index is None
     assert torch.equal(seed, OUTPUT - OUTPUT.mean(1, keepdim=True))
 
@@ -69,7 +77,7 @@ def test_function_of_the_output() -> None:
         (torch.tensor([0, 1, 2]), "there are 2 samples"),
         (torch.tensor([0.0, 1.0]), "integers"),
         ((0, 1), "2 entries"),
-        ("cat", "give None"),
+        ("cat", "is a name"),
         (True, "give None"),
         (lambda y: y[:1], "shaped like the output"),
         (lambda y: 1.0, "shaped like the output"),
@@ -77,7 +85,7 @@ def test_function_of_the_output() -> None:
 )
 def test_targets_that_select_nothing(target: object, says: str) -> None:
     with pytest.raises(TargetError, match=says):
-        seed_relevance(OUTPUT, target, True)  # type: ignore[arg-type]
+        start(OUTPUT, target, True)
 
 
 def test_a_bad_target_is_refused_before_the_model_runs() -> None:

@@ -2,3 +2,20 @@
 
 What may live here: the base that all of them share, each method, the checks before work, artifacts.
 """
+
+from relprop.analyzers.analyzer import Analyzer, Call
+from relprop.analyzers.gradient import FunctionAnalyzer, Gradient, InputTimesGradient, gradient
+from relprop.analyzers.lrp import LRP
+from relprop.analyzers.sampling import IntegratedGradients, SmoothGrad
+
+__all__ = [
+    "LRP",
+    "Analyzer",
+    "Call",
+    "FunctionAnalyzer",
+    "Gradient",
+    "InputTimesGradient",
+    "IntegratedGradients",
+    "SmoothGrad",
+    "gradient",
+]

@@ -1,14 +1,16 @@
-"""All that one input signature needs: a graph, its layers, a rule for each operator, and the program made of them."""
+"""All that one input signature needs: a graph, its layers, a rule for each operator, and the programs made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from math import ceil, prod, sqrt
+from functools import cached_property
+from math import ceil, sqrt
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from relprop.analyzers import checks as _checks
 from relprop.composites.assign import node_rule, unit_rule
@@ -17,55 +19,45 @@ from relprop.engine.graph.graph import Graph, Node, ancestors, info, operator_na
 from relprop.engine.layers.layers import Layer, layers_of_graph
 from relprop.engine.layers.select import by_pattern, module_outputs
 from relprop.engine.ops.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
-from relprop.engine.program.answer import Explained, Seed, explain, explain_each
 from relprop.engine.program.constants import Constants, SharedConstants
 from relprop.engine.program.focus import Focused, focus, trim
-from relprop.engine.program.loops import Result
 from relprop.engine.program.program import Program, compile_program
+from relprop.engine.program.question import Books, Question
 from relprop.errors import InputError
 from relprop.explanations.ledger import Entry, Ledger
 from relprop.rules import PassRule, Rule, StopRule
-from relprop.targets.output import seed_index, seed_relevance
 
 Layers = bool | str | Sequence[str] | None
+Asked = tuple[Program, Sequence[Any], list[Question]]
+"""A program, its flat inputs, and questions to it."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """What one call runs.
-
-    Attributes:
-        program: the program, and `leaves` its inputs, flat.
-        target: as the call has it. wanted: name -> node whose relevance is asked for.
-        index: the target's flat index (B,) in what the program explains, where that is a part of the output.
-        reported: then its index in the whole output.
-    """
-
-    program: Program
-    leaves: Sequence[Any]
-    target: Any
-    wanted: Mapping[str, Node]
-    index: Tensor | None = None
-    reported: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What an analyzer keeps of a captured model; `compiled` fills as calls come.
+class Captured:
+    """What an analyzer keeps of a captured model; `compiled` and `elsewhere` fill as calls come.
 
     Attributes:
         program: explains the whole output, and holds every operator.
         layers: the rows of the printed table. row_rules: the rule of each.
         rules: the rule of each operator that relevance reaches.
+        flatten: layers are numbered through, see `LRP`.
         checkpoint: run the forward pass in parts, see `LRP`.
+        compiled: programs as `torch.compile` made them.
+        elsewhere: programs that relevance starts from inside of.
     """
 
     program: Program
     layers: list[Layer]
     rules: Mapping[Node, Rule]
     row_rules: list[Rule]
-    compiled: dict[Any, Any] = field(default_factory=dict)
+    flatten: bool = True
     checkpoint: bool | int = False
+    compiled: dict[Any, Any] = field(default_factory=dict)
+    elsewhere: dict[frozenset[Node], Program] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        return self.program.graph
 
     def segments(self, program: Program) -> int:
         """Into how many parts the forward pass is cut: √n for n operators, or as many as were asked for."""
@@ -76,145 +68,211 @@ class Prepared:
     @cached_property
     def focused(self) -> Program | None:
         """Explains one position of a sequence; None where that saves nothing."""
-        return self._of_copy(focus(self.program.graph, self.program.explained, self.rules))
+        return self._of_copy(focus(self.graph, self.program.explained, self.rules))
 
     @cached_property
     def trimmed(self) -> Program:
         """Explains the whole output, without what it does not read."""
-        return self._of_copy(trim(self.program.graph, self.program.explained, self.rules)) or self.program
+        return self._of_copy(trim(self.graph, self.program.explained, self.rules)) or self.program
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """Name of a module or layer -> the node that is its output, for all that relevance passes."""
+        return module_outputs(self.graph, self.layers, self.program.forms)
+
+    def node(self, name: str, option: str) -> Node:
+        """The output of one module.
+
+        Raises:
+            InputError: there is none of that name, or several fit it.
+        """
+        found = by_pattern(self.nodes, name, option)
+        if len(set(found.values())) != 1:
+            raise InputError(f"{option}={name!r} fits {len(found)} modules, give one: {', '.join(list(found)[:8])}.")
+        return next(iter(found.values()))
+
+    def wanted(self, layers: Layers, option: str = "layers") -> dict[str, Node]:
+        """Name -> node whose relevance is asked for."""
+        if layers is None or layers is False:
+            return {}
+        if layers is not True:
+            return by_pattern(self.nodes, layers, option)
+        if not self.flatten:
+            return {name: n for name, n in self.nodes.items() if "." not in name and ":" not in name[1:] and name}
+        return {layer.name: self.nodes[layer.name] for layer in self.layers if layer.name in self.nodes}
 
     def with_outputs(self, wanted: Mapping[str, Node]) -> Program:
         """The program that does the least for all outputs and the whole output's relevance."""
         return self.program if wanted or self.trimmed.later else self.trimmed
+
+    def fit(self, inputs: Sequence[Any], questions: Sequence[Question]) -> Asked:
+        """The program that does the least for some questions, and the questions as it takes them."""
+        starts = {q.start for q in questions}
+        if starts != {self.program.explained}:
+            return self._from(starts), inputs, list(questions)
+        if not all(q.is_plain for q in questions):
+            return self.program, inputs, list(questions)
+        return self._at_position(inputs, questions) or (
+            self.trimmed,
+            inputs,
+            [replace(q, start=self.trimmed.explained) for q in questions],
+        )
+
+    def _at_position(self, inputs: Sequence[Any], questions: Sequence[Question]) -> Asked | None:
+        """Of one question about one position of a sequence."""
+        question, *others = questions
+        shape = self.program.explained_shape(inputs) if not others else []
+        found = question.seed.target.at_position(shape[1:]) if len(shape) > 2 else None
+        if found is None or self.focused is None:
+            return None
+        position, target = found
+        device = next(leaf.device for leaf in inputs if isinstance(leaf, Tensor))
+        index = question.seed.target.index(torch.zeros((), device=device).expand(shape))
+        seed = replace(question.seed, target=target)
+        part = replace(question, start=self.focused.explained, seed=seed, reported=index)
+        return self.focused, [*inputs, position], [part]
+
+    def _from(self, starts: Iterable[Node]) -> Program:
+        """A program that relevance starts from at other nodes than the explained output."""
+        key = frozenset(starts)
+        if key not in self.elsewhere:
+            ordered = [n for n in self.graph.fx.nodes if n in key]
+            needed = set().union(*map(ancestors, ordered))
+            later = frozenset(self.graph.operators()) - needed
+            rules = {n: rule for n, rule in self.rules.items() if n in needed}
+            constants = self.program.constants
+            self.elsewhere[key] = compile_program(self.graph, ordered, rules, later=later, constants=constants)
+        return self.elsewhere[key]
 
     def _of_copy(self, found: Focused | None) -> Program | None:
         if found is None:
             return None
         later = frozenset(found.graph.operators()) - ancestors(found.explained)
         constants = SharedConstants(found.graph, self.program.constants)
-        return compile_program(found.graph, found.explained, found.rules, later=later, constants=constants)
-
-    def call(self, leaves: Sequence[Any], target: Any, wanted: Mapping[str, Node], audit: bool) -> Call:
-        """The program that fits the target; what is recorded or audited is the whole output's."""
-        whole = bool(wanted) or audit
-        positional = isinstance(target, (list, tuple)) and len(target) > 1
-        if whole or not positional or self.focused is None:
-            return Call(self.program if whole else self.trimmed, leaves, target, wanted)
-        index = self.program.index_of(target, leaves)
-        entries = prod(self.program.explained_shape(leaves)[2:])
-        return Call(self.focused, [*leaves, int(index[0]) // entries], target, wanted, index % entries, index)
-
-    def explain(self, call: Call, normalize_output: bool, audit: bool) -> Explained:
-        """Run a call."""
-        seed: Seed
-        if call.index is None:
-            seed = partial(seed_relevance, target=call.target, normalize_output=normalize_output)
-        else:
-            seed = partial(seed_index, index=call.index, normalize_output=normalize_output)
-        found = explain(call.program, call.leaves, seed, call.wanted, audit, self.segments(call.program))
-        return found if call.reported is None else replace(found, target=call.reported)
-
-    def explain_each(
-        self,
-        leaves: Sequence[Any],
-        targets: Sequence[Any],
-        normalize_output: bool,
-        wanted: Mapping[str, Node],
-        chunk: int | None,
-    ) -> Iterator[Explained]:
-        """One explanation for each target, with one forward pass."""
-        seeds = [partial(seed_relevance, target=target, normalize_output=normalize_output) for target in targets]
-        return explain_each(self.program if wanted else self.trimmed, leaves, seeds, wanted, chunk)
-
-    def wanted(self, layers: Layers, flatten: bool) -> dict[str, Node]:
-        """Name -> node whose relevance is asked for."""
-        if layers is None or layers is False:
-            return {}
-        available = module_outputs(self.program.graph, self.layers, self.program.forms)
-        if layers is not True:
-            return by_pattern(available, layers)
-        if not flatten:
-            return {name: node for name, node in available.items() if "." not in name and ":" not in name[1:] and name}
-        return {layer.name: available[layer.name] for layer in self.layers if layer.name in available}
+        return compile_program(found.graph, [found.explained], found.rules, later=later, constants=constants)
 
 
-def prepare(
+def captured(
     graph: Graph,
+    constants: Constants,
     model: nn.Module,
     assign: Callable[[list[Layer]], list[Rule]],
     *,
+    output: str | int | None = None,
     flatten: bool,
     checks: bool,
-    keep_weights: bool = True,
     checkpoint: bool | int = False,
-) -> Prepared:
-    """Assign rules to a canonical graph and compile its program.
+) -> Captured:
+    """Assign rules to a canonical graph, which stays as it is, and compile its program.
 
     Args:
+        constants: values of the graph's constant part.
         assign: the rule of each row of the table.
-        keep_weights: keep modified weights between calls. checkpoint: run the forward pass in parts.
+        output: which output is explained, see `explained_output`.
+        checkpoint: run the forward pass in parts.
 
     Raises:
         SoftmaxOutputError, UnexplainedError, CompositeError, RuleError: with the next step.
     """
-    explained = explained_output(graph)
+    explained = explained_output(graph, output)
     if checks:
         _checks.check_output(explained)
-    reached = reached_by_relevance(explained)
-    layers = layers_of_graph(graph, reached, model, flatten=flatten)
-    row_rules = [unit_rule(layer) or rule for layer, rule in zip(layers, assign(layers), strict=True)]
-    assigned = list(zip(layers, row_rules, strict=True))
-    stop_at(graph, {node for layer, rule in assigned if isinstance(rule, StopRule) for node in layer.nodes})
+    layers = layers_of_graph(graph, reached_by_relevance(explained), model, flatten=flatten)
+    row_rules = _row_rules(layers, assign)
+    if any(isinstance(rule, StopRule) for rule in row_rules):  # what stops counts as a constant, in a copy
+        graph = graph.copy()
+        constants = SharedConstants(graph, constants)
+        explained = explained_output(graph, output)
+        layers = layers_of_graph(graph, reached_by_relevance(explained), model, flatten=flatten)
+        stopped = [layer for layer, rule in zip(layers, row_rules, strict=True) if isinstance(rule, StopRule)]
+        stop_at(graph, {node for layer in stopped for node in layer.nodes})
     reached = reached_by_relevance(explained)
     _checks.check_explained(unexplained(graph, reached))
     rules: dict[Node, Rule] = {node: PassRule() for node in reached if needs_rule(node)}
-    for layer, rule in assigned:
+    for layer, rule in zip(layers, row_rules, strict=True):
         rules.update({node: node_rule(node, rule) for node in layer.nodes if node in rules})
     for node, rule in rules.items():
         ops.check(node, rule)
-    program = compile_program(graph, explained, rules, constants=Constants(graph, keep=keep_weights))
-    return Prepared(program, layers, rules, row_rules, checkpoint=checkpoint)
+    program = compile_program(graph, [explained], rules, constants=constants)
+    return Captured(program, layers, rules, row_rules, flatten=flatten, checkpoint=checkpoint)
 
 
-def explained_output(graph: Graph) -> Node:
-    """The output that is explained: the one called `logits` or `out` if there is one, else the first."""
+def _row_rules(layers: list[Layer], assign: Callable[[list[Layer]], list[Rule]]) -> list[Rule]:
+    return [unit_rule(layer) or rule for layer, rule in zip(layers, assign(layers), strict=True)]
+
+
+def explained_output(graph: Graph, wanted: str | int | None = None) -> Node:
+    """The output that is explained.
+
+    Args:
+        graph: a captured model.
+        wanted: name or number of the output. None: the one called `logits` or `out` if there is one, else the first.
+
+    Raises:
+        InputError: there is no such output, or none that depends on the inputs.
+    """
     carrying = [o for o in graph.outputs if isinstance(o, Node) and info(o).data]
+    names = output_names(graph)
     if not carrying:
         raise InputError(
             "No output of the model depends on a floating point input or on embedded token ids, so there is no "
             "relevance to propagate. Integers may have to be converted: x.float()."
         )
-    names = output_names(graph)
-    for wanted in ("logits", "out"):
+    if wanted is not None:
+        return _wanted_output(graph, names, wanted)
+    for usual in ("logits", "out"):
         for name, output in zip(names, graph.outputs, strict=True):
-            if name == wanted and output in carrying:
+            if name == usual and output in carrying:
                 return carrying[carrying.index(output)]
     return carrying[0]
 
 
+def _wanted_output(graph: Graph, names: Sequence[str], wanted: str | int) -> Node:
+    known = [name or str(i) for i, name in enumerate(names)]
+    fits = [i for i, name in enumerate(names) if wanted in (i, name) or (isinstance(wanted, str) and wanted == str(i))]
+    if isinstance(wanted, int) and -len(names) <= wanted < 0:
+        fits = [wanted % len(names)]
+    if len(fits) != 1:
+        raise InputError(f"output={wanted!r}: the model's outputs are {', '.join(known)}.")
+    output = graph.outputs[fits[0]]
+    if not isinstance(output, Node) or not info(output).data:
+        raise InputError(f"output={wanted!r} does not depend on the inputs, so there is no relevance to propagate.")
+    return output
+
+
 def output_names(graph: Graph) -> list[str]:
-    """The keys of a dict or a named tuple that the model returns, one for each output; `""` where there are none."""
-    spec = graph.out_spec
-    context = getattr(spec, "context", None)
-    keys = context if isinstance(context, (list, tuple)) else []
-    names = [str(k) for k in keys if isinstance(k, str)]
-    return names if len(names) == len(graph.outputs) else [""] * len(graph.outputs)
+    """What each flat output is called in the model's output, the innermost name; `""` where it has none."""
+    nested = pytree.tree_unflatten(list(range(len(graph.outputs))), graph.out_spec)
+    try:
+        paths = [path for path, _ in pytree.tree_flatten_with_path(nested)[0]]
+    except (ValueError, RuntimeError):  # a class that tells no names of its parts
+        return [""] * len(graph.outputs)
+    return [_innermost(path) for path in paths]
 
 
-def ledger_of(result: Result, rules: Mapping[Node, Rule]) -> Ledger:
-    """The books of an audited run."""
+def _innermost(path: Sequence[Any]) -> str:
+    names = [getattr(key, "key", getattr(key, "name", None)) for key in path]
+    return next((name for name in reversed(names) if isinstance(name, str)), "")
+
+
+def ledger_of(books: Books, inputs: Iterable[Tensor], rules: Mapping[Node, Rule]) -> Ledger:
+    """The books of an audited run.
+
+    Args:
+        inputs: relevance that arrived.
+    """
     entries = [
         Entry(
             name=node.name,
             operator=operator_name(node),
             module=info(node).path,
-            rule=rules[node],
+            rule=rules.get(node, PassRule()),
             received=received,
-            passed=result.sent[node],
-            sinks=dict(result.sinks.get(node, {})),
-            magnitude=result.magnitude[node],
+            passed=books.sent.get(node, 0.0),
+            sinks=dict(books.sinks.get(node, {})),
+            magnitude=books.magnitude[node],
         )
-        for node, received in result.received.items()
+        for node, received in books.received.items()
     ]
-    arrived = sum(float(r.double().sum()) for r in result.relevance.values())
+    arrived = sum(float(r.detach().double().sum()) for r in inputs)
     return Ledger(tuple(entries), entries[0].received if entries else arrived, arrived)

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from relprop.analyzers import checks as _checks
-from relprop.analyzers.captured import Layers, Prepared, ledger_of, prepare
+from relprop.analyzers.analyzer import Analyzer, Call, in_one
+from relprop.analyzers.captured import Captured, Layers, captured
+from relprop.analyzers.captures import Shared
+from relprop.analyzers.inputs import Inputs, inputs_of, refuse_ambiguous
+from relprop.analyzers.options import Conditions, Options, check_masks, paired
 from relprop.composites import Composite
 from relprop.composites.composite import as_composite
 from relprop.composites.table import entries, printed
-from relprop.engine.graph.capture import capture
-from relprop.engine.graph.graph import Node, shape_of
-from relprop.engine.graph.signature import batch_size, signature_of, usable
+from relprop.engine.graph.graph import Node
+from relprop.engine.graph.signature import batch_size
 from relprop.engine.layers.layers import Layer, layers_of_modules
-from relprop.engine.program.answer import Explained
+from relprop.engine.ops.units import OwnRule
+from relprop.engine.program.answer import answer
 from relprop.engine.program.compiled import Compiler
-from relprop.engine.rewrites import Canonize, FuseBatchNorm, as_rewrites, canonical
+from relprop.engine.program.question import Answer
+from relprop.engine.rewrites import Canonize, FuseBatchNorm
 from relprop.engine.rewrites.chains import is_sequential
-from relprop.engine.rewrites.modules import WithoutSoftmax, flatten_model
-from relprop.engine.rewrites.registered import collapse_registered
-from relprop.engine.rewrites.softmax import strip_graph
+from relprop.engine.rewrites.modules import flatten_model
 from relprop.errors import CompositeError, InputError
 from relprop.explanations.explanation import Explanation
 from relprop.rules import PassRule, Rule
-from relprop.targets import Target
-from relprop.targets.output import check_target
-
-NO_TUPLE = "example_inputs is a tensor; give the model's positional inputs as a tuple: (x,)."
+from relprop.targets import TargetLike
 
 
-class LRP:
+class LRP(Analyzer):
     """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
 
     The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
@@ -47,14 +46,21 @@ class LRP:
         model: any module that `torch.export` can capture.
         composite: which rule goes to which layer: a `Composite`, one rule for every layer, or a list with a rule for
             each row of the printed table that takes one (a fused batch norm takes none). None: the 0-rule everywhere.
-        example_inputs: positional inputs, as a tuple; captures the model now, so that problems show now.
+        example_inputs: positional inputs as a tuple, or keyword inputs as a dict; captures the model now, so that
+            problems show now.
         canonize: fuse batch norms into the layers before or behind them, and hold constant what selective scans select
             (MambaLRP). `"thresholds"`: also where a ReLU is between a batch norm and the layer behind it (DenseNet).
             Or which rewrites, in order: `(HoldSelections(), FuseBatchNorm(thresholds=True))` of `relprop.rewrites`.
         flatten: number layers through; `False`: index them per container of the model, and let `layers=True` mean
             the outermost containers.
+        output: which of several outputs is explained, by name or number. None: the one called `logits` or `out` if
+            there is one, else the first that depends on the inputs.
         normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
         checks: refuse inputs that are not finite and models that end in a softmax.
+        classes: names of the classes, so that they can be targets. None: those of a Hugging Face config.
+        operators: what `register_op` says, for this analyzer alone: operator -> the name of one that is like it, or
+            a subclass of `relprop.engine.ops.Step`.
+        modules: what `register_module` says, for this analyzer alone: class of modules -> rule.
         memory: `"keep"`: weights that rules have modified are kept between calls, a second copy for rules such as
             `ZPlusRule`; `"low"`: they are made on the fly, layer by layer, in every call.
         checkpoint: keep only the activations at the borders of √n parts of n operators (an int: of so many parts), and
@@ -84,45 +90,48 @@ class LRP:
         True
     """
 
+    OPTIONS: ClassVar[frozenset[str]] = Options.names() | {"target"}
+
     def __init__(
         self,
         model: nn.Module,
         composite: Composite | Rule | Sequence[Rule] | None = None,
         *,
-        example_inputs: Sequence[Any] | None = None,
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
         canonize: Canonize = True,
         flatten: bool = True,
+        output: str | int | None = None,
         normalize_output: bool = True,
         checks: bool = True,
+        classes: Sequence[str] | None = None,
+        operators: Mapping[Any, Any] | None = None,
+        modules: Mapping[type[nn.Module], OwnRule] | None = None,
         memory: Literal["keep", "low"] = "keep",
         checkpoint: bool | int = False,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"LRP takes a torch.nn.Module, got {type(model).__name__}.")
         if memory not in ("keep", "low"):
             raise InputError(f"memory={memory!r} is neither 'keep' nor 'low'.")
         if not isinstance(checkpoint, int) or checkpoint < 0:
             raise InputError(f"checkpoint={checkpoint!r}: give True, or into how many parts to cut the forward pass.")
-        if isinstance(example_inputs, Tensor):
-            raise InputError(NO_TUPLE)
-        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-        self._strip = isinstance(model, WithoutSoftmax)
-        self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
-        self._rewrites, self._flatten = as_rewrites(canonize), flatten
-        self._keep_weights, self._checkpoint = memory == "keep", checkpoint
-        self._normalize_output, self._checks = normalize_output, checks
+        super().__init__(
+            model,
+            canonize=canonize,
+            output=output,
+            normalize_output=normalize_output,
+            checks=checks,
+            classes=classes,
+            operators=operators,
+            modules=modules,
+        )
+        self._flatten, self._keep_weights, self._checkpoint = flatten, memory == "keep", checkpoint
         self.composite = as_composite(composite)
-        self._prepared: dict[Any, list[Prepared]] = {}
-        self._latest: Prepared | None = None
-        self._parameters: list[int] | None = None
-        self._warned = False
+        self._known: weakref.WeakKeyDictionary[Shared, Captured] = weakref.WeakKeyDictionary()
+        self._shared: Shared | None = None
         self._compiler: Compiler | None = None
-        if checks:
-            _checks.check_last_module(self._source)
         if is_sequential(self._source):
             self._assign(self.layers)
         if example_inputs is not None:
-            self._prepare(tuple(example_inputs), {})
+            self._captured(self._started(*inputs_of(example_inputs)))
 
     @property
     def model(self) -> nn.Module:
@@ -139,48 +148,77 @@ class LRP:
         )
 
     def __call__(
-        self, *args: Any, target: Target = None, layers: Layers = None, audit: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        target: TargetLike = None,
+        layers: Layers = None,
+        audit: bool = False,
+        start: str | None = None,
+        conditions: Conditions = None,
+        activations: Layers = None,
+        parameters: bool = False,
+        differentiable: bool = False,
+        **kwargs: Any,
     ) -> Explanation:
         """Explain a batch.
 
         Args:
             *args: the model's inputs; their first dimension is the batch.
             **kwargs: those that have names.
-            target: None for the largest output of each sample, an int, integers of shape (B,), a tuple that indexes one
-                sample's output, or a function from the output (B, ...) to its relevance.
+            target: None for the largest output of each sample, an int or the name of a class, integers of shape (B,), a
+                tuple that indexes one sample's output, a function from the output (B, ...) to its relevance, or one of
+                `relprop.targets`.
             layers: also return relevance at the output of these modules: True for every layer, or names and globs.
             audit: also return the books.
+            start: relevance starts at the output of this module instead of the model's; the target speaks of it then.
+            conditions: module -> what becomes of the relevance at its output: a mask that broadcasts to it, a function
+                that is linear and takes each entry by itself, or `"stop"`.
+            activations: also return values at the output of these modules.
+            parameters: also return relevance of parameters: of a weight's entries what went through them, of biases and
+                other constants what they kept.
+            differentiable: keep relevance differentiable in inputs and parameters.
 
         Raises:
             InputError, TargetError: before any work on the model.
         """
-        prepared, leaves, wanted = self._start(args, kwargs, [target], layers)
-        call = prepared.call(leaves, target, wanted, audit)
-        run = partial(prepared.explain, call, self._normalize_output, audit)
-        if self._compiler is None or audit:
-            found = run()
-        else:
-            found = self._compiler.explain(prepared.compiled, call, self._normalize_output, run)
-        return _explanation(prepared, found, audit)
+        options = Options(layers, audit, start, conditions, activations, parameters, differentiable)
+        given = options.given() + (() if target is None else ("target",))
+        refuse_ambiguous(given, self._ambiguous, self._source)
+        return self._explained((args, kwargs), [target], {"options": options})[0]
+
+    def explain(
+        self, inputs: Tensor | Sequence[Any] | Mapping[str, Any], target: TargetLike = None, **options: Any
+    ) -> Explanation:
+        """The call, with the model's inputs in one object: a tensor, a tuple, or a dict of keyword inputs.
+
+        Args:
+            inputs: the model's inputs.
+            target: as in a call.
+            **options: as in a call.
+        """
+        return self._explained(in_one(inputs), [target], {"options": Options(**options)})[0]
 
     def each(
         self,
         *args: Any,
-        targets: Sequence[Target],
+        targets: Sequence[TargetLike] | TargetLike = None,
+        conditions: Sequence[Conditions] | None = None,
         layers: Layers = None,
         chunk: int | None = None,
         **kwargs: Any,
     ) -> list[Explanation]:
         """Explain several targets of a batch with one forward pass: `[lrp(x, target=t) for t in targets]`, faster.
 
-        Denominators, which do not depend on the target, are computed once and kept meanwhile. Relevance of several
-        targets may travel together, which takes as much more memory.
+        Denominators, which depend on neither targets nor conditions, are computed once and kept meanwhile. Relevance
+        of several targets may travel together, which takes as much more memory.
 
         Args:
-            *args: the model's inputs, as in a call.
-            **kwargs: those that have names.
-            targets: what `target` may be in a call, one for each explanation.
+            *args: as in a call.
+            **kwargs: as in a call.
             layers: as in a call.
+            targets: what `target` may be in a call, one for each explanation, in a list.
+            conditions: what `conditions` may be in a call, one for each explanation, in a list. Where only one of
+                `targets` and `conditions` is a list of several, the other is the same for all.
             chunk: targets at a time. None: one on a CPU, where more bring nothing, and all on other devices.
 
         Raises:
@@ -194,46 +232,48 @@ class LRP:
             >>> [tuple(expl.relevance.shape) for expl in lrp.each(torch.rand(4, 3), targets=[0, 1])]
             [(4, 3), (4, 3)]
         """
-        several = list(targets) if isinstance(targets, Iterable) else []
-        if not several or not (chunk is None or (isinstance(chunk, int) and chunk > 0)):
-            raise InputError(
-                f"each() takes at least one target, in a list, and a chunk of at least 1; got targets={targets!r}, "
-                f"chunk={chunk!r}."
-            )
-        prepared, leaves, wanted = self._start(args, kwargs, several, layers)
-        found = prepared.explain_each(leaves, several, self._normalize_output, wanted, chunk)
-        return [_explanation(prepared, one, audit=False) for one in found]
+        several, under = paired(targets, conditions, chunk)
+        given = {"targets": targets, "layers": layers, "conditions": conditions, "chunk": chunk}
+        refuse_ambiguous([n for n, value in given.items() if value is not None], self._ambiguous, self._source)
+        options = {"options": Options(layers=layers), "conditions": under, "chunk": chunk}
+        return self._explained((args, kwargs), several, options)
 
-    def _start(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], targets: Sequence[Target], layers: Layers
-    ) -> tuple[Prepared, list[Any], dict[str, Node]]:
-        """What a call does before it runs the model: checks, the program, flat inputs, nodes to record."""
-        if self._checks or not args:
-            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
-        self._warn_once()
-        prepared = self._prepare(args, kwargs)
-        shape = shape_of(prepared.program.explained)
-        for target in targets:
-            check_target(target, batch_size(args, kwargs) or 1, shape[1:] if shape else ())
-        leaves = [usable(leaf) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]
-        return prepared, leaves, prepared.wanted(layers, self._flatten)
+    def start_of(self, shared: Shared, options: Mapping[str, Any]) -> Node:
+        start: Node = options["options"].start_of(self._captured(shared))
+        return start
 
-    def attribute(self, inputs: Any, target: Target = None, **kwargs: Any) -> Any:
-        """Captum's signature: relevance of `inputs`, a tensor for a tensor and a tuple for a tuple.
+    def detaches(self, options: Mapping[str, Any]) -> bool:
+        return not options["options"].differentiable
 
-        Raises:
-            InputError, TargetError: as the call does.
-        """
-        several = isinstance(inputs, tuple)
-        relevance = self(*inputs if several else (inputs,), target=target, **kwargs).relevance
-        return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
+    def rules_of(self, call: Call) -> Mapping[Node, Rule]:
+        return self._captured(call.shared).rules
+
+    def answers(self, call: Call) -> Sequence[Answer]:
+        """One answer per target, on one forward pass."""
+        known, options = self._captured(call.shared), call.options["options"]
+        under = call.options.get("conditions", [options.conditions] * len(call.targets))
+        questions = [
+            options.question(known, target, self._normalize_output, condition)
+            for target, condition in zip(call.targets, under, strict=True)
+        ]
+        for question in questions:
+            check_masks(question.conditions, batch_size(call.inputs, {}) or 1)
+        program, inputs, questions = known.fit(call.inputs, questions)
+
+        def run() -> Iterator[Answer]:
+            segments = known.segments(program)
+            return answer(program, inputs, questions, chunk=call.options.get("chunk"), segments=segments)
+
+        if self._compiler is None or len(questions) > 1:
+            return list(run())
+        return [self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))]
 
     def export(
         self,
         path: str | os.PathLike[str],
         example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
         *,
-        target: Target | Literal["input"] = None,
+        target: TargetLike | Literal["input"] = None,
         layers: Layers = None,
     ) -> Path:
         """Write a program that takes the model's inputs and returns output and relevance, and that needs only torch.
@@ -258,14 +298,15 @@ class LRP:
         from relprop.analyzers.artifact import write
 
         file = write.check_path(path)
+        seed, takes_target = write.seed_of(target, self._classes, self._normalize_output)
         args, kwargs = self._examples(example_inputs)
-        prepared = self._prepare(args, kwargs)
-        wanted = prepared.wanted(layers, self._flatten)
+        known = self._captured(self._started(args, kwargs))
+        wanted = known.wanted(layers)
         job = write.Job(
-            program=prepared.with_outputs(wanted),
+            program=known.with_outputs(wanted),
             wanted=wanted,
-            target=target,
-            normalize_output=self._normalize_output,
+            seed=seed,
+            takes_target=takes_target,
             checks=self._checks,
             model=type(self._source).__name__,
             table=str(self),
@@ -287,9 +328,19 @@ class LRP:
             This analyzer, which has changed: `lrp = LRP(model, composite).compile()`.
         """
         self._compiler = Compiler(options)
-        for prepared in (p for several in self._prepared.values() for p in several):
-            prepared.compiled.clear()
+        for known in self._known.values():
+            known.compiled.clear()
         return self
+
+    def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> Inputs:
+        """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
+        if given is None:
+            if self._latest is None:
+                raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
+            return self._latest.graph.examples()
+        args, kwargs = inputs_of(given)
+        _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+        return args, kwargs
 
     def __repr__(self) -> str:
         return "\n".join(line for line, _ in self._lines())
@@ -315,25 +366,15 @@ class LRP:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave captured programs behind: they are made anew at the next call."""
-        return self.__dict__ | {"_prepared": {}, "_latest": None, "_parameters": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_known", "_shared")}
 
-    def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
-        if isinstance(given, Tensor):
-            raise InputError(NO_TUPLE)
-        if given is None:
-            if self._latest is None:
-                raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
-            return self._latest.program.graph.examples()
-        args = () if isinstance(given, Mapping) else tuple(given)
-        kwargs = dict(given) if isinstance(given, Mapping) else {}
-        _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
-        return args, kwargs
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_known": weakref.WeakKeyDictionary(), "_shared": None}
 
-    def _warn_once(self) -> None:
-        if not self._warned and self._source.training:
-            self._warned = True
-            _checks.warn_if_training(self._source)
+    @property
+    def _latest(self) -> Captured | None:
+        """What the latest call used, if it still fits the model."""
+        return None if self._shared is None else self._known.get(self._shared)
 
     def _assign(self, layers: list[Layer]) -> list[Rule]:
         """The rule of each row; a row that was fused away has none of its own."""
@@ -348,45 +389,18 @@ class LRP:
         given = iter(self.composite)
         return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
 
-    def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prepared:
-        self._forget_if_replaced()
-        key, leaves = signature_of(args, kwargs), pytree.tree_leaves((list(args), dict(kwargs)))
-        for known in self._prepared.get(key, []):
-            if known.program.graph.serves(leaves):
-                self._latest = known
-                return known
-        graph = capture(self._source, args, kwargs)
-        if self._strip:
-            graph = strip_graph(graph)
-        graph = canonical(collapse_registered(graph), self._rewrites)
-        prepared = prepare(
-            graph,
-            self._source,
-            self._assign,
-            flatten=self._flatten,
-            checks=self._checks,
-            keep_weights=self._keep_weights,
-            checkpoint=self._checkpoint,
-        )
-        self._prepared.setdefault(key, []).append(prepared)
-        self._latest = prepared
-        return prepared
-
-    def _forget_if_replaced(self) -> None:
-        """Captured programs hold the parameters themselves: where others took their place, capture anew."""
-        parameters = [id(t) for t in (*self._source.parameters(), *self._source.buffers())]
-        if parameters != self._parameters:
-            self._prepared.clear()
-        self._parameters = parameters
-
-
-def _explanation(prepared: Prepared, found: Explained, audit: bool) -> Explanation:
-    several = tuple(found.inputs.values())
-    return Explanation(
-        relevance=several[0] if len(several) == 1 else several,
-        inputs=found.inputs,
-        outputs=lambda: pytree.tree_unflatten(found.outputs(), prepared.program.graph.out_spec),
-        target=found.target,
-        layers=found.layers,
-        ledger=ledger_of(found.result, prepared.rules) if audit else None,
-    )
+    def _captured(self, shared: Shared) -> Captured:
+        """A captured graph with this analyzer's rules."""
+        if shared not in self._known:
+            self._known[shared] = captured(
+                shared.graph,
+                shared.constants(keep=self._keep_weights),
+                self._source,
+                self._assign,
+                output=self._output,
+                flatten=self._flatten,
+                checks=self._checks,
+                checkpoint=self._checkpoint,
+            )
+        self._shared = shared
+        return self._known[shared]

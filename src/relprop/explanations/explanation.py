@@ -20,28 +20,36 @@ class Explanation:
     Attributes:
         relevance: shaped like the input, (B, ...), and for token ids like their embeddings, (B, T, D); a tuple if there
             are several inputs.
-        outputs: computes `output`.
         target: index of the explained output per sample, (B,), flat over one sample's output; None for a function.
-        inputs: relevance by name of the input; a second embedding of one input has `@1` behind its name.
+        by_input: relevance by name of the input; a second embedding of one input has `@1` behind its name.
         layers: relevance at the output of modules, by name, if `layers=` was given.
+        activations: values at the output of modules, by name, if `activations=` was given.
+        parameters: relevance of parameters, by name, if `parameters=True` was given.
         ledger: who kept relevance, if `audit=True` was given.
     """
 
     relevance: Tensor | tuple[Tensor, ...]
-    outputs: Callable[[], Any] = field(repr=False)
     target: Tensor | None
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    by_input: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
+    _outputs: Callable[[], Any] | None = field(default=None, repr=False)
 
     @cached_property
     def output(self) -> Any:
         """What the model returned. For a target at one position of a sequence the other positions are computed now."""
-        return self.outputs()
+        return None if self._outputs is None else self._outputs()
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """`by_input`, by its earlier name."""
+        return self.by_input
 
     def __getstate__(self) -> dict[str, Any]:
         output = self.output
-        return self.__dict__ | {"output": output, "outputs": None}
+        return self.__dict__ | {"output": output, "_outputs": None}
 
     def heatmap(self, **options: Any) -> Any:
         """Relevance (B, C, H, W) as pictures: a PIL image for each sample, in a list. Of several inputs the first.

@@ -4,6 +4,18 @@ What may live here: kinds of targets, and the names and embeddings that they spe
 """
 
 from relprop.targets.embeddings import embedding_length, similarity_to
-from relprop.targets.output import Target
+from relprop.targets.output import Function, Index, Largest, PerSample, TargetLike, as_target
+from relprop.targets.target import Seed, Target
 
-__all__ = ["Target", "embedding_length", "similarity_to"]
+__all__ = [
+    "Function",
+    "Index",
+    "Largest",
+    "PerSample",
+    "Seed",
+    "Target",
+    "TargetLike",
+    "as_target",
+    "embedding_length",
+    "similarity_to",
+]

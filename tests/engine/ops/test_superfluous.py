@@ -194,7 +194,7 @@ def test_rows_that_depend_on_the_length_are_all_there(monkeypatch: pytest.Monkey
     lrp, ids = LRP(model, Composite()), torch.randint(0, 9, (3, 7))
     lrp(ids[:, :4], target=0)
     relevance = lrp(ids, target=0).relevance
-    assert len(lrp._prepared) == 1  # what was captured for four tokens serves seven
+    assert len(lrp._known) == 1  # what was captured for four tokens serves seven
     monkeypatch.setattr(affine, "live_rows", lambda node, plan: None)
     assert_close(relevance, LRP(model, Composite())(ids, target=0).relevance, rtol=1e-10)
 

@@ -22,7 +22,7 @@ from relprop.analyzers.checks import check_finite
 from relprop.engine.graph.signature import usable
 from relprop.errors import ArtifactError, InputError, ModelError, TargetError
 from relprop.explanations.explanation import Explanation
-from relprop.targets.output import flat_index
+from relprop.targets import as_target
 
 
 class Artifact:
@@ -69,9 +69,9 @@ class Artifact:
         relevance = found["relevance"] if isinstance(found["relevance"], tuple) else (found["relevance"],)
         return Explanation(
             relevance=found["relevance"],
-            outputs=lambda: found["output"],
+            _outputs=lambda: found["output"],
             target=found.get("target"),
-            inputs=dict(zip(known.relevance, relevance, strict=True)),
+            by_input=dict(zip(known.relevance, relevance, strict=True)),
             layers=found.get("layers", {}),
         )
 
@@ -128,7 +128,11 @@ class Artifact:
                 f"{self.path.name} takes the target as an input: give an int, or integers of shape ({len(first)},)."
             )
         if len(shape) == len(self.metadata.explained):
-            return flat_index(first.new_zeros((), dtype=torch.float32).expand(len(first), *shape), target)
+            chosen = as_target(target)
+            chosen.check(len(first), shape)
+            index = chosen.index(first.new_zeros((), dtype=torch.float32).expand(len(first), *shape))
+            assert index is not None
+            return index
         if isinstance(target, Tensor) and target.dtype == torch.long and target.shape == (len(first),):
             return target
         raise TargetError(

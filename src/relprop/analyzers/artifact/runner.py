@@ -61,7 +61,7 @@ class Runner(nn.Module):
             _require(target.shape[0] == first_tensor(tensors).shape[0])
             tensors.append(target)
         results = self.flat(*[getattr(self, name) for name in self._names], *tensors)
-        outputs, inputs, layers, index = self._traced.explained(results)
+        outputs, inputs, layers, index = self._traced.unpack(results)
         several = tuple(inputs.values())
         found: dict[str, Any] = {
             "output": plain(pytree.tree_unflatten(outputs, self._captured.out_spec)),

@@ -10,8 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +26,14 @@ from relprop.analyzers.artifact import onnx
 from relprop.analyzers.artifact.metadata import FORMAT, METADATA, InputSpec, Metadata
 from relprop.analyzers.artifact.runner import TARGET, Runner, first_tensor, keyword_names, positional_names
 from relprop.engine.graph.graph import Graph, Node, fake_value, is_open, shape_of
-from relprop.engine.program.answer import Seed, explain
+from relprop.engine.program.answer import answer
 from relprop.engine.program.program import Program
+from relprop.engine.program.question import Question
 from relprop.engine.program.trace import Names, Traced, trace
 from relprop.errors import ArtifactError, RelpropError, TargetError
 from relprop.explanations.files import replacing
-from relprop.targets.output import check_target, seed_index, seed_relevance
+from relprop.targets import Largest, Seed, Target, TargetLike, as_target
+from relprop.targets.output import Given
 
 FROM_INPUT: Literal["input"] = "input"
 """As a target: the artifact takes it as an input, a LongTensor (B,)."""
@@ -46,23 +47,19 @@ class Job:
 
     Attributes:
         program: the program. wanted: name -> node whose relevance is part of the results.
-        target: as `LRP` takes it, or `"input"`.
-        normalize_output, checks: as the analyzer has them.
+        seed: where relevance starts, unless the program takes that as an input.
+        takes_target: the target is an input of the program.
+        checks: as the analyzer has it.
         model, table: the model's class and the analyzer's printed table, for the reader of the file.
     """
 
     program: Program
     wanted: Mapping[str, Node]
-    target: Any
-    normalize_output: bool
+    seed: Seed
+    takes_target: bool
     checks: bool
     model: str
     table: str
-
-    @property
-    def takes_target(self) -> bool:
-        """The target is an input of the program."""
-        return isinstance(self.target, str) and self.target == FROM_INPUT
 
 
 def write(job: Job, path: Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -129,13 +126,7 @@ def make(
 def _traced(job: Job, spelled_out: bool) -> Traced:
     try:
         with sdpa_kernel(SDPBackend.MATH) if spelled_out else nullcontext():
-            return trace(
-                job.program,
-                job.wanted,
-                target=None if job.takes_target else job.target,
-                normalize_output=job.normalize_output,
-                takes_index=job.takes_target,
-            )
+            return trace(job.program, job.wanted, job.seed, takes_index=job.takes_target)
     except RelpropError:
         raise
     except Exception as error:
@@ -193,7 +184,7 @@ def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
         torch=torch.__version__,
         model=job.model,
         rules=job.table,
-        target=_described(job.target),
+        target="an input of the artifact" if job.takes_target else str(job.seed.target),
         takes_target=job.takes_target,
         checks_finite=job.checks,
         device=str(first_tensor(map(fake_value, graph.inputs)).device),
@@ -222,31 +213,34 @@ def _input_spec(name: str, value: Any, symbols: dict[str, str]) -> InputSpec:
     return InputSpec(name, str(value.dtype).removeprefix("torch."), tuple(shape))
 
 
-def _described(target: Any) -> str:
-    if target is None:
-        return "the largest output of each sample"
-    if callable(target):
-        return f"the function {getattr(target, '__name__', target)}"
-    if isinstance(target, str):
-        return "an input of the artifact"
-    return f"output {int(target) if isinstance(target, Tensor) else target}"
+def seed_of(given: TargetLike, classes: Sequence[str] | None, normalize_output: bool) -> tuple[Seed, bool]:
+    """Where relevance starts, and whether the program is to take its target as an input.
 
-
-def _check_target(job: Job) -> None:
-    target = job.target
-    if job.takes_target:
-        if TARGET in (*positional_names(job.program.graph), *keyword_names(job.program.graph)):
-            raise TargetError("target='input': the model has an input of its own that is called target.")
-        return
-    if isinstance(target, str):
-        raise TargetError(f"target={target!r}: the only target with a name is 'input', which makes it an input.")
-    if isinstance(target, Tensor) and target.dim():
+    Raises:
+        TargetError: the target belongs to one batch.
+    """
+    takes_target = isinstance(given, str) and given == FROM_INPUT
+    if isinstance(given, str) and not takes_target and classes is None:
+        raise TargetError(
+            f"target={given!r}: the classes have no names, and the only other name is {FROM_INPUT!r}, which makes the "
+            "target an input."
+        )
+    target: Target = Largest() if takes_target else as_target(given, classes)
+    if target.for_one_batch:
         raise TargetError(
             "A tensor of targets belongs to one batch. target='input' makes it an input of the artifact; an int or a "
             "tuple selects one output for every sample."
         )
+    return Seed(target, normalize_output), takes_target
+
+
+def _check_target(job: Job) -> None:
+    if job.takes_target:
+        if TARGET in (*positional_names(job.program.graph), *keyword_names(job.program.graph)):
+            raise TargetError("target='input': the model has an input of its own that is called target.")
+        return
     shape = shape_of(job.program.explained)
-    check_target(target, 2, shape[1:] if shape else ())
+    job.seed.target.check(2, shape[1:] if shape else ())
 
 
 def _check_open(graph: Graph, exported: ExportedProgram) -> None:
@@ -266,11 +260,8 @@ def _check_agreement(job: Job, exported: ExportedProgram, args: tuple[Any, ...],
     """Run the program and the analyzer on one input."""
     leaves = pytree.tree_leaves((args, kwargs))
     index = _zero_targets(args, kwargs) if job.takes_target else None
-    if index is None:
-        seed: Seed = partial(seed_relevance, target=job.target, normalize_output=job.normalize_output)
-    else:
-        seed = partial(seed_index, index=index, normalize_output=job.normalize_output)
-    live = explain(job.program, leaves, seed, job.wanted)
+    seed = job.seed if index is None else replace(job.seed, target=Given(index))
+    live = next(answer(job.program, leaves, [Question(job.program.explained, seed, job.wanted)]))
     with torch.no_grad():
         found = exported.module()(*args, **kwargs, **({} if index is None else {TARGET: index}))
     relevance = found["relevance"] if isinstance(found["relevance"], tuple) else (found["relevance"],)

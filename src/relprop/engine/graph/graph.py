@@ -158,6 +158,14 @@ class Graph:
         known: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape if not isinstance(s, int)]
         return [guard.expr for guard in known[0].node.shape_env.guards] if known else []
 
+    def copy(self) -> Graph:
+        """A graph of its own, whose nodes have the same names and what is known of them."""
+        fx, copies = FxGraph(), dict[Node, Node]()
+        for node in self.fx.nodes:
+            copies[node] = fx.node_copy(node, copies.__getitem__)
+            copies[node].meta = dict(node.meta)
+        return replace(self, fx=fx)
+
     def operators(self) -> Iterator[Node]:
         """The nodes that compute something, in order of execution."""
         return (n for n in self.fx.nodes if n.op == "call_function")

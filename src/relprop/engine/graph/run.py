@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.fx.node import map_arg
@@ -19,7 +19,7 @@ def run_node(node: Node, value: Callable[[Node], Any]) -> Any:
 
 
 def evaluate(graph: Graph, leaves: Sequence[Any]) -> Any:
-    """Run a graph as it is, with the live parameters, under whatever autograd mode is on."""
+    """The model's output, with the live parameters, under whatever autograd mode is on."""
     return pytree.tree_unflatten(evaluate_flat(graph, leaves), graph.out_spec)
 
 
@@ -28,14 +28,36 @@ def evaluate_flat(graph: Graph, leaves: Sequence[Any], check: Callable[[Node, An
     values: dict[Node, Any] = dict(zip(graph.inputs, leaves, strict=True))
     readers = Counter({node: len(node.users) for node in graph.fx.nodes})
     for node in graph.fx.nodes:
-        if node.op == "placeholder":
-            values.setdefault(node, graph.tensors.get(node.name))
-        elif node.op == "call_function":
-            values[node] = run_node(node, values.__getitem__)
+        _compute(graph, node, values)
+        if node.op == "call_function":
             if check is not None:
                 check(node, values[node])
             _forget(node, values, readers)
     return [values[o] if isinstance(o, Node) else o for o in graph.outputs]
+
+
+def values_of(graph: Graph, leaves: Sequence[Any], given: Mapping[Node, Any] | None = None) -> dict[Node, Any]:
+    """The value of every node.
+
+    Args:
+        graph: a captured model.
+        leaves: one for each of the graph's inputs.
+        given: values that take the place of what some nodes would compute.
+    """
+    values: dict[Node, Any] = dict(zip(graph.inputs, leaves, strict=True)) | dict(given or {})
+    for node in graph.fx.nodes:
+        _compute(graph, node, values)
+    return values
+
+
+def _compute(graph: Graph, node: Node, values: dict[Node, Any]) -> None:
+    """Add a node's value to those at hand, if it is not there yet."""
+    if node in values:
+        return
+    if node.op == "placeholder":
+        values[node] = graph.tensors.get(node.name)
+    elif node.op == "call_function":
+        values[node] = run_node(node, values.__getitem__)
 
 
 def _forget(node: Node, values: dict[Node, Any], readers: Counter[Node]) -> None:

@@ -36,11 +36,11 @@ def batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
     return None
 
 
-def usable(leaf: Any) -> Any:
-    """An input outside of inference mode and without an autograd history."""
+def usable(leaf: Any, *, detach: bool = True) -> Any:
+    """An input outside of inference mode and, if it is to `detach`, without an autograd history."""
     if not isinstance(leaf, Tensor):
         return leaf
     if leaf.is_inference():
         with torch.inference_mode(False):
             return leaf.clone()
-    return leaf.detach()
+    return leaf.detach() if detach else leaf

@@ -28,21 +28,24 @@ def module_outputs(graph: Graph, layers: Sequence[Layer], forms: Mapping[Node, F
     return outputs
 
 
-def by_pattern(available: Mapping[str, Node], layers: Any) -> dict[str, Node]:
+def by_pattern(available: Mapping[str, Node], layers: Any, option: str = "layers") -> dict[str, Node]:
     """Those whose names match a name or glob, or one of a list of them.
+
+    Args:
+        option: what they were given as, for the error.
 
     Raises:
         InputError: `layers` is something else, or one of them matches nothing.
     """
     patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
     if not all(isinstance(pattern, str) for pattern in patterns):
-        raise InputError(f"layers={layers!r}: give True, a name or glob such as 'features.*', or a list of them.")
+        raise InputError(f"{option}={layers!r}: give True, a name or glob such as 'features.*', or a list of them.")
     wanted: dict[str, Node] = {}
     for pattern in patterns:
         found = [name for name in available if name and fnmatch.fnmatchcase(name, pattern)]
         if not found:
             names = ", ".join(n for n in list(available)[:8] if n)
-            raise InputError(f"layers={pattern!r} matches no module that relevance passes. There are {names}, ...")
+            raise InputError(f"{option}={pattern!r} matches no module that relevance passes. There are {names}, ...")
         wanted.update({name: available[name] for name in found})
     return wanted
 

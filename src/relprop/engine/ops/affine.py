@@ -268,7 +268,7 @@ def affine_map(node: Node, plan: Plan | None = None) -> AffineMap:
 def rectifier(node: Node, plan: Plan) -> Node | None:
     """The ReLU that all relevance of a node comes from, factored: there is none where the node's value is <= 0."""
     readers = plan.senders(node)
-    if len(readers) != 1 or node is plan.explained or plan.forms[readers[0]] != C:
+    if len(readers) != 1 or node in plan.starts or plan.forms[readers[0]] != C:
         return None
     step = plan.steps[readers[0]]
     return readers[0] if isinstance(step, ActivationStep) and step.ratio == "mask" else None

@@ -53,6 +53,8 @@ def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | No
     waiting, found = [(node, rows)], []
     while waiting:
         value, here = waiting.pop()
+        if value in plan.starts:
+            found.append(here)
         for reader in plan.senders(value):
             moved = _moved(reader, value, here, sizes) if _moves(reader, plan) else None
             if moved is None:

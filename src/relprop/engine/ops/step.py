@@ -21,13 +21,13 @@ class Plan:
     """What is known when a step is bound: everything about the nodes behind it, which relevance comes from.
 
     Attributes:
-        explained: the node that relevance starts from.
+        starts: the nodes that relevance may start from.
         prefers: in which form each node likes its relevance.
         forms: which parts the message of a node may have.
         steps: those of the nodes behind.
     """
 
-    explained: Node
+    starts: frozenset[Node]
     prefers: Mapping[Node, Form]
     forms: dict[Node, Forms]
     steps: dict[Node, Step] = field(default_factory=dict)

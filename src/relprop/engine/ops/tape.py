@@ -7,8 +7,8 @@ costs what it costs in a plain gradient and never divides by a small number; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -72,6 +72,8 @@ class Tape:
         widened: it is not that of the model.
         modified: modified weights, made once and kept between calls.
         sinks: node -> name -> amount of relevance kept there; None unless the call is audited.
+        released: node -> values that no step in front of the node's reads.
+        keeps_modified: modified weights stay from step to step, and from call to call.
         shared: several reverse passes read it, so nothing may be overwritten.
         batched: they run as one, by `torch.func.vmap`.
         differentiable: relevance is to be differentiable in inputs and parameters.
@@ -82,12 +84,14 @@ class Tape:
     values: dict[Node, Any]
     device: torch.device
     dtype: torch.dtype
-    modified: dict[Any, Tensor] = field(default_factory=dict)
+    modified: MutableMapping[Any, Tensor] = field(default_factory=dict)
     shapes: dict[Node, torch.Size] = field(default_factory=dict)
     recorded: dict[Node, tuple[list[Tensor], Tensor]] = field(default_factory=dict)
     saved: dict[Node, Tensor] = field(default_factory=dict)
     widened: bool = False
     sinks: dict[Node, dict[str, float]] | None = None
+    released: Mapping[Node, Sequence[Node]] = field(default_factory=dict)
+    keeps_modified: bool = True
     shared: bool = False
     batched: bool = False
     differentiable: bool = False
@@ -98,6 +102,21 @@ class Tape:
     def may_overwrite(self) -> bool:
         """What a step has just computed, or saved for itself, may hold what it computes next."""
         return self.sinks is None and not (self.shared or self.differentiable)
+
+    def own(self, *, batched: bool) -> Tape:
+        """A copy for one of several reverse passes."""
+        values, recorded, saved = dict(self.values), dict(self.recorded), dict(self.saved)
+        return replace(self, values=values, recorded=recorded, saved=saved, batched=batched)
+
+    def release(self, node: Node) -> None:
+        """Forget what only the step of a node and those behind it read."""
+        if self.sinks is None:  # the books read all values
+            for done in self.released.get(node, ()):
+                self.values.pop(done, None)
+        self.recorded.pop(node, None)
+        self.saved.pop(node, None)
+        if not self.keeps_modified:
+            self.modified.clear()
 
     def value(self, node: Node) -> Tensor:
         """A node's value in the dtype of relevance."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from relprop.engine.graph.graph import fake_value, is_open
-from relprop.engine.program.answer import Explained
-from relprop.engine.program.loops import Result, run_forward
+from relprop.engine.program.outputs import Outputs
+from relprop.engine.program.program import Program
+from relprop.engine.program.question import Answer, Question
 
 if TYPE_CHECKING:
-    from relprop.analyzers.captured import Call
     from relprop.engine.program.trace import Traced
 
 
@@ -31,60 +31,95 @@ class Compiler:
     options: Mapping[str, Any]
     failed: bool = False
 
-    def explain(
-        self, known: dict[Any, Any], call: Call, normalize_output: bool, as_it_is: Callable[[], Explained]
-    ) -> Explained:
-        """What `as_it_is` returns (less its run), by a compiled graph.
+    def answer(
+        self,
+        known: dict[Any, Any],
+        program: Program,
+        inputs: Sequence[Any],
+        question: Question,
+        as_it_is: Callable[[], Answer],
+    ) -> Answer:
+        """What `as_it_is` returns, by a compiled graph.
 
-        It runs as it is for a target function, for the call after parameters have changed (that makes the modified
-        weights anew), and after `torch.compile` has failed once, of which one warning tells.
+        It runs as it is for questions about more than relevance of inputs and nodes, for a target that reads values,
+        for the call after parameters have changed (that makes the modified weights anew), and after `torch.compile` has
+        failed once, of which one warning tells.
 
         Args:
-            known: a model's compiled graphs, by their program, what they return, and whether they take a target.
+            known: a model's compiled graphs, by their program, what they return, and their target.
         """
-        if callable(call.target) or self.failed:
+        if self.failed or not _compiles(program, question):
             return as_it_is()
-        from relprop.engine.program.trace import trace  # PyTorch's tracer takes a second to import
+        target = question.seed.target
+        index = _index(program, inputs, question) if target.knows_index else None
+        key = (id(program), None if target.knows_index else target, tuple(question.relevance), question.seed.normalize)
+        with torch.inference_mode(False), torch.no_grad():
+            if key not in known:
+                from relprop.engine.program.trace import trace  # PyTorch's tracer takes a second to import
 
-        index = call.index
-        if index is None and call.target is not None:
-            index = call.program.index_of(call.target, call.leaves)
-        key = (id(call.program), index is not None, tuple(call.wanted), normalize_output)
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                if key not in known:
-                    traced = trace(
-                        call.program,
-                        call.wanted,
-                        normalize_output=normalize_output,
-                        takes_index=index is not None,
-                        with_outputs=not call.program.later,
-                    )
-                    known[key] = traced, torch.compile(traced.module, **self.options)
-                traced, compiled = known[key]
-                found = _run(traced, compiled, call, index)
-        except Exception as error:
-            explained = as_it_is()  # which says it, where something is wrong with the inputs
-            self.failed = True
-            warnings.warn(
-                "torch.compile failed, so this analyzer goes on without it. On a CPU it needs a C++ compiler such as "
-                "g++; lrp.compile(backend='aot_eager') does not. "
-                f"{type(error).__name__}: {' '.join(str(error).split()[:40])}",
-                UserWarning,
-                stacklevel=3,
-            )
-            return explained
-        return as_it_is() if found is None else found
+                known[key] = (
+                    trace(
+                        program,
+                        question.relevance,
+                        question.seed,
+                        takes_index=target.knows_index,
+                        with_outputs=not program.later,
+                    ),
+                    None,
+                )
+            traced, compiled = known[key]
+            tensors = _arguments(traced, program, inputs, index)
+            if tensors is None:
+                return as_it_is()
+            try:  # around PyTorch's compiler alone: what fails elsewhere is no missing compiler
+                if compiled is None:
+                    compiled = torch.compile(traced.module, **self.options)
+                    known[key] = traced, compiled
+                results = compiled(*tensors)
+            except Exception as error:
+                self._give_up(error)
+                return as_it_is()
+        outputs, by_input, layers, found = traced.unpack(results)
+        return Answer(
+            outputs=Outputs.of_inputs(program, inputs) if program.later else lambda: outputs,
+            index=found if question.reported is None else question.reported,
+            inputs=by_input,
+            relevance=layers,
+        )
+
+    def _give_up(self, error: Exception) -> None:
+        self.failed = True
+        warnings.warn(
+            "torch.compile failed, so this analyzer goes on without it. On a CPU it needs a C++ compiler such as "
+            "g++; lrp.compile(backend='aot_eager') does not. "
+            f"{type(error).__name__}: {' '.join(str(error).split()[:40])}",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
-def _run(traced: Traced, compiled: Callable[..., Any], call: Call, index: Tensor | None) -> Explained | None:
-    program = call.program
+def _compiles(program: Program, question: Question) -> bool:
+    plain = replace(question, relevance={}).is_plain
+    return plain and question.seed.target.traceable and question.start is program.explained
+
+
+def _index(program: Program, inputs: Sequence[Any], question: Question) -> Tensor:
+    """The target's index, before there is an output."""
+    first = next(leaf for leaf in inputs if isinstance(leaf, Tensor) and leaf.dim())
+    blank = torch.zeros((), device=first.device).expand(first.shape[0], *program.explained_shape(inputs)[1:])
+    index = question.seed.target.index(blank)
+    assert index is not None
+    return index
+
+
+def _arguments(traced: Traced, program: Program, inputs: Sequence[Any], index: Tensor | None) -> list[Tensor] | None:
+    """What the flat graph takes; None where a modified weight has not been made yet."""
     state = traced.state(program.constants)
     if state is None:
         return None
-    device = next(leaf.device for leaf in call.leaves if isinstance(leaf, Tensor))
-    tensors = []
-    for node, leaf in zip(program.graph.inputs, call.leaves, strict=True):
+    device = next(leaf.device for leaf in inputs if isinstance(leaf, Tensor))
+    tensors = list(state)
+    for node, leaf in zip(program.graph.inputs, inputs, strict=True):
         if isinstance(fake_value(node), Tensor):
             tensor = leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, device=device)
             for i, size in enumerate(fake_value(node).shape):
@@ -94,10 +129,4 @@ def _run(traced: Traced, compiled: Callable[..., Any], call: Call, index: Tensor
     if index is not None:
         torch._dynamo.maybe_mark_dynamic(index, 0)
         tensors.append(index)
-    outputs, inputs, layers, found = traced.explained(compiled(*state, *tensors))
-
-    def all_outputs() -> list[Any]:
-        return run_forward(program, call.leaves) if program.later else outputs
-
-    target = found if call.reported is None else call.reported
-    return Explained(all_outputs, target, inputs, layers, Result(all_outputs, {}, {}))
+    return tensors

@@ -2,54 +2,170 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_arg
 
-from relprop.engine.graph.graph import Graph, Node, info
+from relprop.engine.graph.graph import Graph, Node, ancestors, info, operator_name
 from relprop.engine.graph.run import run_node
-from relprop.engine.ops.registry import op_of
+
+CONVOLUTIONS_2D = {"conv2d", "conv_transpose2d"}
 
 
-class Constants:
-    """Values of a graph's static nodes, and the weights that rules have modified.
+@runtime_checkable
+class Constants(Protocol):
+    """Values of a graph's constant part, and the weights that rules have modified.
+
+    Attributes:
+        keep: modified weights stay from call to call.
+        modified: those that were made.
+    """
+
+    keep: bool
+    modified: MutableMapping[Any, Tensor]
+
+    def values(self) -> dict[Node, Any]:
+        """Node -> value, up to date."""
+
+    def live(self) -> dict[Node, Any]:
+        """Node -> value, differentiable in the parameters; nothing is kept."""
+
+    def state(self) -> Any:
+        """What differs when a parameter has changed."""
+
+
+class Weights:
+    """What was made of a model's parameters, for all graphs that were captured of it.
+
+    A value is known by how it is computed: an operator, on what, down to the parameters themselves. So pictures of
+    another size need no second copy.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[Hashable, Any] = {}
+        self.modified: dict[Any, Tensor] = {}
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, computation: Hashable) -> int:
+        """A number for each computation, the same for the same."""
+        return self._numbers.setdefault(computation, len(self._numbers))
+
+    def clear(self) -> None:
+        self.values.clear()
+        self.modified.clear()
+
+
+class Modified(MutableMapping[Any, Tensor]):
+    """A graph's view of modified weights: (name of the weight's node, modifier, dtype) -> weight."""
+
+    def __init__(self, shared: dict[Any, Tensor]) -> None:
+        self._shared, self._keys = shared, dict[Any, Hashable]()
+        self._numbers: Mapping[str, int] = {}
+
+    def renumber(self, numbers: Mapping[str, int]) -> None:
+        """Parameters have changed: node's name -> the number of its computation."""
+        self._numbers, self._keys = numbers, {}
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return self._shared[self._key(key)]
+
+    def __setitem__(self, key: Any, weight: Tensor) -> None:
+        self._shared[self._key(key)] = weight
+
+    def __delitem__(self, key: Any) -> None:
+        del self._shared[self._key(key)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([key for key, shared in self._keys.items() if shared in self._shared])
+
+    def __len__(self) -> int:
+        return sum(shared in self._shared for shared in self._keys.values())
+
+    def _key(self, key: Any) -> Hashable:
+        if key not in self._keys:
+            name, *rest = key
+            whole, bracket, rows = name.partition("[")  # some rows of a weight are called `weight[8:16]`
+            self._keys[key] = (self._numbers.get(whole, (id(self), whole)), bracket + rows, *rest)
+        return self._keys[key]
+
+
+class OwnConstants:
+    """Constants of a captured graph, computed once, and again when a parameter changes.
 
     The tensors are those of the user's model, so training on, `load_state_dict` and `.to(device)` are followed.
 
     Args:
+        weights: where they are kept; None: a place of their own.
         keep: keep modified weights from call to call, and weights in the layout that is fastest; otherwise there is
             never a second copy of more than one layer's weights.
     """
 
-    def __init__(self, graph: Graph, *, keep: bool = True) -> None:
+    def __init__(self, graph: Graph, weights: Weights | None = None, *, keep: bool = True) -> None:
         self.keep = keep
-        self._graph = graph
+        self._graph, self._weights = graph, weights or Weights()
         self._static = [n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")]
-        self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes}
-        self._convolved = {n.args[1] for n in graph.operators() if op_of(n).convolves == 2}
+        self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes if info(a).static}
+        self._convolved = {n.args[1] for n in graph.operators() if operator_name(n) in CONVOLUTIONS_2D}
         self._key: Any = None
+        self._numbers: dict[Node, int] = {}
         self._values: dict[Node, Any] = {}
-        self.modified: dict[Any, Tensor] = {}
+        self._view = Modified(self._weights.modified)
+        self.modified: MutableMapping[Any, Tensor] = self._view
 
     def values(self) -> dict[Node, Any]:
-        """Node -> value, up to date."""
-        key = tuple((id(t), t._version, t.data_ptr(), t.device, t.dtype) for t in self._graph.tensors.values())
+        key = self.state()
         if key != self._key:
-            self.modified.clear()
-            self._values = self._evaluate()
+            if self._key is not None:  # other graphs of the model find that out by themselves
+                self._weights.clear()
+            self._numbers = self._numbered()
+            self._view.renumber({n.name: number for n, number in self._numbers.items()})
+            with torch.no_grad():
+                self._values = self._known_or_made()
             self._key = key
         return self._values
 
-    def _evaluate(self) -> dict[Node, Any]:
+    def live(self) -> dict[Node, Any]:
         values: dict[Node, Any] = {}
-        with torch.no_grad():
-            for node in self._static:
-                if node.op == "placeholder":
-                    values[node] = _plain(self._graph.tensors[node.name])
-                else:
-                    values[node] = run_node(node, values.__getitem__)
-        return {n: self._laid_out(n, v) for n, v in values.items() if n in self._read}
+        for node in self._static:
+            values[node] = self._made(node, values, lambda tensor: tensor)
+        return values
+
+    def state(self) -> Any:
+        return tuple(map(_identity, self._graph.tensors.values()))
+
+    def _known_or_made(self) -> dict[Node, Any]:
+        """The values that are read, from those of other graphs where they have them."""
+        known, values = self._weights.values, dict[Node, Any]()
+        keys: dict[Node, Hashable] = {n: (self._numbers[n], self.keep and n in self._convolved) for n in self._read}
+        missing = _with_ancestors(n for n in self._read if keys[n] not in known)
+        for node in self._static:
+            if node in missing:
+                values[node] = self._made(node, values, _plain)
+        for node, key in keys.items():
+            if key not in known:
+                known[key] = self._laid_out(node, values[node])
+        return {node: known[key] for node, key in keys.items()}
+
+    def _made(self, node: Node, values: Mapping[Node, Any], read: Callable[[Tensor], Tensor]) -> Any:
+        if node.op == "placeholder":
+            return read(self._graph.tensors[node.name])
+        return run_node(node, values.__getitem__)
+
+    def _numbered(self) -> dict[Node, int]:
+        """Each static node's computation as a number; where it cannot be told, one of its own."""
+        numbers: dict[Node, int] = {}
+        for node in self._static:
+            computation: Hashable = (id(self), node.name)
+            if node.op == "placeholder":
+                computation = _identity(self._graph.tensors[node.name])
+            else:
+                described = repr(map_arg((node.args, node.kwargs), lambda n: f"%{numbers[n]}"))
+                computation = (node.target, described)
+            numbers[node] = self._weights.number(computation)
+        return numbers
 
     def _laid_out(self, node: Node, value: Any) -> Any:
         """Weights of 2-D convolutions go channels-last on the CPU, where that saves a copy in every call."""
@@ -58,20 +174,59 @@ class Constants:
         return value
 
 
-class SharedConstants(Constants):
+class SharedConstants:
     """Those of another graph, of which `graph` is a copy with the same names: nothing is computed or kept twice."""
 
     def __init__(self, graph: Graph, source: Constants) -> None:
         self.keep, self.modified, self._source = source.keep, source.modified, source
         self._known: dict[Node, Any] = {}
+        self._values: dict[Node, Any] = {}
         self._nodes = {n.name: n for n in graph.fx.nodes if info(n).static}
 
     def values(self) -> dict[Node, Any]:
         known = self._source.values()
         if known is not self._known:
             self._known = known
-            self._values = {self._nodes[n.name]: value for n, value in known.items() if n.name in self._nodes}
+            self._values = self._renamed(known)
         return self._values
+
+    def live(self) -> dict[Node, Any]:
+        return self._renamed(self._source.live())
+
+    def state(self) -> Any:
+        return self._source.state()
+
+    def _renamed(self, values: dict[Node, Any]) -> dict[Node, Any]:
+        return {self._nodes[n.name]: value for n, value in values.items() if n.name in self._nodes}
+
+
+class GivenConstants:
+    """Constants that stand in for a program's own while it is traced."""
+
+    def __init__(self, values: dict[Node, Any], modified: dict[Any, Tensor]) -> None:
+        self.keep, self._values = True, values
+        self.modified: MutableMapping[Any, Tensor] = modified
+
+    def values(self) -> dict[Node, Any]:
+        return self._values
+
+    def live(self) -> dict[Node, Any]:
+        return self._values
+
+    def state(self) -> Any:
+        return None
+
+
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    return id(tensor), tensor._version, tensor.data_ptr(), tensor.device, tensor.dtype
+
+
+def _with_ancestors(nodes: Iterable[Node]) -> set[Node]:
+    found: set[Node] = set()
+    for node in nodes:
+        if node not in found:
+            found |= ancestors(node)
+    return found
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from relprop.engine import ops
 from relprop.engine.graph.graph import Graph, Node, fake_value, info, operator_name
-from relprop.engine.graph.signature import batch_size
 from relprop.engine.ops.analysis import needs_rule
 from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Form, Forms
-from relprop.engine.program.constants import Constants
+from relprop.engine.program.constants import Constants, OwnConstants
 from relprop.rules import Rule
-from relprop.targets.output import flat_index
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Program:
     Attributes:
         graph: the operators.
         constants: values of its constant part.
-        explained: the output node that relevance starts from.
+        starts: the nodes that relevance may start from; the first is the explained output.
         steps: one per data operator, in order of execution; the reverse loop runs them backwards.
         arrivals: inputs and embeddings, where relevance is read.
         forms: which parts a node's message may have.
@@ -45,7 +43,7 @@ class Program:
 
     graph: Graph
     constants: Constants
-    explained: Node
+    starts: tuple[Node, ...]
     steps: tuple[Step, ...]
     arrivals: tuple[Node, ...]
     forms: Mapping[Node, Forms]
@@ -53,6 +51,10 @@ class Program:
     in_place: Mapping[Node, Callable[[Tensor], Tensor]]
     operators: tuple[Node, ...]
     later: tuple[Node, ...] = ()
+
+    @property
+    def explained(self) -> Node:
+        return self.starts[0]
 
     @cached_property
     def step_of(self) -> Mapping[Node, Step]:
@@ -82,16 +84,6 @@ class Program:
         sizes = self.graph.open_sizes(leaves)
         return [s if isinstance(s, int) else int(s.node.expr.subs(sizes)) for s in fake_value(self.explained).shape]
 
-    def index_of(self, target: Any, leaves: Sequence[Any]) -> Tensor:
-        """The target's flat index per sample, (B,), before there is an output.
-
-        Raises:
-            TargetError: it is out of range.
-        """
-        device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
-        batch = batch_size(leaves, {}) or 1
-        return flat_index(torch.zeros((), device=device).expand(batch, *self.explained_shape(leaves)[1:]), target)
-
     def __str__(self) -> str:
         """The reverse pass as text, in the order in which it runs."""
         lines = []
@@ -104,7 +96,7 @@ class Program:
 
 def compile_program(
     graph: Graph,
-    explained: Node,
+    starts: Sequence[Node],
     rules: Mapping[Node, Rule],
     seed: Forms = frozenset({"R"}),
     later: frozenset[Node] = frozenset(),
@@ -113,10 +105,10 @@ def compile_program(
     """Bind every data operator that relevance reaches to its rule.
 
     Args:
-        explained: the output node that is explained.
-        rules: the rule of each data operator that is an ancestor of `explained`.
+        starts: the nodes that relevance may start from, the explained output first.
+        rules: the rule of each data operator that is an ancestor of one of them.
         seed: the form in which relevance starts.
-        later: operators that the explained output does not need, to be left until other outputs are asked for.
+        later: operators that the starts do not need, to be left until other outputs are asked for.
         constants: values of the graph's constant part; None: made here, and kept.
     """
     prefers: dict[Node, Form] = {}
@@ -125,18 +117,18 @@ def compile_program(
             prefers[node] = "c"
         elif node in rules:
             prefers[node] = ops.preferred_form(node, rules[node], prefers)
-    plan = ops.Plan(explained, prefers, forms={explained: seed})
+    plan = ops.Plan(frozenset(starts), prefers, forms=dict.fromkeys(starts, seed))
     for node in reversed(graph.fx.nodes):
         if node in rules and node in plan.forms:
             ops.bind(node, rules[node], plan)
     steps = tuple(reversed(plan.steps.values()))
-    arrivals = tuple(n for n in graph.fx.nodes if n in plan.forms and n not in rules)
+    arrivals = tuple(n for n in graph.fx.nodes if n in plan.forms and info(n).data and not needs_rule(n))
     reads = frozenset().union(*(s.reads for s in steps), arrivals)
     running = [n for n in graph.operators() if not info(n).static]
     return Program(
         graph=graph,
-        constants=constants or Constants(graph),
-        explained=explained,
+        constants=OwnConstants(graph) if constants is None else constants,
+        starts=tuple(starts),
         steps=steps,
         arrivals=arrivals,
         forms=plan.forms,

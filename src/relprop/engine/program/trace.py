@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +19,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from relprop.engine.graph.graph import Node, fake_value, is_open
-from relprop.engine.program.answer import explain
-from relprop.engine.program.constants import Constants
+from relprop.engine.program.answer import answer
+from relprop.engine.program.constants import Constants, GivenConstants
 from relprop.engine.program.program import Program
-from relprop.targets import Target
-from relprop.targets.output import seed_index, seed_relevance
+from relprop.engine.program.question import Question
+from relprop.targets import Seed
+from relprop.targets.output import Given
 
 Key = tuple[str, Any]
 """`("value", node)` of a constant, or `("modified", key)` of a modified weight."""
@@ -63,7 +63,7 @@ class Traced:
         }
         return [found[key] for key in self.keys] if all(key in found for key in self.keys) else None
 
-    def explained(self, results: Sequence[Any]) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor], Any]:
+    def unpack(self, results: Sequence[Any]) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor], Any]:
         """Flat results as (outputs, relevance by input, relevance by layer, target)."""
         rest = iter(results)
         outputs = [next(rest) for _ in range(self.names.outputs)]
@@ -72,22 +72,11 @@ class Traced:
         return outputs, inputs, layers, next(rest) if self.names.has_target else None
 
 
-class _Given(Constants):
-    """Constants that stand in for a program's own while it is traced."""
-
-    def __init__(self, values: dict[Node, Any], modified: dict[Any, Tensor]) -> None:
-        self.keep, self._values, self.modified = True, values, modified
-
-    def values(self) -> dict[Node, Any]:
-        return self._values
-
-
 def trace(
     program: Program,
     wanted: Mapping[str, Node],
+    seed: Seed,
     *,
-    target: Target = None,
-    normalize_output: bool = True,
     takes_index: bool = False,
     with_outputs: bool = True,
 ) -> Traced:
@@ -95,13 +84,12 @@ def trace(
 
     Args:
         wanted: name -> node whose relevance is asked for.
-        target: as `LRP` takes it; it becomes part of the graph.
-        takes_index: the target's flat index per sample, (B,), is an input of the graph instead.
+        seed: where relevance starts; it becomes part of the graph.
+        takes_index: the target's flat index per sample, (B,), is an input of the graph instead of the seed's target.
         with_outputs: the graph returns the model's outputs too.
     """
     leaves = program.graph.example_leaves()
-    seed = partial(seed_relevance, target=None if takes_index else target, normalize_output=normalize_output)
-    explain(program, leaves, seed, wanted)  # makes all modified weights
+    next(answer(program, leaves, [Question(program.explained, seed, wanted)]))  # makes all modified weights
     values, modified = program.constants.values(), dict(program.constants.modified)
     kept = {("value", n): v for n, v in values.items() if isinstance(v, Tensor)}
     kept |= {("modified", k): v for k, v in modified.items()}
@@ -110,15 +98,16 @@ def trace(
     def flat(*tensors: Tensor) -> list[Any]:
         state = dict(zip(kept, tensors, strict=False))
         own = {node: state.get(("value", node), value) for node, value in values.items()}
-        given_program = replace(program, constants=_Given(own, {key: state["modified", key] for key in modified}))
+        constants: Constants = GivenConstants(own, {key: state["modified", key] for key in modified})
         inputs = iter(tensors[len(kept) :])
         given = [next(inputs) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        start = partial(seed_index, index=next(inputs), normalize_output=normalize_output) if takes_index else seed
-        found = explain(given_program, given, start, wanted)
-        outputs = found.outputs() if with_outputs else []
-        names.append(Names(len(outputs), tuple(found.inputs), tuple(found.layers), found.target is not None))
-        ends = [] if found.target is None else [found.target]
-        return [*outputs, *found.inputs.values(), *found.layers.values(), *ends]
+        start = replace(seed, target=Given(next(inputs))) if takes_index else seed
+        question = Question(program.explained, start, wanted)
+        found = next(answer(replace(program, constants=constants), given, [question], with_outputs=with_outputs))
+        outputs = found.outputs()
+        names.append(Names(len(outputs), tuple(found.inputs), tuple(found.relevance), found.index is not None))
+        ends = [] if found.index is None else [found.index]
+        return [*outputs, *found.inputs.values(), *found.relevance.values(), *ends]
 
     # Tensors that rules hold, such as the bounds of a ZBoxRule, become constants of the graph.
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)

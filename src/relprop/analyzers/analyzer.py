@@ -1,0 +1,231 @@
+"""What all analyzers share: a model, checks, inputs, targets, `attribute`, explanations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, cast
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from relprop.analyzers import checks as _checks
+from relprop.analyzers.captured import explained_output, ledger_of
+from relprop.analyzers.captures import Shared, captures_of
+from relprop.analyzers.inputs import Inputs, ambiguous_names, inputs_of, refuse_ambiguous
+from relprop.engine.graph.graph import Graph, Node, shape_of
+from relprop.engine.graph.signature import batch_size, usable
+from relprop.engine.ops.units import OwnRule
+from relprop.engine.program.question import Answer
+from relprop.engine.rewrites import Canonize, as_rewrites, canonical
+from relprop.engine.rewrites.modules import WithoutSoftmax
+from relprop.engine.rewrites.registered import Taught
+from relprop.engine.rewrites.softmax import strip_graph
+from relprop.errors import InputError
+from relprop.explanations.explanation import Explanation
+from relprop.rules import Rule
+from relprop.targets import Target, TargetLike, as_target
+
+
+@dataclass(frozen=True)
+class Call:
+    """Inputs and targets that were checked.
+
+    Attributes:
+        shared: the captured graph that serves the inputs.
+        inputs: flat, one for each of the graph's inputs.
+        start: the node that targets speak of.
+        targets: one for each explanation that is asked for.
+        options: what else the method was asked.
+    """
+
+    shared: Shared
+    inputs: list[Any]
+    start: Node
+    targets: list[Target]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        return self.shared.graph
+
+
+class Analyzer(ABC):
+    """A model and a method that explains it, called like the model. Subclass it and write `answers`.
+
+    The model is captured by `torch.export`, when an input of a new signature comes (dtype, device, and shape but for
+    the batch), and is never changed. All analyzers of a model share what was captured.
+
+    Args:
+        model: any module that `torch.export` can capture.
+        example_inputs: positional inputs as a tuple, or keyword inputs as a dict; captures the model now.
+        canonize: see `LRP`.
+        output: which of several outputs is explained, by name or number. None: the one called `logits` or `out` if
+            there is one, else the first that depends on the inputs.
+        normalize_output: start with 1 at the target; `False`: with the output's value.
+        checks: refuse inputs that are not finite and models that end in a softmax.
+        classes: names of the classes, so that they can be targets. None: those of a Hugging Face config.
+        operators: what `register_op` says, for this analyzer alone: operator -> the name of one that is like it, or
+            a subclass of `relprop.engine.ops.Step`.
+        modules: what `register_module` says, for this analyzer alone: class of modules -> rule.
+
+    Raises:
+        SoftmaxOutputError, CaptureError, InputError: with the next step.
+    """
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"target"})
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+        canonize: Canonize = True,
+        output: str | int | None = None,
+        normalize_output: bool = True,
+        checks: bool = True,
+        classes: Sequence[str] | None = None,
+        operators: Mapping[Any, Any] | None = None,
+        modules: Mapping[type[nn.Module], OwnRule] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{type(self).__name__} takes a torch.nn.Module, got {type(model).__name__}.")
+        if not (output is None or isinstance(output, (str, int))):
+            raise InputError(f"output={output!r}: give the name or the number of one of the model's outputs.")
+        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        self._strip = isinstance(model, WithoutSoftmax)
+        self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
+        self._rewrites, self._output = as_rewrites(canonize), output
+        self._normalize_output, self._checks = normalize_output, checks
+        self._classes = list(classes) if classes is not None else _names_of_classes(self._source)
+        self._ambiguous = ambiguous_names(self._source, self.OPTIONS)
+        Taught.now(operators, modules)  # refuses what is wrong before there is work
+        self._own, self._taught = (operators, modules), cast("Taught | None", None)
+        self._warned = False
+        examples = None if example_inputs is None else inputs_of(example_inputs)
+        if checks:
+            _checks.check_last_module(self._source)
+        if examples is not None:
+            self._started(*examples)
+
+    @abstractmethod
+    def answers(self, call: Call) -> Sequence[Answer]:
+        """One answer for each of the call's targets."""
+
+    def __call__(self, *args: Any, target: TargetLike = None, **kwargs: Any) -> Explanation:
+        """Explain a batch.
+
+        Args:
+            *args: the model's inputs; their first dimension is the batch.
+            **kwargs: those that have names.
+            target: None for the largest output of each sample, an int or the name of a class, integers of shape (B,), a
+                tuple that indexes one sample's output, a function from the output (B, ...) to its relevance, or one of
+                `relprop.targets`.
+
+        Raises:
+            InputError, TargetError: before any work on the model.
+        """
+        refuse_ambiguous(() if target is None else ("target",), self._ambiguous, self._source)
+        return self._explained((args, kwargs), [target])[0]
+
+    def explain(self, inputs: Tensor | Sequence[Any] | Mapping[str, Any], target: TargetLike = None) -> Explanation:
+        """The call, with the model's inputs in one object: a tensor, a tuple, or a dict of keyword inputs."""
+        return self._explained(in_one(inputs), [target])[0]
+
+    def attribute(self, inputs: Any, target: TargetLike = None, **kwargs: Any) -> Any:
+        """Captum's signature: relevance of `inputs`, a tensor for a tensor, a tuple for a tuple, a dict for a dict.
+
+        Raises:
+            InputError, TargetError: as the call does.
+        """
+        args, named = in_one(inputs)
+        found = self(*args, target=target, **named, **kwargs)
+        if isinstance(inputs, Mapping):
+            return dict(found.by_input)
+        several = isinstance(inputs, (tuple, list))
+        relevance = found.relevance
+        return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
+
+    # What a call does.
+
+    def _explained(
+        self, inputs: Inputs, targets: Sequence[TargetLike], options: Mapping[str, Any] | None = None
+    ) -> list[Explanation]:
+        call = self._call(inputs, [as_target(target, self._classes) for target in targets], options or {})
+        return [self._explanation(call, answer) for answer in self.answers(call)]
+
+    def _call(self, inputs: Inputs, targets: list[Target], options: Mapping[str, Any]) -> Call:
+        """What comes before any work: checks, the captured graph, flat inputs."""
+        args, kwargs = inputs
+        if self._checks or not args:
+            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+        self._warn_once()
+        shared = self._started(args, kwargs)
+        start = self.start_of(shared, options)
+        shape = shape_of(start) or ()
+        for target in targets:
+            target.check(batch_size(args, kwargs) or 1, shape[1:])
+        leaves = [
+            usable(leaf, detach=self.detaches(options)) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))
+        ]
+        return Call(shared, leaves, start, targets, options)
+
+    def detaches(self, options: Mapping[str, Any]) -> bool:
+        """Inputs lose their autograd history, so that an explanation holds on to nothing."""
+        return True
+
+    def start_of(self, shared: Shared, options: Mapping[str, Any]) -> Node:
+        """The node that targets speak of: an output of the model."""
+        return explained_output(shared.graph, self._output)
+
+    def _started(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shared:
+        """The captured graph that serves some inputs."""
+        taught = self._taught or Taught.now(*self._own)
+        rewrites = tuple(r if isinstance(r, Hashable) else id(r) for r in self._rewrites)
+        recipe, rewrite = (self._strip, rewrites, taught), partial(self._canonical, taught)
+        shared = captures_of(self._source).find(self._source, args, kwargs, recipe, rewrite)
+        self._taught = taught  # what is registered or taken back later is for analyzers that come later
+        return shared
+
+    def _canonical(self, taught: Taught, graph: Graph) -> Graph:
+        if self._strip:
+            graph = strip_graph(graph)
+        return canonical(taught.into(graph), self._rewrites)
+
+    def _warn_once(self) -> None:
+        if not self._warned and self._source.training:
+            self._warned = True
+            _checks.warn_if_training(self._source)
+
+    def rules_of(self, call: Call) -> Mapping[Node, Rule]:
+        """The rule of each operator, for the books."""
+        return {}
+
+    def _explanation(self, call: Call, answer: Answer) -> Explanation:
+        several = tuple(answer.inputs.values())
+        books = answer.books
+        return Explanation(
+            relevance=several[0] if len(several) == 1 else several,
+            _outputs=lambda: pytree.tree_unflatten(answer.outputs(), call.graph.out_spec),
+            target=answer.index,
+            by_input=answer.inputs,
+            layers=answer.relevance,
+            activations=answer.activations,
+            parameters=answer.parameters,
+            ledger=None if books is None else ledger_of(books, several, self.rules_of(call)),
+        )
+
+
+def in_one(inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> Inputs:
+    """Inputs that came as one object: a tensor, a tuple, or a dict."""
+    return ((inputs,), {}) if isinstance(inputs, Tensor) else inputs_of(inputs, "inputs")
+
+
+def _names_of_classes(model: nn.Module) -> list[str] | None:
+    """Those in the config of a Hugging Face classifier, which come in the order of its outputs."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(names, Mapping) or sorted(names) != list(range(len(names))):
+        return None
+    return [str(names[i]) for i in range(len(names))]

@@ -1,0 +1,111 @@
+"""What a call of `LRP` asks beside its target, as users say it, and as a question to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from relprop.analyzers.captured import Captured, Layers
+from relprop.engine.graph.graph import Node, shape_of
+from relprop.engine.program.question import Condition, Mask, Question
+from relprop.errors import InputError
+from relprop.targets import Seed, Target, TargetLike
+
+STOP = "stop"
+Conditions = Mapping[str, Tensor | Callable[[Tensor], Tensor] | str] | None
+"""Module -> a mask, a linear function of each entry, or `"stop"`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords of a call, see `LRP.__call__`."""
+
+    layers: Layers = None
+    audit: bool = False
+    start: str | None = None
+    conditions: Conditions = None
+    activations: Layers = None
+    parameters: bool = False
+    differentiable: bool = False
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        return frozenset(f.name for f in fields(cls))
+
+    def given(self) -> tuple[str, ...]:
+        """Those that are not what they are by default."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not f.default)
+
+    def start_of(self, known: Captured) -> Node:
+        """The node that relevance starts from."""
+        return known.program.explained if self.start is None else known.node(self.start, "start")
+
+    def question(self, known: Captured, target: Target, normalize: bool, conditions: Conditions) -> Question:
+        """What the engine is asked.
+
+        Raises:
+            InputError: a module that relevance does not pass, or a condition that is none.
+        """
+        return Question(
+            start=self.start_of(known),
+            seed=Seed(target, normalize),
+            relevance=known.wanted(self.layers),
+            activations=known.wanted(self.activations, "activations"),
+            conditions={known.node(name, "conditions"): _condition(name, c) for name, c in (conditions or {}).items()},
+            audit=self.audit,
+            parameters=self.parameters,
+            differentiable=self.differentiable,
+        )
+
+
+def _condition(name: str, given: Any) -> Condition:
+    if isinstance(given, str) and given == STOP:
+        return None
+    if isinstance(given, Tensor):
+        return Mask(given)
+    if callable(given):
+        condition: Condition = given
+        return condition
+    raise InputError(
+        f"conditions[{name!r}] is {type(given).__name__}; give a mask, a tensor that broadcasts to the module's "
+        f"output, a function of its relevance, or {STOP!r}."
+    )
+
+
+def check_masks(conditions: Mapping[Node, Condition], batch: int) -> None:
+    """Raise `InputError` for a mask that does not broadcast to the value of its node."""
+    for node, condition in conditions.items():
+        shape = shape_of(node)
+        if not isinstance(condition, Mask) or shape is None:
+            continue
+        mask = tuple(condition.mask.shape)
+        sizes = (batch, *shape[1:])
+        pairs = zip(reversed(mask), reversed(sizes), strict=False)
+        if len(mask) > len(sizes) or any(m != 1 and n is not None and m != n for m, n in pairs):
+            raise InputError(
+                f"A mask of shape {mask} does not broadcast to relevance of shape {sizes}. "
+                "For channels of a convolution give (C, 1, 1), or (B, C, 1, 1) for each sample its own."
+            )
+
+
+def paired(
+    targets: Sequence[TargetLike] | TargetLike, conditions: Sequence[Conditions] | None, chunk: int | None
+) -> tuple[list[TargetLike], list[Conditions]]:
+    """A target and conditions for each explanation."""
+    several = list(targets) if isinstance(targets, (list, tuple, Tensor, range)) else []
+    under = list(conditions) if isinstance(conditions, (list, tuple)) else []
+    if conditions is not None and targets is None:
+        several = [None] * len(under)
+    if not several or not (chunk is None or (isinstance(chunk, int) and chunk > 0)):
+        raise InputError(
+            f"each() takes at least one target, in a list, and a chunk of at least 1; got targets={targets!r}, "
+            f"chunk={chunk!r}."
+        )
+    length = max(len(several), len(under))
+    under = under or [None]
+    if any(len(given) not in (1, length) for given in (several, under)):
+        raise InputError(f"each() got {len(several)} targets and {len(under)} conditions; give as many, or one.")
+    return several * (length // len(several)), under * (length // len(under))
