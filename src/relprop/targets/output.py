@@ -76,8 +76,8 @@ class Index(Entry):
         scalar = not shape and self.position in ((0,), (-1,))
         if len(self.position) != max(len(shape), 1) and not scalar:
             raise TargetError(
-                f"target={self._given} has {len(self.position)} entries, but one sample's output has shape {tuple(shape)}. "
-                "Give one index per dimension, as a tuple."
+                f"target={self._given} has {len(self.position)} entries, but one sample's output has shape "
+                f"{tuple(shape)}. Give one index per dimension, as a tuple."
             )
         flat = 0
         for i, size in zip(self.position, shape or (1,), strict=True):
