@@ -176,3 +176,15 @@ def test_it_is_not_told_unasked() -> None:
     assert plain.parameters is None
     assert tape.parameters
     assert_close(asked[0], unasked[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("checkpoint", [False, 3])
+def test_an_analyzer_tells_it(checkpoint: bool | int) -> None:
+    torch.manual_seed(0)
+    model, x = network().double().eval(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    lrp = LRP(model, checkpoint=checkpoint)
+    by_hand, _, _ = of_parameters(lrp, x)
+    told = lrp(x, target=1, parameters=True).parameters
+    assert told.keys() == by_hand.keys()
+    for name, R in by_hand.items():
+        assert_close(told[name], R, rtol=1e-9)

@@ -110,7 +110,7 @@ class Tape:
 
     def release(self, node: Node) -> None:
         """Forget what only the step of a node and those behind it read."""
-        if self.sinks is None:  # the books read all values
+        if self.sinks is None and self.parameters is None:  # these read more values than the steps
             for done in self.released.get(node, ()):
                 self.values.pop(done, None)
         self.recorded.pop(node, None)

@@ -49,7 +49,7 @@ def answer(
         with_outputs: the model's outputs are wanted, too.
     """
     run = Run(program, inputs, list(questions), with_outputs)
-    if segments > 1 and not run.differentiable and not any(q.audit for q in run.questions):
+    if segments > 1 and not run.differentiable and not any(q.audit or q.parameters for q in run.questions):
         yield from run.in_segments(segments)
         return
     tape = run.forward(run.kept)
@@ -80,6 +80,8 @@ class Run:
         kept = program.reads.union(program.kept_for_later, *(q.reads for q in self.questions))
         if any(q.audit or q.edges for q in self.questions):
             kept |= frozenset(n for n in program.graph.fx.nodes if info(n).data)
+        if any(q.parameters for q in self.questions):
+            kept = kept.union(*(step.reads_for_parameters for step in program.steps))
         return kept
 
     def forward(self, kept: frozenset[Node], *, record: bool = True) -> Tape:
