@@ -18,12 +18,7 @@ class Once(TyperCommand):
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         with reporting():
             for option, times in Counter(order).items():
-                if (
-                    times > 1
-                    and option.opts[0].startswith("-")
-                    and not (option.multiple or getattr(option, "is_flag", False))
-                ):
-                    raise RelpropError(
-                        f"{option.opts[0]} is given {times} times, but takes one value: run relprop once for each"
-                    )
+                name, several = option.opts[0], option.multiple or getattr(option, "is_flag", False)
+                if times > 1 and name.startswith("-") and not several:
+                    raise RelpropError(f"{name} is given {times} times, but takes one value: run relprop once for each")
         return super().parse_args(ctx, args)

@@ -50,6 +50,19 @@ def test_the_same_file_written_anew_loads(good: Members, tmp_path: Path):
     torch.testing.assert_close(found.output, x @ weight.view(3, 4).T + bias)
 
 
+def test_a_large_file_is_copied_to_the_disk(good: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from relprop.analyzers.artifact import archive
+
+    made = []
+    real = archive.tempfile.TemporaryFile
+    monkeypatch.setattr(archive, "IN_MEMORY", 100)
+    monkeypatch.setattr(archive.tempfile, "TemporaryFile", lambda: made.append(real()) or made[-1])
+    loaded = relprop.load(write(tmp_path / "same.pt2", good))
+    assert loaded(torch.randn(5, 4)).output.shape == (5, 3)
+    assert len(made) == 1
+    assert made[0].closed
+
+
 def test_a_file_in_the_old_form_of_torch_2_6(good: Members, tmp_path: Path):
     """The same program, as torch 2.6 and 2.7 lay it out."""
     config = json.loads(good[WEIGHTS])["config"]

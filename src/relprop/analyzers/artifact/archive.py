@@ -74,7 +74,8 @@ class Archive:
         Raises:
             ArtifactError: something in it has no part in an artifact.
         """
-        with tempfile.SpooledTemporaryFile(IN_MEMORY) as copy:
+        small = self.file.stat().st_size <= IN_MEMORY
+        with io.BytesIO() if small else tempfile.TemporaryFile() as copy:
             with zipfile.ZipFile(copy, "w") as clean:
                 for name in self._members:
                     self._copy(name, clean, operators)
