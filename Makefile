@@ -58,6 +58,7 @@ lint: venv
 
 docs: venv
 	$(BIN)/python scripts/docs_operators.py
+	$(BIN)/python scripts/docs_rooms.py
 	$(BIN)/python scripts/docs_demo.py
 	$(BIN)/python -m pytest tests/docs tests/composites/test_golden_prints.py
 	$(BIN)/mkdocs build --strict

@@ -15,11 +15,11 @@ MODULES = ["relprop", *(found.name for found in pkgutil.walk_packages(relprop.__
 MODULES = [name for name in MODULES if not name.endswith("__main__")]  # importing it would run it
 
 
-def silent_methods(kind: type) -> Iterator[str]:
-    """Methods that a class defines, and of which neither it nor a base says anything."""
+def silent_methods(kind: type, protocols: list[type]) -> Iterator[str]:
+    """Methods that a class defines, and of which neither it nor a base nor a protocol beside it says anything."""
     for name, value in vars(kind).items():
         if not name.startswith("_") and isinstance(value, (FunctionType, property, classmethod, staticmethod)):
-            same = [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
+            same = [vars(base)[name] for base in (*kind.__mro__, *protocols) if name in vars(base)]
             if not any(method.__doc__ for method in same):
                 yield f"{kind.__name__}.{name}"
 
@@ -27,13 +27,14 @@ def silent_methods(kind: type) -> Iterator[str]:
 def undocumented(module: ModuleType) -> list[str]:
     """Names that a module defines and says nothing about."""
     missing = [] if module.__doc__ else [module.__name__]
+    protocols = [value for value in vars(module).values() if getattr(value, "_is_protocol", False)]
     for name, value in vars(module).items():
         if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
             continue
         if isinstance(value, (FunctionType, type)) and not value.__doc__:
             missing.append(name)
         if isinstance(value, type):
-            missing += silent_methods(value)
+            missing += silent_methods(value, protocols)
     return missing
 
 

@@ -103,3 +103,24 @@ def test_tests_of_versions_lie_in_rooms_that_are_there():
     for room in ROOMS:
         assert list((TESTS / room).rglob("test_*.py")), room
     assert not depends_on_versions(Path(__file__))
+
+
+def test_files_and_targets_that_contributing_names_are_there():
+    text = read("CONTRIBUTING.md")
+    named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*)`", text)) | set(re.findall(r"\]\(([\w/.]+)", text))
+    assert len(named) > 30
+    assert not [path for path in sorted(named) if not (ROOT / path).exists()]
+    targets = set(re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)[0].split())
+    assert {target.split()[0] for target in re.findall(r"`make ([\w -]+)`", text)} <= targets
+    for thing in ("rule", "operator", "rewrite", "composite", "source of models", "target", "analyzer", "metric"):
+        (section,) = re.findall(rf"^### An? {thing}\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+        assert "src/relprop/" in section
+        assert "**Tests**" in section
+        assert "**Docs**" in section
+
+
+def test_names_that_contributing_gives_are_in_the_files_it_gives():
+    """`NAME` of `FILE`, and `NAME` in `FILE`, are what the file defines."""
+    text = " ".join(read("CONTRIBUTING.md").split())
+    for name, file in re.findall(r"`(\w+)` (?:of|in) `([\w/]+\.py)`", text):
+        assert re.search(rf"^(class|def) {name}\b|^{name}\b.* = ", read(file), re.MULTILINE), f"{name} of {file}"

@@ -49,6 +49,7 @@ class Call:
 
     @property
     def graph(self) -> Graph:
+        """The captured graph."""
         return self.shared.graph
 
 

@@ -57,6 +57,7 @@ class Captured:
 
     @property
     def graph(self) -> Graph:
+        """The graph that the program runs."""
         return self.program.graph
 
     def segments(self, program: Program) -> int:

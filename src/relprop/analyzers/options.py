@@ -33,6 +33,7 @@ class Options:
 
     @classmethod
     def names(cls) -> frozenset[str]:
+        """How the options are called, which a model's own inputs cannot be."""
         return frozenset(f.name for f in fields(cls))
 
     def given(self) -> tuple[str, ...]:

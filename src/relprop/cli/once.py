@@ -15,6 +15,7 @@ class Once(TyperCommand):
     """A command that refuses an option given twice, of which the last one would win in silence."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and refuse what is given twice."""
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         with reporting():
             for option, times in Counter(order).items():

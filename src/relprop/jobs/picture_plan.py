@@ -68,6 +68,7 @@ class PicturePlan:
 
     @property
     def model_name(self) -> str:
+        """The model's name, in characters that any file can hold."""
         return encodable(self.loaded.name)
 
     def class_name(self, index: int) -> str:

@@ -94,6 +94,7 @@ class TextPlan:
 
     @property
     def model_name(self) -> str:
+        """The model's name, in characters that any file can hold."""
         return encodable(self.loaded.name)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from support.versions import export_refuses
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -128,6 +129,7 @@ class Stateful(nn.Module):
         return y
 
 
+@export_refuses
 def test_forward_writes_into_a_copy() -> None:
     model = Stateful().eval()
     capture(model, (torch.randn(2, 4),))

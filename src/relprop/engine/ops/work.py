@@ -96,6 +96,7 @@ class Work:
     # Written over.
 
     def add(self, total: Sum | None, part: Sum) -> Sum:
+        """`total + part`, written over whichever is fresh."""
         if total is None:
             return part
         biases = [b for b in (total.bias, part.bias) if b is not None]

@@ -85,6 +85,7 @@ class Run:
         return kept
 
     def forward(self, kept: frozenset[Node], *, record: bool = True) -> Tape:
+        """The forward loop, for all questions."""
         with mode(self.differentiable):
             tape = forward(self.program, self.inputs, kept, record=record, differentiable=self.differentiable)
             tape.shared = len(self.questions) > 1
@@ -104,6 +105,7 @@ class Run:
         yield batch
 
     def one(self, question: Question, tape: Tape) -> Answer:
+        """The answer to one question, by a reverse loop of its own."""
         with mode(self.differentiable):
             walk = Walk(self.program, question, tape)
             walk.through(self.program.steps, tape)
@@ -157,6 +159,7 @@ class Run:
         yield from found
 
     def answered(self, walk: Walk, inputs: Found) -> Answer:
+        """The answer of a walk that has arrived, given relevance where it is read."""
         question, found = walk.question, walk.watch.relevance
         return Answer(
             outputs=self.outputs,
@@ -191,10 +194,12 @@ class Walk:
         self.parameters: dict[str, Tensor] | None = {} if question.parameters else None
 
     def through(self, steps: Sequence[Step], tape: Tape) -> None:
+        """Relevance goes back through these steps."""
         tape.sinks, tape.parameters = self.sinks, self.parameters
         backward(steps, self.relevance, tape, self.watch)
 
     def collect(self, tape: Tape) -> dict[Node, Tensor]:
+        """Relevance where it is read, node -> (B, ...), once all steps are done."""
         tape.sinks = self.sinks
         return self.watch.collect(self.program.arrivals, self.relevance, tape)
 

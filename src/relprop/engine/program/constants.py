@@ -54,6 +54,7 @@ class Weights:
         return self._numbers.setdefault(computation, len(self._numbers))
 
     def clear(self) -> None:
+        """Forget all of it."""
         self.values.clear()
         self.modified.clear()
 

@@ -54,6 +54,7 @@ class Program:
 
     @property
     def explained(self) -> Node:
+        """The output that is explained."""
         return self.starts[0]
 
     @cached_property

@@ -92,11 +92,13 @@ class Books:
     sinks: dict[Node, dict[str, float]] = field(default_factory=dict)
 
     def receive(self, node: Node, relevance: Tensor) -> None:
+        """Enter what came to a node."""
         relevance = relevance.detach().double()
         self.received[node] = float(relevance.sum())
         self.magnitude[node] = float(relevance.abs().sum())
 
     def keep(self, node: Node, name: str, amount: Tensor) -> None:
+        """Enter what a node keeps, under a sink's name."""
         kept = self.sinks.setdefault(node, {})
         kept[name] = kept.get(name, 0.0) + float(amount.detach().double().sum())
 

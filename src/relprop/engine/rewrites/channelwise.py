@@ -38,10 +38,12 @@ class Norm:
 
     @property
     def source(self) -> Node:
+        """What goes into the first link."""
         return self.links[0].source
 
     @property
     def last(self) -> Node:
+        """What comes out of the last link."""
         return self.links[-1].node
 
     @property
