@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.versions import export_refuses
 from torch import Tensor, nn
 
@@ -88,3 +89,88 @@ def test_what_may_be_its_input_writes_to_it(view: Callable[[Tensor], Tensor]) ->
     expl = LRP(model)(x, target=0)
     assert torch.equal(expl.output, model(x))
     assert torch.allclose(expl.relevance, x.relu() / model(x), atol=1e-5)
+
+
+class Spelled(nn.Module):
+    """A ReLU network that writes into its hidden features."""
+
+    def __init__(self, write: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head, self.write = nn.Linear(4, 6), nn.Linear(6, 3), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.write(F.relu(self.first(x)).clone()))
+
+
+def zeroed(h: Tensor) -> Tensor:
+    h[:, 0] = 0
+    h[:, 2:4] = 0.5
+    h[:, 5].zero_()
+    h[:, 4] = h[:, 1]
+    return h
+
+
+def filled(h: Tensor) -> Tensor:
+    h[:, ::2].fill_(torch.tensor(2.0))
+    return h
+
+
+def divided(h: Tensor) -> Tensor:
+    h /= 2
+    h.sub_(1, alpha=3)
+    return h.clamp_(min=0)
+
+
+def dropped_in_place(h: Tensor) -> Tensor:
+    h = F.dropout(h, 0.5, training=False, inplace=True)
+    h[:, 1] = 0
+    return h
+
+
+PIECEWISE_LINEAR = [zeroed, filled, divided, dropped_in_place]
+
+
+@pytest.mark.parametrize("write", PIECEWISE_LINEAR)
+def test_writes_into_hidden_features(write: Callable[[Tensor], Tensor]) -> None:
+    model, x = Spelled(write).eval(), torch.randn(3, 4)
+    a = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(a)[:, 1].sum(), a)
+    expl = LRP(model, normalize_output=False)(x, target=1)
+    torch.testing.assert_close(expl.output, model(x))
+    torch.testing.assert_close(expl.relevance, x * gradient)
+
+
+@pytest.mark.parametrize("name", ["pow_", "__ipow__"])
+@pytest.mark.parametrize("exponent", [2, 3.0])
+def test_powers_in_place(name: str, exponent: float) -> None:
+    x = torch.randn(3, 4)
+    plain = LRP(Spelled(lambda h: h**exponent))(x, target=1)
+    written = LRP(Spelled(lambda h: getattr(h, name)(exponent)))(x, target=1)
+    assert torch.equal(plain.output, written.output)
+    assert torch.equal(plain.relevance, written.relevance)
+
+
+class Flattened(nn.Module):
+    def __init__(self, write: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.write = nn.Conv2d(3, 4, 3), nn.Linear(64, 3), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.write(F.relu(self.conv(x))))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda h: h.view(len(h), -1),
+        lambda h: h.view(h.size(0), 4, -1).view(-1, 64),
+        lambda h: h.view_as(h).reshape(-1, 8, 8).view(h.shape[0], 64),
+    ],
+)
+def test_views_behind_convolutions(view: Callable[[Tensor], Tensor]) -> None:
+    """On a CPU convolutions run channels-last, where such a view does not exist."""
+    x = torch.randn(2, 3, 6, 6)
+    seen, right = (LRP(Flattened(f))(x, target=1).relevance for f in (view, lambda h: h.flatten(1)))
+    torch.testing.assert_close(seen, right)

@@ -26,7 +26,8 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
     """Export a model for one input signature, with a dynamic batch dimension where the model allows it.
 
     The model is exported in eval mode, through a copy of its modules that shares all parameters and buffers. The
-    program is tried on these inputs: it must return what the model returns, through values of the recorded shapes.
+    program is tried on these inputs, or their first sample: it must return what the model returns, through values of
+    the recorded shapes.
 
     Args:
         model: any module that `torch.export` (non-strict) can capture.
@@ -40,7 +41,6 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
     given: Inputs = (tuple(args), dict(kwargs or {}))
     check_modules(model)
     with LOCK, quiet():
-        own = _own_output(model, given)
         failed: Exception | None = None
         differs = ""
         for inputs, opened in _attempts(given):
@@ -51,10 +51,10 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
             except Exception as error:
                 failed = failed if failed is not None and inputs is given else error
                 continue
-            differs = _difference(graph, given, own)
+            differs = _difference(graph, model, given)
             if not differs:
-                _try_batch_of_one(graph, model, given)
                 return graph
+        _own_output(model, given)  # or `InputError`
         if differs:
             raise CaptureError(_says_other(model, differs))
         assert failed is not None
@@ -111,30 +111,35 @@ def _dtype_hint(model: nn.Module, tensors: Sequence[Tensor]) -> str:
     return f". The input has dtype {wrong.dtype}, the model {kind}. Convert one: x.to({kind})."
 
 
-def _difference(graph: Graph, given: Inputs, own: Sequence[Any]) -> str:
-    """How the program differs from the model; if it does not, the graph knows that it serves these sizes."""
+def _difference(graph: Graph, model: nn.Module, given: Inputs) -> str:
+    """How the program differs from the model; empty where it does not.
+
+    One sample shows it, and shows whether the model sets a batch of one apart, as the export does. Where the model
+    does, or other sizes are 1, the program is tried on all that was given.
+    """
+    leaves, spec = pytree.tree_flatten(given)
+    symbol = graph.batch_symbol()
+    if symbol is not None and graph.fits(leaves) and not graph.sizes_of_one(leaves):
+        first = [_first_of(symbol, node, leaf) for node, leaf in zip(graph.inputs, leaves, strict=True)]
+        try:
+            if not _tried(graph, model, pytree.tree_unflatten(first, spec)):
+                return ""
+        except InputError:
+            pass  # the model takes no single sample
+    return _tried(graph, model, given)
+
+
+def _tried(graph: Graph, model: nn.Module, given: Inputs) -> str:
+    """How the program differs from the model here; if it does not, the graph remembers which sizes were 1."""
     leaves = pytree.tree_leaves(given)
     if not graph.fits(leaves):
         return "the program was captured for other sizes"
     if any(node.op == "get_attr" for node in graph.nodes):
         return ""  # it calls graphs, which no rule explains: to be refused by their name
-    said = trial.difference(graph, leaves, own)
+    said = trial.difference(graph, leaves, _own_output(model, given))
     if not said:
         graph.tried.add(graph.sizes_of_one(leaves))
     return said
-
-
-def _try_batch_of_one(graph: Graph, model: nn.Module, given: Inputs) -> None:
-    """Export sets a size of 1 apart. Whether the model does too, one sample shows."""
-    leaves, spec = pytree.tree_flatten(given)
-    symbol = graph.batch_symbol()
-    if symbol is None or graph.open_sizes(leaves)[symbol] == 1:
-        return
-    first = [_first_of(symbol, node, leaf) for node, leaf in zip(graph.inputs, leaves, strict=True)]
-    try:
-        _difference(graph, pytree.tree_unflatten(first, spec), _own_output(model, pytree.tree_unflatten(first, spec)))
-    except InputError:
-        return  # the model takes no single sample
 
 
 def _first_of(symbol: Any, node: Any, leaf: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import os
+import sys
 import threading
 import traceback
 import warnings
@@ -70,12 +72,31 @@ def quiet() -> Iterator[None]:
     for handler in handlers:
         handler.addFilter(spoken)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(_WithoutGraphs(sys.stderr)):
             warnings.simplefilter("ignore")
             yield
     finally:
         for handler in handlers:
             handler.removeFilter(spoken)
+
+
+class _WithoutGraphs(io.TextIOBase):
+    """Standard error, less the graph that `torch.export` prints there when it fails."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Hand on what anyone else writes."""
+        writer = str(sys._getframe(1).f_globals.get("__name__"))
+        return len(text) if writer.startswith("torch.export.") else int(self._stream.write(text) or 0)
+
+    def flush(self) -> None:
+        """Hand on."""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _handlers() -> list[logging.Handler]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -140,7 +141,17 @@ def _in_eval_mode(model: nn.Module, copier: _Copier) -> nn.Module:
         config = module.__dict__.get("config")
         if config is not None and copier.made(config) and getattr(config, "use_cache", False) is True:
             config.use_cache = False  # caches for generation are no outputs that could be explained
+        if isinstance(module, (nn.TransformerEncoder, nn.TransformerDecoder)):
+            module.register_forward_pre_hook(_mask_as_given, with_kwargs=True)
     return shadow
+
+
+def _mask_as_given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """PyTorch compares a mask's values with a causal one's to choose a kernel. The mask says all by itself."""
+    hints = ("is_causal",) if isinstance(module, nn.TransformerEncoder) else ("tgt_is_causal", "memory_is_causal")
+    parameters = list(inspect.signature(module.forward).parameters)
+    free = [name for name in hints if parameters.index(name) >= len(args) and kwargs.get(name) is None]
+    return args, kwargs | dict.fromkeys(free, False)
 
 
 def _same(tensor: Tensor) -> Tensor:
