@@ -64,7 +64,7 @@ def test_keywords_of_a_catch_all() -> None:
     x = torch.randn(3, 4)
     check(CatchAll(), x)
     check(CatchAll(), x, scale=2.0)
-    assert capture(CatchAll(), (x,)).serves([torch.randn(5, 4)])
+    assert capture(CatchAll(), (x,), {"scale": 2.0}).serves([torch.randn(5, 4), 2.0])
 
 
 def test_positional_catch_all() -> None:

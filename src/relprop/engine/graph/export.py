@@ -46,9 +46,25 @@ def export(model: nn.Module, inputs: Inputs, opened: Open) -> torch.export.Expor
             return None
         return dict.fromkeys(varying_dims(leaf) if opened == "sequence" else (0,), torch.export.Dim.AUTO)
 
+    _name_keywords(model, inputs[1])
     shapes = None if opened == "none" else _by_parameter(model, pytree.tree_map(sizes, inputs))
     with torch.no_grad(), AsOneOperator():
         return torch.export.export(model, *inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _name_keywords(model: nn.Module, kwargs: dict[str, Any]) -> None:
+    """Name what forward takes by `**kwargs` in its signature, since export counts such inputs twice."""
+    forward, signature = model.forward, inspect.signature(model.forward)
+    extra = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY) for k in kwargs if k not in signature.parameters]
+    if not extra:
+        return
+
+    def named(*args: Any, **given: Any) -> Any:
+        return forward(*args, **given)
+
+    known = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    named.__signature__ = signature.replace(parameters=[*known, *extra])  # type: ignore[attr-defined]
+    model.forward = named
 
 
 def _by_parameter(model: nn.Module, shapes: Inputs) -> dict[str, Any]:
