@@ -14,6 +14,7 @@ from torch.fx import Graph as FxGraph
 from torch.fx import Node
 
 from relprop.engine.graph.regions import AUTOCAST
+from relprop.engine.graph.written_out import write_out_attention
 
 ASSERTIONS = ("_assert", "sym_constrain_range")
 
@@ -32,6 +33,7 @@ def make_functional(exported: ExportedProgram) -> ExportedProgram:
 
     Where the graph alone does not tell how, PyTorch functionalizes the program, which takes as long as the export.
     """
+    write_out_attention(exported.graph)
     draw_masks(exported.graph)
     if not in_place_to_functional(exported.graph):
         exported = exported.run_decompositions({})

@@ -1,8 +1,9 @@
 """Softmax and attention: AttnLRP (Achtibat et al. 2024) and CP-LRP (Ali et al. 2022).
 
 AttnLRP takes the softmax by its derivative, `R_i = x_i (R_i − s_i Σ_j R_j)`, and halves relevance at each of the two
-products around it. So values get 1/2, queries and keys 1/4 each of what the fused kernel's own derivative gives, and no
-attention matrix is ever made here, but for the books. CP-LRP treats attention weights as constants: values take it all.
+products around it. So values get 1/2, queries and keys 1/4 each of what the fused kernel's own derivative gives (more
+where another operand is no data), and no attention matrix is ever made here, but for the books. CP-LRP treats attention
+weights as constants: values take it all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from relprop.engine.graph.graph import Node, operator_name
+from relprop.engine.graph.graph import Node, info, operator_name
 from relprop.engine.ops.registry import always, inherits, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, R, Tape
@@ -86,18 +87,38 @@ def tangent_bias(y: Tensor, x: Tensor, dim: int, *, log: bool = False) -> Tensor
 
 
 class AttentionStep(Step):
-    """Fused attention through its own backward kernel."""
+    """Fused attention through its own backward kernel, with the shares that it has written out.
+
+    Weights and values share by half where both are data, and so do queries and keys; what is no data leaves its part
+    to the other.
+    """
 
     records: ClassVar[bool] = True
 
     def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
         super().__init__(node, rule, plan)
         self.mode = rule.mode if isinstance(rule, AttentionRule) else "attnlrp"
-        value = node.args[2]
-        if self.mode != "attnlrp":
-            self.sources = tuple(s for s in self.sources if s is value)
+        self.given: dict[str, Any] = dict(zip(OPERANDS, node.args, strict=False)) | dict(node.kwargs)
+        self.factors = self._shares_of()
+        self.sources = tuple(source for source in self.leaves if source in self.factors)
         self.read(*self.leaves, *((node,) if "R" in self.forms or rule.divides else ()))
         self.emits = C
+
+    def _shares_of(self) -> dict[Node, float]:
+        """Of relevance as the kernel's derivative sends it to each operand, the part that the operand gets."""
+        q, k, v, mask = (self._data(name) for name in OPERANDS[:4])
+        weights_take_part = self.mode != "cp" and any(x is not None for x in (q, k, mask))
+        self.kept_share = (1.0 if v is None else 0.5) if weights_take_part else 0.0
+        shares = {} if v is None else {v: 1 - self.kept_share}
+        if self.mode == "attnlrp" and weights_take_part:
+            each = self.kept_share / (2 if q is not None and k is not None else 1)
+            shares |= {x: part for x, part in ((q, each), (k, each), (mask, self.kept_share)) if x is not None}
+        return shares
+
+    def _data(self, name: str) -> Node | None:
+        """An operand, if relevance may flow to it."""
+        operand = self.given.get(name)
+        return operand if isinstance(operand, Node) and info(operand).data else None
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:
@@ -114,49 +135,49 @@ class AttentionStep(Step):
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         c = self.factored(message, tape)
+        if self.kept_share:
+            tape.sink(self.node, "softmax", lambda: self._kept(c, tape))
+        elif not self.sources:  # values that are no data, under weights that count as constants
+            tape.sink(self.node, "constant", lambda: tape.value(self.node) * c)
+        if not self.sources:
+            return []
         with self._kernel(tape):
             shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
-        sent = [
+        return [
             (source, share.map(partial(torch.mul, other=self._factor(source))))
             for source, share in zip(self.leaves, shares, strict=True)
             if source in self.sources
         ]
-        if self.mode != "cp":
-            tape.sink(self.node, "softmax", lambda: self._kept(c, tape))
-        return sent
 
     def _kernel(self, tape: Tape) -> AbstractContextManager[Any]:
         """The fused kernels have no second derivative."""
         return sdpa_kernel(SDPBackend.MATH) if tape.differentiable else nullcontext()
 
     def _factor(self, source: Node) -> float:
-        """1/2 for values, 1/4 for queries and for keys, 1/2 for a mask made of data; 1 for values under CP-LRP."""
-        if self.mode == "cp":
-            return 1.0
-        return 0.25 if any(source is operand for operand in self.node.args[:2]) else 0.5
+        return self.factors[source]
 
     def _kept(self, c: Tensor, tape: Tape) -> Tensor:
-        """The weights' half of relevance, or what of it the softmax's tangent and a constant additive mask keep.
+        """The weights' part of relevance, or what of it the softmax's tangent and a constant additive mask keep.
 
         Made anew from scores and weights, which the fused kernel does not give, so that the books check its adjoint.
         """
         if self.mode == "half":
-            return tape.value(self.node) * c / 2
+            return tape.value(self.node) * c * self.kept_share
         q, k, v, mask, causal, scale = self._operands(tape)
         scores, weights, values = attention_weights(q, k, v, mask, causal, scale)
-        if len(self.leaves) > 3 and mask is not None:  # the mask is made of data, and gets its share
-            scores = scores + mask
-        return c * ((tangent_bias(weights, scores, -1)) @ values) / 2
+        data: Any = scores if any(self._data(name) is not None for name in OPERANDS[:2]) else torch.zeros_like(scores)
+        if self._data("attn_mask") is not None and mask is not None:  # the mask is made of data, and gets its share
+            data = data + mask
+        return c * (tangent_bias(weights, data, -1) @ values) * self.kept_share
 
     def _operands(self, tape: Tape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool, float | None]:
         """Query, key, value, mask, causal, scale."""
-        given: dict[str, Any] = dict(zip(OPERANDS, self.node.args, strict=False)) | dict(self.node.kwargs)
-        q, k, v = (tape.value(given[name]) for name in OPERANDS[:3])
-        mask = given.get("attn_mask")
+        q, k, v = (tape.value(self.given[name]) for name in OPERANDS[:3])
+        mask = self.given.get("attn_mask")
         mask = tape.values[mask] if isinstance(mask, Node) else None
-        scale = given.get("scale")
+        scale = self.given.get("scale")
         scale = tape.values[scale] if isinstance(scale, Node) else scale
-        return q, k, v, mask, bool(given.get("is_causal", False)), scale
+        return q, k, v, mask, bool(self.given.get("is_causal", False)), scale
 
 
 OPERANDS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
