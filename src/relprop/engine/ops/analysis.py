@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from relprop.engine.graph.graph import Graph, Node, annotate, data_inputs, fake_value, info, is_floating, operator_name
+from relprop.engine.ops.ids import entries
 from relprop.engine.ops.registry import lookup, op_of
 
 
@@ -21,8 +21,8 @@ def analyze(graph: Graph) -> Graph:
 
 def analyze_inputs(graph: Graph) -> None:
     """Set the flags of what operators begin with: inputs, constants, embeddings of token ids."""
-    for embedding, ids in entries(graph):
-        annotate(embedding, entry=ids.name)
+    for embedding, sources in entries(graph):
+        annotate(embedding, entry="+".join(source.name for source in sources))
     inputs = set(graph.inputs)
     for node in graph.fx.nodes:
         if node.op == "placeholder":
@@ -40,10 +40,14 @@ def analyze_operator(node: Node) -> None:
     annotate(
         node,
         static=static,
-        data=carries or bool(info(node).entry),
+        data=carries or bool(info(node).entry) or operator_name(node) in BAGS,
         nonneg=op.nonneg(node, signs),
         masked=carries and is_masked(node),
     )
+
+
+BAGS = {"embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"}
+"""They look ids up, and no family explains them: what was not written out is refused, not passed over."""
 
 
 def is_masked(node: Node) -> bool:
@@ -64,25 +68,6 @@ def _is_complex(node: Node) -> bool:
     """Complex numbers carry data too, so that what no family explains is refused, not passed over."""
     value = fake_value(node)
     return isinstance(value, Tensor) and value.dtype.is_complex
-
-
-def entries(graph: Graph) -> Iterator[tuple[Node, Node]]:
-    """Embeddings of the user's token ids, each with the placeholder of the ids: there relevance is read.
-
-    Embeddings of anything else, such as positions, are constants.
-    """
-    inputs = set(graph.inputs)
-    for node in graph.operators():
-        if operator_name(node) == "embedding":
-            ids = node.args[1]
-            while isinstance(ids, Node) and op_of(ids).same_ids:
-                ids = ids.args[0]
-            if isinstance(ids, Node) and ids in inputs and not SEGMENTS.search(ids.name):
-                yield node, ids
-
-
-SEGMENTS = re.compile("token_type|segment")
-"""Inputs that say which sentence a token is in: embedded like tokens, but no part of what is read."""
 
 
 def remove_dead(graph: Graph) -> Graph:

@@ -105,16 +105,27 @@ def by_input(
 ) -> dict[str, Tensor]:
     """Relevance by input: of every floating point input, and of the embeddings of every input of token ids.
 
+    An embedding of what several inputs hold together is called after all of them, `a+b`.
+
     Args:
         names: inputs, and their values.
     """
     results: dict[str, Tensor] = {}
+    embedded: dict[str, list[Tensor]] = {}
+    for node in arrivals:
+        if info(node).entry and node in found:
+            embedded.setdefault(info(node).entry, []).append(found[node])
     for node, value in names:
         if isinstance(value, Tensor) and value.is_floating_point():
             relevance = found.get(node)
             whole = value.new_zeros(value.shape) if relevance is None else relevance.to(value.dtype)
             results[node.name] = whole.contiguous()
-        embedded = [found[n] for n in arrivals if info(n).entry == node.name and n in found]
-        for i, relevance in enumerate(embedded):
-            results[f"{node.name}@{i}" if i else node.name] = relevance
+        results |= _numbered(node.name, embedded.pop(node.name, []), first=int(node.name in results))
+    for name, relevances in embedded.items():  # ids of several inputs in one embedding
+        results |= _numbered(name, relevances, first=0)
     return results
+
+
+def _numbered(name: str, relevances: Sequence[Tensor], first: int) -> dict[str, Tensor]:
+    """`ids`, `ids@1`, ...: each embedding of an input."""
+    return {f"{name}@{i}" if i else name: relevance for i, relevance in enumerate(relevances, first)}

@@ -22,6 +22,7 @@ from relprop.engine.graph.graph import Graph, Node, fake_value, info, is_floatin
 from relprop.engine.ops.analysis import analyze_inputs, analyze_operator, remove_dead
 from relprop.engine.ops.registration import teach
 from relprop.engine.ops.registry import TAUGHT
+from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
 from relprop.engine.rewrites.rewriting import Lowering, arguments, changed, insert, positional
@@ -31,7 +32,7 @@ aten = torch.ops.aten
 
 def lower(graph: Graph) -> Graph:
     """Analyze and rewrite every operator, in order of execution: what it reads has been rewritten already."""
-    analyze_inputs(_embed_ids_as_given(teach(graph)))
+    analyze_inputs(embed_ids_as_given(teach(graph)))
     for node in list(graph.operators()):
         analyze_operator(node)
         rewrite = REWRITES.get(operator_name(node)) if TAUGHT not in node.meta else None
@@ -40,23 +41,6 @@ def lower(graph: Graph) -> Graph:
             new = rewrite(graph, node)
             if new is not None:
                 node.replace_all_uses_with(new)
-    return remove_dead(graph)
-
-
-def _embed_ids_as_given(graph: Graph) -> Graph:
-    """The embedding of transposed ids as the transposed embedding, so that relevance is read as ids came: (B, T, D)."""
-    for node in list(graph.operators()):
-        if operator_name(node) != "embedding":
-            continue
-        ids = arguments(node)["indices"]
-        while isinstance(ids, Node) and operator_name(ids) in {"contiguous", "clone"}:
-            ids = positional(ids)[0]
-        if isinstance(ids, Node) and operator_name(ids) == "transpose":
-            source, *dims = positional(ids)
-            first, second = (int(d) % len(shape_of(ids) or ()) for d in dims)
-            embedded = changed(graph, node, node, like=node, indices=source)
-            embedded.meta["val"] = fake_value(node).transpose(first, second)
-            node.replace_all_uses_with(insert(graph, node, aten.transpose.int, embedded, first, second, like=node))
     return remove_dead(graph)
 
 
