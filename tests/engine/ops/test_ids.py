@@ -73,7 +73,10 @@ ROWS: dict[str, tuple[Callable[[Lookup, Tensor], Tensor], Callable[[Tensor], Ten
     "clamped": (lambda m, ids: m.embedding(ids.clamp(2, 5)).sum(1), lambda ids: ids.clamp(2, 5)),
     "hashed": (lambda m, ids: m.embedding((ids * 7) % 11).sum(1), lambda ids: (ids * 7) % 11),
     "masked": (lambda m, ids: m.embedding(ids.masked_fill(ids < 3, 0)).sum(1), lambda ids: ids.masked_fill(ids < 3, 0)),
-    "chosen": (lambda m, ids: m.embedding(torch.where(ids < 3, 0, ids)).sum(1), lambda ids: ids.masked_fill(ids < 3, 0)),
+    "chosen": (
+        lambda m, ids: m.embedding(torch.where(ids < 3, 0, ids)).sum(1),
+        lambda ids: ids.masked_fill(ids < 3, 0),
+    ),
     "reversed": (lambda m, ids: m.embedding(ids.flip(1)).sum(1), lambda ids: ids.flip(1)),
     "viewed": (lambda m, ids: m.embedding(ids.view(-1)).view(len(ids), -1, DIM).sum(1), lambda ids: ids.view(-1)),
     "padded": (lambda m, ids: m.embedding(F.pad(ids, (1, 0), value=4)).sum(1), lambda ids: F.pad(ids, (1, 0), value=4)),

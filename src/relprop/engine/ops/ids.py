@@ -19,12 +19,19 @@ SEGMENTS = re.compile("token_type|segment")
 """Inputs that say which sentence a token is in: embedded like tokens, but no part of what is read."""
 
 COUNTED_ANEW = {
-    "add", "sub", "rsub", "mul", "scale", "remainder", "fmod", "div", "floor_divide", "neg", "abs", "floor", "round", "trunc",
-    "clamp", "clamp_min", "clamp_max", "minimum", "maximum", "bucketize", "searchsorted", "bitwise_and",
+    "add", "sub", "rsub", "mul", "scale", "remainder", "fmod", "div", "floor_divide", "neg", "abs", "floor", "round",
+    "trunc", "clamp", "clamp_min", "clamp_max", "minimum", "maximum", "bucketize", "searchsorted", "bitwise_and",
 }  # fmt: skip
 """Operators behind which one input's ids are still told apart, shifted and scaled by constants."""
 
-CHOSEN = {"where": (1, 2), "masked_fill": (0,), "gather": (0,), "index_select": (0,), "index": (0,), "take_along_dim": (0,)}
+CHOSEN = {
+    "where": (1, 2),
+    "masked_fill": (0,),
+    "gather": (0,),
+    "index_select": (0,),
+    "index": (0,),
+    "take_along_dim": (0,),
+}
 """Operators of which some operands say where, not what."""
 
 BINS = {"bucketize": 0, "searchsorted": 1}
@@ -77,9 +84,8 @@ class Ids:
 
     def _counted(self, node: Node, name: str) -> list[Node]:
         """The one operand that depends on inputs; none where the others tell the result's places apart, too."""
-        read, others = [], []
-        for operand in node.all_input_nodes:
-            (read if self._varying[operand] else others).append(operand)
+        read = [a for a in node.all_input_nodes if self._varying[a]]
+        others = [a for a in node.all_input_nodes if not self._varying[a]]
         by_place = name == "mul" and any(operand.op != "placeholder" for operand in others)  # mask * arange(T)
         borders = name in BINS and not (read and node.args[BINS[name]] is read[0])
         return [] if len(read) != 1 or by_place or borders else read
@@ -98,7 +104,7 @@ def entries(graph: Graph) -> Iterator[tuple[Node, tuple[Node, ...]]]:
 
 
 def looked_up(node: Node, ids: Ids) -> object:
-    """The ids that an operator looks up in a table of weights, or makes rows of zeros and a one; None if it does not."""
+    """The ids that an operator looks up in a table of weights, or makes one-hot rows of; None if it does not."""
     name = operator_name(node)
     if name == "categories":
         return _one_hot_ids(node)

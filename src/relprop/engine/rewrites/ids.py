@@ -1,14 +1,13 @@
 """Embeddings rewritten so that relevance is read as ids came: one entry for each id, in the order of the input.
 
-    embedding(transposed ids)    -> the transposed embedding
-    embedding(cat(ids, others))  -> cat(embedding(ids), embedding(others))
-    embedding_bag(ids)           -> embedding, and the bag's sum, mean or maximum
-    one-hot rows as numbers      -> categories
+embedding(transposed ids)    -> the transposed embedding
+embedding(cat(ids, others))  -> cat(embedding(ids), embedding(others))
+embedding_bag(ids)           -> embedding, and the bag's sum, mean or maximum
+one-hot rows as numbers      -> categories
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,15 +37,16 @@ def embed_ids_as_given(graph: Graph) -> Graph:
         if operator_name(node) == "embedding" and ids.of(arguments(node)["indices"]):
             node.replace_all_uses_with(_embedded(graph, node, arguments(node)["indices"], fake_value(node)))
         elif operator_name(node) in {"to", "_to_copy", "scatter"} and is_floating(node) and _is_one_hot(node, ids):
-            rows = insert_behind(graph, node, f.categories)
-            node.replace_all_uses_with(rows, delete_user_cb=lambda user, rows=rows: user is not rows)
+            _read_behind(graph, node)
     return remove_dead(graph)
 
 
-def insert_behind(graph: Graph, node: Node, function: Callable[..., Any]) -> Node:
-    """`function(node)`, of the same shape and dtype, before all that reads the node."""
-    following = node.next
-    return insert(graph, following, function, node, like=node)
+def _read_behind(graph: Graph, node: Node) -> None:
+    """Let `categories(node)` be read in the place of one-hot rows."""
+    readers = list(node.users)
+    rows = insert(graph, node.next, f.categories, node, like=node)
+    for reader in readers:
+        reader.replace_input_with(node, rows)
 
 
 def _order(node: Node, rank: int) -> list[int]:
