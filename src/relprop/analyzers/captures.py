@@ -1,4 +1,4 @@
-"""Captured graphs, shared by all analyzers of a model for as long as the model lives."""
+"""Captured graphs, shared by all analyzers of a model for as long as the model lives, and as long as they fit it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph.capture import capture
+from relprop.engine.graph.capture import capture, departs
+from relprop.engine.graph.fingerprint import Fingerprint, Key, fingerprint
 from relprop.engine.graph.graph import Graph
 from relprop.engine.graph.signature import signature_of
 from relprop.engine.program.constants import OwnConstants, Weights
+from relprop.engine.program.sample import Sums
 
 MOST = 64
 """Input signatures of one model that are kept; of more, those go that were used longest ago."""
@@ -38,19 +41,58 @@ class Shared:
         return self._constants[keep]
 
 
+@dataclass(eq=False)
+class Capture:
+    """A program as it was captured, and the canonical graphs that were made of it.
+
+    Attributes:
+        graph: what the model's own output is compared with.
+        seen: the model when the program was last known to be its program.
+        canonical: by recipe.
+        calls: how often it has served so far.
+    """
+
+    graph: Graph
+    seen: Fingerprint
+    canonical: OrderedDict[Hashable, Shared] = field(default_factory=OrderedDict)
+    calls: int = 0
+
+    @property
+    def due(self) -> bool:
+        """To be compared with the model now: at calls 2, 4, 8, 16 and so on."""
+        return not self.calls & (self.calls + 1)
+
+    def shared(self, recipe: Hashable, rewrite: Rewriting, weights: Mapping[bool, Weights]) -> Shared:
+        if recipe not in self.canonical:
+            copy = self.graph.copy()
+            self.canonical[recipe] = Shared(rewrite(replace(copy, tensors=dict(copy.tensors))), weights)
+            _bounded(self.canonical)
+        self.canonical.move_to_end(recipe)
+        return self.canonical[recipe]
+
+
 class Captures:
-    """What was captured of one model."""
+    """What was captured of one model.
+
+    The model is looked at in every call (`fingerprint`). Where modules, hooks or parameters differ, it is captured
+    anew. So it is where an attribute differs, for the first time; if the program is the same then, the attribute is one
+    without influence, such as a counter or a kept activation, and from then on the model's own output tells, in one
+    forward pass, whether the program still fits. What no look shows, such as a number in a file or in a NumPy array,
+    the same comparison finds at calls 2, 4, 8, 16 and so on.
+    """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, list[Shared]] = OrderedDict()
+        self._known: OrderedDict[Hashable, list[Capture]] = OrderedDict()
         self._weights = {keep: Weights() for keep in (True, False)}
         self._lock = threading.RLock()
-        self._parameters: list[int] = []
+        self._now: Fingerprint | None = None
+        self._idle: frozenset[Key] = frozenset()
+        self._sums = Sums()
 
     def find(
         self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recipe: Hashable, rewrite: Rewriting
     ) -> Shared:
-        """The canonical graph for some inputs, captured where there is none yet.
+        """The canonical graph for some inputs, captured where there is none yet, or none that fits any more.
 
         Args:
             model: the model, and `args` and `kwargs` its inputs.
@@ -62,32 +104,88 @@ class Captures:
         Raises:
             CaptureError, InputError: as `capture` does.
         """
-        key, leaves = (recipe, signature_of(args, kwargs)), pytree.tree_leaves((list(args), dict(kwargs)))
+        key, leaves = signature_of(args, kwargs), pytree.tree_leaves((list(args), dict(kwargs)))
         with self._lock:
-            self._forget_if_replaced(model)
+            now = self._look(model)
             known = self._known.setdefault(key, [])
             self._known.move_to_end(key)
-            for shared in known:
-                if shared.graph.serves(leaves):
-                    return shared
-            shared = Shared(rewrite(capture(model, args, kwargs)), self._weights)
-            known.append(shared)
-            if len(self._known) > MOST:
-                self._known.popitem(last=False)
-                self._clear_weights()
-            return shared
+            found = next((c for c in known if c.graph.serves(leaves)), None)
+            kept = found if found is not None and self._fits(found, now, model, args, kwargs) else None
+            if kept is None:
+                new = Capture(capture(model, args, kwargs), now)
+                self._reread(new.graph)
+                kept = self._replaced(known, found, new, now)
+                kept.seen = self._look(model)  # forward may have changed what hooks hold on to
+                if _bounded(self._known):
+                    self._clear_weights()
+            kept.calls += 1
+            return kept.shared(recipe, rewrite, self._weights)
 
-    def _forget_if_replaced(self, model: nn.Module) -> None:
-        """Captured graphs hold the parameters themselves: where others took their place, capture anew."""
-        parameters = [id(t) for t in (*model.parameters(), *model.buffers())]
-        if parameters != self._parameters:
+    def _look(self, model: nn.Module) -> Fingerprint:
+        """The model as it is now, the same object as long as it is equal."""
+        now = fingerprint(model)
+        if self._now is None or now.structure != self._now.structure:
             self._known.clear()
             self._clear_weights()
-        self._parameters = parameters
+        elif now.attributes == self._now.attributes:
+            return self._now
+        self._now = now
+        return now
+
+    def _fits(
+        self, found: Capture, now: Fingerprint, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Whether a program is still the model's, as far as can be told without capturing it."""
+        differs = now is not found.seen and not now.changes(found.seen) <= self._idle
+        if differs or not (found.due or now is not found.seen):
+            return not differs
+        self._reread(found.graph)
+        if departs(found.graph, model, args, kwargs):
+            return False
+        found.seen = self._look(model)
+        return True
+
+    def _replaced(self, known: list[Capture], old: Capture | None, new: Capture, now: Fingerprint) -> Capture:
+        """The new program in the place of the old one, which stays if it is the same."""
+        if old is None:
+            known.append(new)
+            return new
+        if _same(old.graph, new.graph):
+            self._idle |= now.changes(old.seen)
+            return old
+        known[known.index(old)] = new
+        self._clear_weights()
+        return new
+
+    def _reread(self, graph: Graph) -> None:
+        """Make anew what was made of parameters that have changed though their version has not."""
+        if self._sums.differ(graph.tensors.values()):
+            self._clear_weights()
 
     def _clear_weights(self) -> None:
         for weights in self._weights.values():
             weights.clear()
+
+
+def _bounded(known: OrderedDict[Hashable, Any]) -> bool:
+    """Forget what was used longest ago; whether there was too much."""
+    full = len(known) > MOST
+    if full:
+        known.popitem(last=False)
+    return full
+
+
+def _same(old: Graph, new: Graph) -> bool:
+    """The same operators on the same tensors."""
+    if str(old.fx) != str(new.fx) or old.tensors.keys() != new.tensors.keys():
+        return False
+    return all(a is b or _equal(a, b) for a, b in zip(old.tensors.values(), new.tensors.values(), strict=True))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Constants of no name that forward makes are new tensors in each capture."""
+    plain = not isinstance(a, nn.Parameter) and a.dtype == b.dtype and a.device == b.device
+    return plain and torch.equal(a, b)
 
 
 _OF_MODELS: dict[int, tuple[weakref.ref[nn.Module], Captures]] = {}

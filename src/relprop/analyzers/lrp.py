@@ -39,8 +39,8 @@ class LRP(Analyzer):
     """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
 
     The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
-    for the batch), and is never changed. Its parameters are not copied: training on, loading, moving it are followed.
-    (What is written through `.data` behind autograd's back goes unnoticed.)
+    for the batch), and is never changed. Its parameters are not copied: training on, loading, moving it are followed,
+    and so are changes of modules, hooks and attributes (docs/performance.md says how).
 
     Args:
         model: any module that `torch.export` can capture.

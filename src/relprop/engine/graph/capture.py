@@ -61,6 +61,18 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
         raise CaptureError(explain_failure(model, failed)) from failed
 
 
+def departs(graph: Graph, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """How a program that was captured earlier differs from the model as it is now; empty where it does not.
+
+    Raises:
+        InputError: the model itself fails on these inputs.
+    """
+    given: Inputs = (tuple(args), dict(kwargs))
+    check_modules(model)
+    with LOCK, quiet():
+        return trial.difference(graph, pytree.tree_leaves(given), _own_output(model, given))
+
+
 def _attempts(given: Inputs) -> Iterator[tuple[Inputs, Open]]:
     """Inputs to export with, and the sizes to leave open, from what serves most calls to what serves only this one."""
     tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor) and t.dim()]

@@ -216,7 +216,7 @@ class _Copier:
         if isinstance(value, functools.partial):
             given = {k: self.value(v) for k, v in value.keywords.items()}
             return functools.partial(self.value(value.func), *map(self.value, value.args), **given)
-        return self._object(value) if _may_be_copied(value) else value
+        return self._object(value) if may_be_copied(value) else value
 
     def _entries(self, given: dict[str, Any]) -> dict[str, Any]:
         return {name: self.value(entry) for name, entry in given.items()}
@@ -268,7 +268,7 @@ def _slots(module: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, getattr(module, name)) for name in _slotnames(type(module)) if hasattr(module, name))
 
 
-def _may_be_copied(value: Any) -> bool:
+def may_be_copied(value: Any) -> bool:
     """An object of some application's class.
 
     Copies of what the system or PyTorch made, or of what cleans up when it dies, may do harm.

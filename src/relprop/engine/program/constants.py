@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.fx.node import map_arg
 
 from relprop.engine.graph.graph import Graph, Node, ancestors, info, operator_name
 from relprop.engine.graph.run import run_node
+from relprop.engine.program.sample import Sample, State, identity
 
 CONVOLUTIONS_2D = {"conv2d", "conv_transpose2d"}
 
@@ -47,14 +49,20 @@ class Weights:
     def __init__(self) -> None:
         self.values: dict[Hashable, Any] = {}
         self.modified: dict[Any, Tensor] = {}
+        self.generation = 0
         self._numbers: dict[Hashable, int] = {}
+        self._count = itertools.count()
 
     def number(self, computation: Hashable) -> int:
-        """A number for each computation, the same for the same."""
-        return self._numbers.setdefault(computation, len(self._numbers))
+        """A number for each computation, the same for the same until all is cleared, and never one from before."""
+        if computation not in self._numbers:
+            self._numbers[computation] = next(self._count)
+        return self._numbers[computation]
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Forget all of it; graphs that have taken something from here ask again."""
+        self.generation += 1
+        self._numbers.clear()
         self.values.clear()
         self.modified.clear()
 
@@ -96,7 +104,8 @@ class Modified(MutableMapping[Any, Tensor]):
 class OwnConstants:
     """Constants of a captured graph, computed once, and again when a parameter changes.
 
-    The tensors are those of the user's model, so training on, `load_state_dict` and `.to(device)` are followed.
+    The tensors are those of the user's model, so training on, `load_state_dict` and `.to(device)` are followed; and so
+    is what raises no version, such as fused optimizers and `.data`, by a look at some of the numbers.
 
     Args:
         weights: where they are kept; None: a place of their own.
@@ -110,22 +119,23 @@ class OwnConstants:
         self._static = [n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")]
         self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes if info(a).static}
         self._convolved = {n.args[1] for n in graph.operators() if operator_name(n) in CONVOLUTIONS_2D}
-        self._key: Any = None
+        self._key: tuple[int, State] | None = None
+        self._sample, self._sampled = Sample(()), cast("tuple[Any, ...]", ())
         self._numbers: dict[Node, int] = {}
         self._values: dict[Node, Any] = {}
         self._view = Modified(self._weights.modified)
         self.modified: MutableMapping[Any, Tensor] = self._view
 
     def values(self) -> dict[Node, Any]:
-        key = self.state()
-        if key != self._key:
-            if self._key is not None:  # other graphs of the model find that out by themselves
-                self._weights.clear()
+        state, weights = self.state(), self._weights
+        if (weights.generation, state) != self._key:
+            if self._key is not None and state != self._key[1]:  # other graphs of the model find out by themselves
+                weights.clear()
             self._numbers = self._numbered()
             self._view.renumber({n.name: number for n, number in self._numbers.items()})
             with torch.no_grad():
                 self._values = self._known_or_made()
-            self._key = key
+            self._key = weights.generation, state
         return self._values
 
     def live(self) -> dict[Node, Any]:
@@ -134,8 +144,12 @@ class OwnConstants:
             values[node] = self._made(node, values, lambda tensor: tensor)
         return values
 
-    def state(self) -> Any:
-        return tuple(map(_identity, self._graph.tensors.values()))
+    def state(self) -> State:
+        tensors = list(self._graph.tensors.values())
+        identities = tuple(map(identity, tensors))
+        if identities != self._sampled:
+            self._sample, self._sampled = Sample(tensors), identities
+        return State(identities, self._sample.read())
 
     def _known_or_made(self) -> dict[Node, Any]:
         """The values that are read, from those of other graphs where they have them."""
@@ -161,7 +175,7 @@ class OwnConstants:
         for node in self._static:
             computation: Hashable = (id(self), node.name)
             if node.op == "placeholder":
-                computation = _identity(self._graph.tensors[node.name])
+                computation = identity(self._graph.tensors[node.name])
             else:
                 described = repr(map_arg((node.args, node.kwargs), lambda n: f"%{numbers[n]}"))
                 computation = (node.target, described)
@@ -216,10 +230,6 @@ class GivenConstants:
 
     def state(self) -> Any:
         return None
-
-
-def _identity(tensor: Tensor) -> tuple[Any, ...]:
-    return id(tensor), tensor._version, tensor.data_ptr(), tensor.device, tensor.dtype
 
 
 def _with_ancestors(nodes: Iterable[Node]) -> set[Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -30,10 +30,12 @@ class Outputs:
         values = {n: tape.values[n] for n in program.kept_for_later}
         rest = tape.values if tape.differentiable else program.constants.values()
         self._rest: Tape | None = replace(tape, values=rest | values, recorded={}, saved={}, sinks=None)
-        self._differentiable, self._state = tape.differentiable, program.constants.state()
+        self._differentiable, self._state = tape.differentiable, cast(Any, None)
         self._found: list[Any] | None = None
         if not program.later or _entries(program, inputs) <= FEW:
             self()
+        else:
+            self._state = program.constants.state()
 
     @classmethod
     def of_inputs(cls, program: Program, inputs: Sequence[Any]) -> Outputs:
@@ -45,7 +47,7 @@ class Outputs:
         if self._found is None:
             rest = self._rest
             assert rest is not None
-            if self._program.later and self._state != self._program.constants.state():
+            if self._state is not None and self._state != self._program.constants.state():
                 raise ModelError(
                     "The model's parameters have changed since the explanation, and its outputs at other positions "
                     "than the explained one were left until now. Read expl.output before the model changes."
