@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from relprop import composites, errors, rules, targets
+from relprop import analyzers, composites, errors, rules, targets
 from relprop.analyzers.artifact import Artifact, load, load_artifact
 from relprop.analyzers.indices import layer_indices
 from relprop.analyzers.lrp import LRP
@@ -21,6 +21,7 @@ __all__ = [
     "Artifact",
     "Explanation",
     "RelpropError",
+    "analyzers",
     "canonize",
     "composites",
     "errors",

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.analyzers import FunctionAnalyzer, Gradient, InputTimesGradient, IntegratedGradients, SmoothGrad, gradient
-from relprop.composites import EpsilonPlus
+from relprop.composites import Composite, EpsilonPlus
 from relprop.engine.program.answer import answer
 from relprop.engine.program.question import Question
 from relprop.errors import InputError, TargetError
-from relprop.rules import EpsilonRule, ZeroRule
+from relprop.rules import EpsilonRule, GammaRule, Rule, ZeroRule
 from relprop.targets import Index, Seed, Target
 
 
@@ -315,3 +315,44 @@ def test_which_output_is_explained() -> None:
         torch.testing.assert_close(expl.relevance, x * head.weight[1], atol=1e-6, rtol=1e-5)
     with pytest.raises(InputError, match="outputs are boxes, logits"):
         LRP(model, output="scores")(x)
+
+
+def test_relevance_of_parameters_is_what_the_books_say() -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)).double()
+    expl = LRP(model, EpsilonPlus())(X, target=1, parameters=True, audit=True)
+    assert expl.ledger is not None
+    assert set(expl.parameters) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+    for entry in expl.ledger:
+        if entry.module in ("0", "3"):
+            assert abs(float(expl.parameters[f"{entry.module}.weight"].sum()) - entry.passed) < 1e-9
+            assert abs(float(expl.parameters[f"{entry.module}.bias"].sum()) - entry.sinks["bias"]) < 1e-9
+            assert expl.parameters[f"{entry.module}.weight"].shape == model.get_parameter(f"{entry.module}.weight").shape
+
+
+@pytest.mark.parametrize("composite", [EpsilonPlus(epsilon=0.1), ZeroRule(), GammaRule(0.5)], ids=["plus", "zero", "gamma"])
+def test_differentiable_relevance_of_a_call(composite: Composite | Rule) -> None:
+    """Its derivative along a direction, in the inputs and in every parameter, is that of finite differences."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)).double()
+    lrp, x, slopes = LRP(model, composite), X.clone().requires_grad_(), torch.randn_like(X)
+    expl = lrp(x, target=1, differentiable=True)
+    torch.testing.assert_close(expl.relevance.detach(), lrp(X, target=1).relevance)
+    leaves = [x, *model.parameters()]
+    gradients = torch.autograd.grad((expl.relevance * slopes).sum(), leaves, allow_unused=True)
+    directions = [torch.randn_like(t) for t in leaves]
+    ahead, behind = (_moved(lrp, leaves, directions, step, slopes) for step in (1e-6, -1e-6))
+    along = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True) if g is not None)
+    torch.testing.assert_close(along, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-6)
+    assert float(along.abs()) > 1e-3
+
+
+def _moved(lrp: LRP, leaves: list[Tensor], directions: list[Tensor], step: float, slopes: Tensor) -> Tensor:
+    """`Σ slopes · R` with inputs and parameters moved a step along some directions."""
+    with torch.no_grad():
+        for leaf, direction in zip(leaves, directions, strict=True):
+            leaf += step * direction
+        found = (lrp(leaves[0].detach(), target=1).relevance * slopes).sum()
+        for leaf, direction in zip(leaves, directions, strict=True):
+            leaf -= step * direction
+    return found

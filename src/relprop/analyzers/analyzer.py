@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from relprop.analyzers import checks as _checks
 from relprop.analyzers.captured import explained_output, ledger_of
 from relprop.analyzers.captures import Shared, captures_of
-from relprop.analyzers.inputs import Inputs, ambiguous_names, inputs_of, refuse_ambiguous
+from relprop.analyzers.inputs import ambiguous_names, refuse_ambiguous
 from relprop.engine.graph.graph import Graph, Node, shape_of
-from relprop.engine.graph.signature import batch_size, usable
+from relprop.engine.graph.signature import Inputs, batch_size, inputs_of, usable
 from relprop.engine.ops.units import OwnRule
 from relprop.engine.program.question import Answer
 from relprop.engine.rewrites import Canonize, as_rewrites, canonical

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,12 +11,15 @@ from relprop.analyzers.lrp import LRP
 from relprop.engine.rewrites.chains import is_sequential
 
 
-def layer_indices(model: nn.Module, example_inputs: Sequence[Any] | None = None, *, flatten: bool = True) -> None:
+def layer_indices(
+    model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any] | None = None, *, flatten: bool = True
+) -> None:
     """Print the index of each layer, as `LayerMap` takes it.
 
     Args:
         model: any module; it is captured only if `example_inputs` is given.
-        example_inputs: positional inputs. Without them layers are listed as modules are registered, which is the order
+        example_inputs: positional inputs as a tuple, or keyword inputs as a dict. Without them layers are listed as
+            modules are registered, which is the order
             of execution for nested `nn.Sequential` only.
         flatten: as in `LRP`.
 

@@ -1,33 +1,13 @@
-"""What users call analyzers with: inputs in several forms, and options that must not be taken for inputs."""
+"""Options of a call that must not be taken for inputs of the model."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import nn
 
 from relprop.errors import InputError
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword inputs of a model."""
-
-
-def inputs_of(given: Sequence[Any] | Mapping[str, Any], name: str = "example_inputs") -> Inputs:
-    """Positional inputs from a tuple, keyword inputs from a dict.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if isinstance(given, Mapping):
-        return (), dict(given)
-    if isinstance(given, (tuple, list)):
-        return tuple(given), {}
-    kind = "a tensor" if isinstance(given, Tensor) else f"a {type(given).__name__}"
-    raise InputError(
-        f"{name} is {kind}; give the model's positional inputs as a tuple: (x,), or its keyword inputs as a dict."
-    )
 
 
 def ambiguous_names(model: nn.Module, options: Iterable[str]) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from relprop.analyzers import checks as _checks
 from relprop.analyzers.analyzer import Analyzer, Call, in_one
 from relprop.analyzers.captured import Captured, Layers, captured
 from relprop.analyzers.captures import Shared
-from relprop.analyzers.inputs import Inputs, inputs_of, refuse_ambiguous
+from relprop.analyzers.inputs import refuse_ambiguous
 from relprop.analyzers.options import Conditions, Options, check_masks, paired
 from relprop.composites import Composite
+from relprop.composites.assign import rules_of_layers
 from relprop.composites.composite import as_composite
-from relprop.composites.table import entries, printed
+from relprop.composites.table import Line, printed, table_of_layers
 from relprop.engine.graph.graph import Node
-from relprop.engine.graph.signature import batch_size
+from relprop.engine.graph.signature import Inputs, batch_size, inputs_of
 from relprop.engine.layers.layers import Layer, layers_of_modules
 from relprop.engine.ops.units import OwnRule
 from relprop.engine.program.answer import answer
@@ -29,9 +31,9 @@ from relprop.engine.program.question import Answer
 from relprop.engine.rewrites import Canonize, FuseBatchNorm
 from relprop.engine.rewrites.chains import is_sequential
 from relprop.engine.rewrites.modules import flatten_model
-from relprop.errors import CompositeError, InputError
+from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
-from relprop.rules import PassRule, Rule
+from relprop.rules import Rule
 from relprop.targets import TargetLike
 
 
@@ -124,6 +126,10 @@ class LRP(Analyzer):
             modules=modules,
         )
         self._flatten, self._keep_weights, self._checkpoint = flatten, memory == "keep", checkpoint
+        made = {"canonize": canonize, "flatten": flatten, "output": output, "normalize_output": normalize_output}
+        made |= {"checks": checks, "memory": memory, "checkpoint": checkpoint}
+        defaults = LRP.__init__.__kwdefaults__ or {}
+        self._changed = [f"{name}={value!r}" for name, value in made.items() if value != defaults.get(name)]
         self.composite = as_composite(composite)
         self._known: weakref.WeakKeyDictionary[Shared, Captured] = weakref.WeakKeyDictionary()
         self._shared: Shared | None = None
@@ -143,9 +149,8 @@ class LRP(Analyzer):
         """The table's rows: in order of execution once the model was captured, else in that of registration."""
         if self._latest is not None:
             return self._latest.layers
-        return layers_of_modules(
-            self._source, flatten=self._flatten, fuse=any(isinstance(r, FuseBatchNorm) for r in self._rewrites)
-        )
+        fuses = any(isinstance(rewrite, FuseBatchNorm) for rewrite in self._rewrites)
+        return layers_of_modules(self._source, flatten=self._flatten, fuse=fuses)
 
     def __call__(
         self,
@@ -258,6 +263,7 @@ class LRP(Analyzer):
         ]
         for question in questions:
             check_masks(question.conditions, batch_size(call.inputs, {}) or 1)
+        self._warn_of_memory(options)
         program, inputs, questions = known.fit(call.inputs, questions)
 
         def run() -> Iterator[Answer]:
@@ -332,6 +338,15 @@ class LRP(Analyzer):
             known.compiled.clear()
         return self
 
+    def _warn_of_memory(self, options: Options) -> None:
+        if self._checkpoint and (options.audit or options.differentiable):
+            asked = "audit=True" if options.audit else "differentiable=True"
+            warnings.warn(
+                f"{asked} reads all activations, so checkpoint={self._checkpoint!r} saves no memory in this call.",
+                UserWarning,
+                stacklevel=5,
+            )
+
     def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> Inputs:
         """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
         if given is None:
@@ -348,21 +363,15 @@ class LRP(Analyzer):
     def __str__(self) -> str:
         return printed(self._lines())
 
-    def _lines(self) -> list[tuple[str, str]]:
-        layers = self.layers
+    def _lines(self) -> list[Line]:
+        layers, named = self.layers, self.composite.name if isinstance(self.composite, Composite) else ""
+        made = ", ".join([*([named] if named else []), *self._changed])
         known = self._latest is not None or is_sequential(self._source)
-        if not known and not isinstance(
-            self.composite, Composite
-        ):  # rules by position, and positions are not known yet
-            waiting = [(layer.row, "known after the first call") for layer in layers]
-            return [("LRP(", "plain"), *entries(waiting, indent=2), (")", "plain")]
+        if not known and not isinstance(self.composite, Composite):  # rules by position, which is not known yet
+            return table_of_layers("LRP", made, layers, ["known after the first call"] * len(layers))
         rules = self._latest.row_rules if self._latest is not None else self._assign(layers)
-        note = "" if known else "  # modules as registered; order and functional operators show after the first call"
-        rows = [
-            (layer.row, f"fused into {layer.fused_into}" if layer.fused_into is not None else rule)
-            for layer, rule in zip(layers, rules, strict=True)
-        ]
-        return [("LRP(" + note, "plain"), *entries(rows, indent=2), (")", "plain")]
+        note = "" if known else "modules as registered; order and functional operators show after the first call"
+        return table_of_layers("LRP", "; ".join(part for part in (made, note) if part), layers, rules)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave captured programs behind: they are made anew at the next call."""
@@ -377,17 +386,8 @@ class LRP(Analyzer):
         return None if self._shared is None else self._known.get(self._shared)
 
     def _assign(self, layers: list[Layer]) -> list[Rule]:
-        """The rule of each row; a row that was fused away has none of its own."""
-        if isinstance(self.composite, Composite):
-            return self.composite.assign(layers)
-        own = [layer for layer in layers if layer.fused_into is None]
-        if len(self.composite) != len(own):
-            table = "\n".join(f"  {layer.row}" for layer in own)
-            raise CompositeError(
-                f"There are {len(self.composite)} rules, but the model has {len(own)} layers that take one:\n{table}"
-            )
-        given = iter(self.composite)
-        return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
+        """The rule of each row."""
+        return rules_of_layers(self.composite, layers)
 
     def _captured(self, shared: Shared) -> Captured:
         """A captured graph with this analyzer's rules."""

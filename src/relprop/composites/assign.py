@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from relprop.composites.composite import Composite
 from relprop.engine.graph.graph import Node, data_inputs, info
 from relprop.engine.layers.kinds import ProductLayer
 from relprop.engine.layers.layers import Layer
 from relprop.engine.ops import lookup
 from relprop.engine.ops.recurrent import RECURRENT
 from relprop.engine.ops.units import unit_of
+from relprop.errors import CompositeError
 from relprop.rules import LayerNormRule, PassRule, ProductRule, Rule, ZeroRule
+
+
+def rules_of_layers(composite: Composite | Sequence[Rule], layers: Sequence[Layer]) -> list[Rule]:
+    """The rule of each row: what a composite says, or one rule each; a row that was fused away has none of its own.
+
+    Raises:
+        CompositeError: another number of rules than of rows that take one, or a composite that does not fit.
+    """
+    if isinstance(composite, Composite):
+        return composite.assign(layers)
+    own = [layer for layer in layers if layer.fused_into is None]
+    if len(composite) != len(own):
+        table = "\n".join(f"  {layer.row}" for layer in own)
+        raise CompositeError(
+            f"There are {len(composite)} rules, but the model has {len(own)} layers that take one:\n{table}"
+        )
+    given = iter(composite)
+    return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
 
 
 def unit_rule(layer: Layer) -> Rule | None:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec
+
+from torch import Tensor
 
 from relprop.composites.primitives import Primitive
 from relprop.composites.table import entries, printed
 from relprop.engine.layers.layers import Layer
 from relprop.errors import CompositeError
 from relprop.rules import Rule, ZeroRule
+from relprop.rules.base import short
+
+P = ParamSpec("P")
+
+PRESETS = (
+    "AttnLRP",
+    "CPLRP",
+    "EpsilonAlpha2Beta1",
+    "EpsilonAlpha2Beta1Flat",
+    "EpsilonGammaBox",
+    "EpsilonPlus",
+    "EpsilonPlusFlat",
+)
 
 
 class Composite:
@@ -48,11 +68,12 @@ class Composite:
         self.default_rule = default
         self.primitives: tuple[Primitive, ...] = tuple(primitives)
         self.reason = ""
+        self.name = ""
 
     def because(self, reason: str) -> Composite:
         """The same composite with a reason, which its print shows."""
         explained = Composite(self.default_rule, *self.primitives)
-        explained.reason = reason
+        explained.reason, explained.name = reason, self.name
         return explained
 
     def assign(self, layers: Sequence[Layer]) -> list[Rule]:
@@ -83,7 +104,7 @@ class Composite:
 
     def _lines(self) -> list[tuple[str, str]]:
         lines = [(f"# {self.reason}", "dim")] if self.reason else []
-        lines.append(("Composite(", "plain"))
+        lines.append((f"Composite(  # {self.name}" if self.name else "Composite(", "plain"))
         if self.default_rule != ZeroRule():
             lines.append((f"  {self.default_rule!r},  # default", "rule"))
         for primitive in self.primitives:
@@ -108,7 +129,49 @@ def as_composite(given: Composite | Rule | Sequence[Rule] | None) -> Composite |
         return given
     if isinstance(given, Rule):
         return Composite(given)
-    rules = tuple(given) if isinstance(given, Sequence) else None
+    rules = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else None
     if rules is None or not all(isinstance(r, Rule) for r in rules):
-        raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {given!r}.")
+        raise CompositeError(f"LRP takes a Composite, a rule, or a list of rules, got {given!r}.{_hint(given)}")
     return rules
+
+
+def preset(make: Callable[P, Composite]) -> Callable[P, Composite]:
+    """A function that makes a composite, whose print tells how: `EpsilonPlus(epsilon=0.1)`."""
+    signature = inspect.signature(make)
+
+    @wraps(make)
+    def named(*args: P.args, **kwargs: P.kwargs) -> Composite:
+        composite = make(*args, **kwargs)
+        given = signature.bind(*args, **kwargs).arguments
+        changed = [(n, v) for n, v in given.items() if not _is(v, signature.parameters[n].default)]
+        composite.name = f"{make.__name__}({', '.join(f'{name}={short(value)}' for name, value in changed)})"
+        return composite
+
+    return named
+
+
+def _is(value: object, default: object) -> bool:
+    return value is default or (type(value) is type(default) and not isinstance(value, Tensor) and value == default)
+
+
+def _hint(given: object) -> str:
+    """What was probably meant."""
+    several = given if isinstance(given, (list, tuple)) else [given]
+    for one in several:
+        if isinstance(one, type) and issubclass(one, (Rule, Composite, Primitive)):
+            return f" {one.__name__} is a class; give one of its values, such as {one.__name__}()."
+        if isinstance(one, Primitive):
+            return f" Put it into a composite: Composite({type(one).__name__}(...))."
+        if isinstance(one, str):
+            return f" Names are for the command line; from Python: relprop.composites.{_near(one)}()."
+        if callable(one):
+            name = getattr(one, "__name__", repr(one))
+            return f" {name} is a function; if it makes a composite, call it: {name}()."
+    return ""
+
+
+def _near(name: str) -> str:
+    """The preset that a name is most like."""
+    known = {"".join(re.findall("[a-z0-9]+", p.lower())): p for p in PRESETS}
+    plain = "".join(re.findall("[a-z0-9]+", name.lower()))
+    return known[next(iter(difflib.get_close_matches(plain, known, 1, 0)))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from relprop.composites.composite import Composite
+from relprop.composites.composite import Composite, preset
 from relprop.composites.primitives import FirstLayerTypeMap, GlobalTypeMap
 from relprop.engine.layers.kinds import (
     ActivationLayer,
@@ -49,6 +49,7 @@ def _preset(
     return Composite(ZeroRule(stabilizer=stabilizer, bias=bias), *primitives)
 
 
+@preset
 def EpsilonPlus(epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb") -> Composite:
     """z⁺-rule for convolutions, ε-rule for linear layers.
 
@@ -60,12 +61,14 @@ def EpsilonPlus(epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bi
     return _preset(ZPlusRule(stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias)
 
 
+@preset
 def EpsilonPlusFlat(epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb") -> Composite:
     """`EpsilonPlus`, with the flat rule for the first layer if it is a convolution."""
     flat = FlatRule(stabilizer=stabilizer, bias=bias)
     return _preset(ZPlusRule(stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)
 
 
+@preset
 def EpsilonAlpha2Beta1(
     epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
 ) -> Composite:
@@ -73,6 +76,7 @@ def EpsilonAlpha2Beta1(
     return _preset(AlphaBetaRule(2.0, 1.0, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias)
 
 
+@preset
 def EpsilonAlpha2Beta1Flat(
     epsilon: Stabilizer = 1e-6, *, stabilizer: Stabilizer = 1e-9, bias: Bias = "absorb"
 ) -> Composite:
@@ -81,6 +85,7 @@ def EpsilonAlpha2Beta1Flat(
     return _preset(AlphaBetaRule(2.0, 1.0, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)
 
 
+@preset
 def EpsilonGammaBox(
     low: float | Tensor,
     high: float | Tensor,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from relprop.engine.layers.layers import Layer
 from relprop.rules import Rule
 
 Line = tuple[str, str]
@@ -25,6 +26,16 @@ def entries(rows: Sequence[tuple[str, Rule | str]], indent: int) -> list[Line]:
         kind = "dim" if isinstance(right, str) else "rule"
         lines.append((f"{' ' * indent}{lead}{shown},", kind))
     return lines
+
+
+def table_of_layers(name: str, comment: str, layers: Sequence[Layer], rules: Sequence[Rule | str]) -> list[Line]:
+    """`layer => rule` for each row of a model, in brackets with a name and a comment in front."""
+    rows = [
+        (layer.row, f"fused into {layer.fused_into}" if layer.fused_into is not None else rule)
+        for layer, rule in zip(layers, rules, strict=True)
+    ]
+    head = f"{name}(  # {comment}" if comment else f"{name}("
+    return [(head, "plain"), *entries(rows, indent=2), (")", "plain")]
 
 
 def printed(lines: Sequence[Line]) -> str:

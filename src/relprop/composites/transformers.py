@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from relprop.composites.composite import Composite
+from relprop.composites.composite import Composite, preset
 from relprop.composites.presets import EpsilonPlusFlat
 from relprop.composites.primitives import GlobalTypeMap
 from relprop.engine.layers.kinds import (
@@ -38,6 +38,7 @@ from relprop.rules import (
 from relprop.rules.special import AttentionMode, SoftmaxBias
 
 
+@preset
 def AttnLRP(
     *,
     attention: AttentionMode = "attnlrp",
@@ -80,6 +81,7 @@ def AttnLRP(
     return Composite(ZeroRule(bias=bias), GlobalTypeMap(rules))
 
 
+@preset
 def CPLRP(
     *,
     attention: AttentionMode = "cp",

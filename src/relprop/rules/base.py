@@ -63,7 +63,7 @@ class Rule:
             cls.__repr__ = Rule.__repr__  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
-        shown = [f"{f.name}={_short(getattr(self, f.name))}" for f in fields(self) if self._shows(f.name)]
+        shown = [f"{f.name}={short(getattr(self, f.name))}" for f in fields(self) if self._shows(f.name)]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _shows(self, name: str) -> bool:
@@ -181,7 +181,8 @@ class AffineRule(Rule):
         return modifier
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A parameter as prints show it."""
     if isinstance(value, Tensor):
         return f"tensor{list(value.shape)}" if value.numel() > 1 else f"{value.item():g}"
     if isinstance(value, float):

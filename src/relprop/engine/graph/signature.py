@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from relprop.errors import InputError
+
 
 def signature_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Structure of the inputs; of each tensor dtype, device and shape less what may vary; other inputs by value."""
@@ -44,3 +46,23 @@ def usable(leaf: Any, *, detach: bool = True) -> Any:
         with torch.inference_mode(False):
             return leaf.clone()
     return leaf.detach() if detach else leaf
+
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword inputs of a model."""
+
+
+def inputs_of(given: Any, name: str = "example_inputs") -> Inputs:
+    """Positional inputs from a tuple, keyword inputs from a dict.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    if isinstance(given, (tuple, list)):
+        return tuple(given), {}
+    kind = "a tensor" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+    raise InputError(
+        f"{name} is {kind}; give the model's positional inputs as a tuple: (x,), or its keyword inputs as a dict."
+    )

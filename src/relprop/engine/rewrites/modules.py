@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph, Node, info
 from relprop.engine.graph.run import evaluate
 from relprop.engine.graph.shadow import copy_modules
-from relprop.engine.graph.signature import signature_of
+from relprop.engine.graph.signature import Inputs, inputs_of, signature_of
 from relprop.engine.rewrites.batch_norm import FuseBatchNorm
 from relprop.engine.rewrites.canonical import canonical
 from relprop.engine.rewrites.chains import fusable, is_leaf, is_sequential, takers
@@ -95,7 +95,7 @@ def _unnest(model: nn.Module) -> list[nn.Module]:
     return [leaf for child in model for leaf in _unnest(child)]
 
 
-def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> nn.Module:
+def canonize(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any] | None = None) -> nn.Module:
     """An equivalent model in the form that LRP's papers speak of: batch norms fused, LayerNorms split.
 
     A batch norm is fused, exactly, into the convolution, transposed convolution or linear layer in front of it, or into
@@ -105,8 +105,8 @@ def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> n
     `LRP` does the same on the captured graph by itself; this is for looking at the result, or working on with it.
 
     Args:
-        example_inputs: positional inputs. Needed for a model that is no chain of `nn.Sequential`, since only its graph
-            tells what follows what.
+        example_inputs: positional inputs as a tuple, or keyword inputs as a dict. Needed for a model that is no chain
+            of `nn.Sequential`, since only its graph tells what follows what.
 
     Raises:
         ModelError: the model is no chain and there are no `example_inputs`.
@@ -119,7 +119,7 @@ def canonize(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> n
             "example_inputs=(x,). LRP(model) canonizes by itself."
         )
     canonical_model = copy_modules(model)
-    for layer, norms, weight, bias in _fused_layers(model, example_inputs):
+    for layer, norms, weight, bias in _fused_layers(model, inputs_of(example_inputs)):
         module = canonical_model.get_submodule(layer)
         canonical_model.set_submodule(layer, _with_parameters(module, weight, bias))
         for norm in norms:
@@ -172,12 +172,12 @@ def split(norm: nn.LayerNorm) -> tuple[nn.LayerNorm, Scale]:
     return plain.train(norm.training), Scale(norm.weight, norm.bias)
 
 
-def _fused_layers(model: nn.Module, example_inputs: Sequence[Any]) -> list[tuple[str, tuple[str, ...], Tensor, Tensor]]:
+def _fused_layers(model: nn.Module, example_inputs: Inputs) -> list[tuple[str, tuple[str, ...], Tensor, Tensor]]:
     """(layer, norms that are a part of it, weight, bias), as the graph fuses them, for modules that allow it.
 
     A module computes one thing wherever it is called: layer and norm are called once, and nothing else is in them.
     """
-    graph = canonical(capture(model, example_inputs), (FuseBatchNorm(),))
+    graph = canonical(capture(model, *example_inputs), (FuseBatchNorm(),))
     data = [node for node in graph.operators() if info(node).data]
     own = Counter(info(node).path for node in data)
     taken = Counter(path for node in data for path in (*info(node).aliases, *info(node).absorbed))
