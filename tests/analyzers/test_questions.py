@@ -327,10 +327,14 @@ def test_relevance_of_parameters_is_what_the_books_say() -> None:
         if entry.module in ("0", "3"):
             assert abs(float(expl.parameters[f"{entry.module}.weight"].sum()) - entry.passed) < 1e-9
             assert abs(float(expl.parameters[f"{entry.module}.bias"].sum()) - entry.sinks["bias"]) < 1e-9
-            assert expl.parameters[f"{entry.module}.weight"].shape == model.get_parameter(f"{entry.module}.weight").shape
+            assert (
+                expl.parameters[f"{entry.module}.weight"].shape == model.get_parameter(f"{entry.module}.weight").shape
+            )
 
 
-@pytest.mark.parametrize("composite", [EpsilonPlus(epsilon=0.1), ZeroRule(), GammaRule(0.5)], ids=["plus", "zero", "gamma"])
+@pytest.mark.parametrize(
+    "composite", [EpsilonPlus(epsilon=0.1), ZeroRule(), GammaRule(0.5)], ids=["plus", "zero", "gamma"]
+)
 def test_differentiable_relevance_of_a_call(composite: Composite | Rule) -> None:
     """Its derivative along a direction, in the inputs and in every parameter, is that of finite differences."""
     torch.manual_seed(4)
