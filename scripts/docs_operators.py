@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from relprop.engine.ops.registry import Op, always, inherits, known_operators, never
-from relprop.engine.rewrites.lowering import REWRITES
+from relprop.engine.rewrites.lowering import OF_FIRST, REWRITES
+from relprop.engine.rewrites.written_out import WRITTEN_OUT
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 
@@ -70,6 +71,11 @@ FAMILIES = {
         "The winner takes all under the `ZeroRule` and the `EpsilonRule`. Under the `NormRule`, pools give each entry "
         "of a window its share.",
     ),
+    "soft maximum": (
+        "Soft maxima",
+        "Logarithms of sums of exponentials: `R_i = exp(x_i) / Σ_k exp(x_k) · R`, as the logarithm and the "
+        "exponentials pass relevance, and the sum shares it.",
+    ),
     "normalization": (
         "Normalizations",
         "Mean and standard deviation count as constants, centring is a linear map: the `LayerNormRule`.",
@@ -109,12 +115,38 @@ BECOMES = {
     "lerp": "`x + w (y - x)`",
     "matmul": "`linear`, for a product with a constant matrix",
     "mm": "`linear`, for a product with a constant matrix",
-    "pow": "a statistic, where the exponent is negative",
+    "pow": "a statistic, where the exponent is negative; `power`, where it is not known to be 0 at 0",
     "real": "the real part of a Fourier transform as one linear map",
     "rms_norm": "`normalize` without centring, and `scale`",
     "rsub": "a sum",
     "scaled_dot_product_attention": "the same, with queries, keys and values as nodes of their own",
     "slice": "its input, where it takes all of it: `x[:]`",
+    "addbmm": "a sum of a batched product's sum and its summand",
+    "addmv": "a sum of a product and its summand",
+    "addr": "a sum of an outer product and its summand",
+    "aminmax": "`amin` and `amax`",
+    "bilinear": "`einsum` of both inputs and the weight, and a bias",
+    "cdist": "differences, and their norm as powers, a sum and a root",
+    "cosine_similarity": "the product of two tensors, each divided by its norm, and its sum",
+    "diff": "a difference of two slices",
+    "dist": "a difference, and its norm as powers, a sum and a root",
+    "hypot": "the root of a sum of squares",
+    "index_put": "a sum, where it accumulates",
+    "index_reduce": "as `scatter_reduce`",
+    "l1_loss": "the absolute value of a difference, and its mean or sum",
+    "linalg_vecdot": "a product and its sum",
+    "mse_loss": "the square of a difference, and its mean or sum",
+    "pairwise_distance": "a difference, and its norm as powers, a sum and a root",
+    "quantile": "the sorted entries next to it, weighted; of a `q` that is a number",
+    "scatter": "with `reduce='add'`: `scatter_add`",
+    "scatter_reduce": "`scatter_add`, for a mean divided by the count; the largest of each place; `prod` is refused",
+    "trace": "the sum of the diagonal",
+    **dict.fromkeys(("chain_matmul", "linalg_multi_dot"), "products of two matrices at a time"),
+    **dict.fromkeys(("cross", "linalg_cross"), "a difference of two products of rolled vectors"),
+    **dict.fromkeys(("ger", "outer"), "a product of a column and a row"),
+    **dict.fromkeys(("inner", "tensordot"), "`linear`, for a product with a constant; `matmul` or `einsum`"),
+    **dict.fromkeys(("special_xlogy", "xlogy"), "a product with a logarithm"),
+    **dict.fromkeys(OF_FIRST, "the same function of its first argument; where both are data, the second is a constant"),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), BY_DATA),
     **dict.fromkeys(("div", "divide", "true_divide"), QUOTIENT),
     **dict.fromkeys(("group_norm", "instance_norm", "layer_norm"), "`normalize` and `scale`"),
@@ -131,7 +163,7 @@ def page() -> str:
     """The whole page."""
     operators = known_operators()
     families = {op.family for op in operators.values()}
-    missing = (set(REWRITES) - set(BECOMES)) | (families - set(FAMILIES))
+    missing = ((set(REWRITES) | set(WRITTEN_OUT)) - set(BECOMES)) | (families - set(FAMILIES))
     if missing:
         sys.exit(f"{Path(__file__).name} has no text for {sorted(missing)}: add it to BECOMES or FAMILIES")
     sections = [section(family, operators.values()) for family in FAMILIES if family in families]
@@ -158,7 +190,7 @@ def listed(operators: Iterable[Op]) -> str:
 
 
 def rewrites() -> str:
-    rows = [f"| `{name}` | {BECOMES[name]} |" for name in sorted(REWRITES)]
+    rows = [f"| `{name}` | {BECOMES[name]} |" for name in sorted({*REWRITES, *WRITTEN_OUT})]
     text = (
         "These are rewritten to relprop's own few operators when a model is read, so that each rule meets the part "
         "that it speaks of."

@@ -21,6 +21,9 @@ X = torch.tensor([[-2.5, -1.0, -0.25], [0.5, 1.0, 3.0]], dtype=torch.float64)
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "clamp": (-1.0, 1.0),
+    "clip": (-1.0, 1.0),
+    **dict.fromkeys(("remainder", "fmod", "floor_divide"), (0.7,)),
+    **dict.fromkeys(("atan2", "arctan2", "copysign"), (torch.tensor(0.7, dtype=torch.float64),)),
     "clamp_min": (-0.5,),
     "clamp_max": (0.5,),
     "dropout": (0.5, False),

@@ -96,6 +96,22 @@ def real_part(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor
     return result
 
 
+def extreme_of_places(src: Tensor, zeros: Tensor, dim: int, index: Tensor, kind: str) -> Tensor:
+    """The largest (`"amax"`) or smallest of the entries that `index` sends to a place; 0 where it sends none."""
+    return zeros.scatter_reduce(dim, index, src, kind, include_self=False)
+
+
+def sum_of_places(values: Tensor, zeros: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """The sum of the values that `indices` send to a place; 0 where they send none."""
+    total: Tensor = torch.ops.aten.index_put.default(zeros, indices, values, True)
+    return total
+
+
+def power(base: Tensor | float, exponent: Tensor | float) -> Tensor:
+    """`base ** exponent` where it is not known to be 0 at 0: `2 ** x`, `x ** 0`."""
+    return torch.pow(base, exponent)  # type: ignore[arg-type]
+
+
 # Constants, computed once from parameters.
 
 

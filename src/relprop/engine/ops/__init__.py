@@ -12,7 +12,7 @@ from relprop.engine.ops import source  # noqa: F401  (fills the table)
 from relprop.engine.ops.activation import ActivationStep, PassStep
 from relprop.engine.ops.affine import AffineStep
 from relprop.engine.ops.attention import AttentionStep, SoftmaxStep
-from relprop.engine.ops.maximum import MaxStep, ShareOfWindowStep
+from relprop.engine.ops.maximum import MaxStep, ShareOfWindowStep, SoftMaximumStep
 from relprop.engine.ops.movement import MovementStep
 from relprop.engine.ops.normalization import NormalizationStep
 from relprop.engine.ops.own import OwnStep
@@ -34,6 +34,7 @@ FAMILIES: dict[str, type[Step]] = {
     "movement": MovementStep,
     "normalization": NormalizationStep,
     "product": ProductStep,
+    "soft maximum": SoftMaximumStep,
     "softmax": SoftmaxStep,
     "sum": AffineStep,
     "unit": UnitStep,

@@ -56,11 +56,18 @@ _register("leaky_relu prelu elu selu celu mish softsign hardshrink softshrink ta
           nonneg=inherits, layers=_A)  # fmt: skip
 _register("asinh atan sinh expm1 erf sign pow round floor ceil trunc", "divide", nonneg=inherits)
 _register("sin tan nan_to_num", "divide")
-_register("abs sqrt square", "divide", nonneg=always)
+_register("asin arcsin arctan arcsinh atanh arctanh erfinv special_erf special_erfinv special_expm1 sgn fix frac "
+          "deg2rad rad2deg special_round fmod remainder floor_divide", "divide")  # fmt: skip
+_register("abs absolute sqrt square", "divide", nonneg=always)
 # f(0) may be anything
 _register("sigmoid hardsigmoid", "none", nonneg=always, gate=2, layers=_A)
 _register("softplus", "none", nonneg=always, layers=_A)
-_register("exp exp2 cosh", "none", nonneg=always)
+_register("special_expit", "none", nonneg=always, gate=2)
+_register("exp exp2 cosh special_exp2 erfc special_erfc special_erfcx special_ndtr i0 special_i0 special_i0e", "none",
+          nonneg=always)  # fmt: skip
+_register("acos arccos acosh arccosh atan2 arctan2 copysign power lgamma digamma special_gammaln special_digamma "
+          "special_psi special_log_ndtr special_entr special_logit special_log1p sinc special_sinc special_i1 "
+          "special_i1e clip", "none")  # fmt: skip
 _register("hardtanh clamp_min", "none", nonneg=_clamped_from_below, layers=_A)
 _register("clamp", "none", nonneg=_clamped_from_below, same_ids=True, layers=_A)
 _register("log_sigmoid threshold", "none", layers=_A)

@@ -9,7 +9,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, constant_name, info, operator_name
+from relprop.engine.graph.graph import Node, constant_name, data_inputs, info, operator_name, where_is
 from relprop.engine.ops.activation import ActivationStep
 from relprop.engine.ops.linear_maps import Affine, AffineMap, SomeRows, SumMap
 from relprop.engine.ops.parameters import credit_bias, credit_constant, credit_weight
@@ -259,10 +259,21 @@ def affine_map(node: Node, plan: Plan | None = None) -> AffineMap:
     affine = AffineMap(node, options)
     if len(affine.xs) != 1:
         raise RuleError(
-            f"{operator_name(node)} at {node} has {len(affine.xs)} data inputs, so it is not affine in one."
+            f"{operator_name(node)} at {where_is(node)} has {len(affine.xs)} data inputs, so it is not affine in one: "
+            f"{', '.join(f'{x} (made by {_maker(x)})' for x in affine.xs)}. Next step: relprop.StopRule() on the "
+            "module that computes all but one of them, such as the grid of a grid_sample, which then are constants; or "
+            f"relprop.register_op({operator_name(node)!r}, step=...) with a step of your own."
         )
     rows = live_rows(node, plan) if plan is not None and operator_name(node) == "linear" and affine.w else None
     return affine if rows is None else SomeRows(node, options, *rows)
+
+
+def _maker(node: Node) -> str:
+    """The module that a node comes from, or that what it is computed from comes from; modules are what rules go by."""
+    waiting = [node]
+    while waiting and not info(waiting[0]).path:
+        waiting = waiting[1:] + [x for x in data_inputs(waiting[0]) if x.op == "call_function"]
+    return where_is(waiting[0] if waiting else node)
 
 
 def rectifier(node: Node, plan: Plan) -> Node | None:

@@ -78,7 +78,10 @@ _register("upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_ne
 _register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", _POSITIVE,
           nonneg=inherits, gate=None)  # fmt: skip
 _register("upsample_bicubic2d _upsample_bicubic2d_aa", _MIXED, gate=None)
-_register("grid_sampler grid_sampler_2d grid_sampler_3d real_part", _MIXED)
+_register("grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator real_part", _MIXED)
+_register("sum_of_places", _EQUAL, nonneg=inherits)
+_register("torchvision.roi_align torchvision.ps_roi_align", _POSITIVE, nonneg=inherits)
+_register("torchvision.deform_conv2d", Affine(weight=1, bias=4), layers=_C)
 
 
 def _sum_sign(node: Node, args: Sequence[bool]) -> bool:

@@ -14,7 +14,7 @@ from relprop.engine.graph.graph import Node
 from relprop.engine.graph.operators import part
 from relprop.engine.ops.registry import inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
-from relprop.engine.ops.tape import C, Message, Tape, masked_product
+from relprop.engine.ops.tape import C, Message, R, Tape, masked_product
 from relprop.rules import EpsilonRule, NormRule, Rule, ZeroRule
 
 
@@ -49,8 +49,10 @@ _register("adaptive_max_pool1d", Maximum(F.adaptive_avg_pool1d), layers=_P)
 _register("adaptive_max_pool2d", Maximum(F.adaptive_avg_pool2d), layers=_P)
 _register("adaptive_max_pool3d", Maximum(F.adaptive_avg_pool3d), layers=_P)
 _register("amax", Maximum(torch.mean), layers=_P)
-_register("maximum minimum", Maximum(two=True))
-_register("max min amin max_pool1d_with_indices", Maximum())
+_register("maximum minimum fmax fmin", Maximum(two=True))
+_register("max min amin cummax cummin max_pool1d_with_indices torchvision.roi_pool", Maximum())
+_register("extreme_of_places", Maximum())
+register("logsumexp special_logsumexp logaddexp logaddexp2 logcumsumexp", "soft maximum", infinite="inherits")
 
 
 class MaxStep(Step):
@@ -93,6 +95,38 @@ class MaxStep(Step):
         assert probe is not None
         won = probe if x.shape == y.shape else (x == y).to(y.dtype)
         return tape.total(self.node, message) * (1 - won)
+
+
+class SoftMaximumStep(Step):
+    """`y = log Σ_i exp(x_i)`: `R_i = exp(x_i) / Σ_k exp(x_k) · R`, the operator's own gradient, which sums to 1.
+
+    So the logarithm and the exponentials pass relevance, and the sum shares it. Where a constant is among the `x_i`, it
+    keeps its share.
+    """
+
+    records: ClassVar[bool] = True
+
+    def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
+        super().__init__(node, rule, plan)
+        self.read(*self.sources, *((node,) if "c" in self.forms else ()))
+        self.emits = R
+
+    @staticmethod
+    def preference(node: Node, rule: Rule) -> Preference:
+        return "R"
+
+    @staticmethod
+    def check(node: Node, rule: Rule) -> None:
+        if not isinstance(rule, (ZeroRule, EpsilonRule)):
+            raise cannot_serve(node, rule, "a soft maximum has no weights; use ZeroRule().")
+
+    def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        relevance = tape.total(self.node, message)
+        shares = tape.adjoint(self.node, self.sources, Message(R=relevance), linear=False)
+        if len(self.sources) < len(self.node.all_input_nodes):
+            given = [share.R for share in shares if share.R is not None]
+            tape.sink(self.node, "constant", lambda: relevance.sum() - sum(part.sum() for part in given))
+        return zip(self.sources, shares, strict=True)
 
 
 class ShareOfWindowStep(Step):

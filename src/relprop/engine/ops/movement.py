@@ -46,18 +46,25 @@ register(
     "t numpy_T mT swapaxes swapdims movedim moveaxis select narrow at diagonal split split_with_sizes unsafe_split "
     "unsafe_chunk chunk unbind tensor_split expand repeat repeat_interleave tile index index_select gather "
     "take_along_dim roll unfold im2col flip rot90 pixel_unshuffle channel_shuffle reflection_pad1d reflection_pad2d "
-    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d masked_select broadcast_to atleast_1d",
+    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d masked_select broadcast_to atleast_1d "
+    "atleast_2d atleast_3d adjoint mH fliplr flipud ravel take fft_fftshift fft_ifftshift linalg_diagonal "
+    "matrix_H unsafe_split_with_sizes native_channel_shuffle _unsafe_index hsplit vsplit dsplit "
+    "broadcast_tensors meshgrid",
     "movement",
     **_moved,
 )
-register("cat concat concatenate stack hstack vstack", "movement", nonneg=inherits, infinite="inherits")
-register("topk sort", "movement", nonneg=inherits, infinite="inherits", by_value=True)
+register("cat concat concatenate stack hstack vstack dstack column_stack row_stack", "movement", nonneg=inherits,
+         infinite="inherits")  # fmt: skip
+register("topk sort msort median nanmedian kthvalue mode", "movement", nonneg=inherits, infinite="inherits",
+         by_value=True)  # fmt: skip
 
 # Beside what they move, they put numbers: of the model's choice, or zeros and what another tensor holds.
 register("pad", "movement", fills=True, infinite="makes", layers=_R)
+register("pad_sequence", "movement", fills=True, infinite="makes")
 register("constant_pad_nd masked_fill where index_fill masked_scatter scatter index_put", "movement", fills=True,
          infinite="makes")  # fmt: skip
-register("slice_scatter select_scatter index_copy diagonal_scatter diag_embed tril triu", "movement", fills=True,
+register("slice_scatter select_scatter index_copy diagonal_scatter diag_embed tril triu max_unpool2d "
+         "max_unpool3d diag diagflat block_diag", "movement", fills=True,
          infinite="inherits")  # fmt: skip
 
 
@@ -93,7 +100,8 @@ class MovementStep(Step):
             for constant in self._constants(tape):
                 credit_moved(tape, self.node, constant, message)
         linear = not self.op.by_value
-        return zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=linear), strict=True)
+        shares = zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=linear), strict=True)
+        return [(source, share) for source, share in shares if share != Message()]  # one result may leave inputs out
 
     def _constants(self, tape: Tape) -> list[Node]:
         return [n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values.get(n))]

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from relprop.engine.graph.graph import Node, data_inputs, info
+import torch
+from torch import Tensor
+
+from relprop.engine.graph.graph import Node, data_inputs, info, operator_name
 from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, Tape
 from relprop.rules import AffineRule, ProductRule, Rule
 
 register("product", "product", nonneg=inherits, local=everywhere)
+register("prod cumprod", "product", nonneg=inherits)
 
 
 class ProductStep(Step):
@@ -45,11 +49,28 @@ class ProductStep(Step):
             raise cannot_serve(node, rule, "a product has no weights to modify; use ProductRule() or ZeroRule().")
 
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
-        shares = tape.adjoint(self.node, self.leaves, Message(self.factored(message, tape)), linear=False)
+        c = self.factored(message, tape)
+        if operator_name(self.node) in OF_ENTRIES:
+            c = c / _entries(self.node, tape)
+        shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
         taking = sum(degree(self.node, s) for s in self.sources)
         for source, share in zip(self.leaves, shares, strict=True):
             if source in self.sources:
                 yield source, share.map(lambda part: part / taking)
+
+
+OF_ENTRIES = {"prod", "cumprod"}
+"""Products of the entries of one tensor."""
+
+
+def _entries(node: Node, tape: Tape) -> Tensor:
+    """How many entries of its input each entry of such a product multiplies, shaped to broadcast."""
+    shape = tape.shapes[data_inputs(node)[0]]
+    if operator_name(node) == "prod":
+        return torch.tensor(shape.numel() / max(1, tape.shapes[node].numel()), dtype=tape.dtype, device=tape.device)
+    dim = int(node.args[1]) % max(1, len(shape))  # type: ignore[arg-type]
+    count = torch.arange(1, shape.numel() + 1, dtype=tape.dtype, device=tape.device)
+    return count[: shape[dim]].reshape([-1 if d == dim else 1 for d in range(len(shape))])
 
 
 def degree(node: Node, source: Node) -> int:

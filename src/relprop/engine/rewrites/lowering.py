@@ -26,13 +26,14 @@ from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
 from relprop.engine.rewrites.rewriting import Lowering, arguments, changed, insert, positional
+from relprop.engine.rewrites.written_out import write_out
 
 aten = torch.ops.aten
 
 
 def lower(graph: Graph) -> Graph:
     """Analyze and rewrite every operator, in order of execution: what it reads has been rewritten already."""
-    analyze_inputs(embed_ids_as_given(teach(graph)))
+    analyze_inputs(embed_ids_as_given(write_out(teach(graph))))
     for node in list(graph.operators()):
         analyze_operator(node)
         rewrite = REWRITES.get(operator_name(node)) if TAUGHT not in node.meta else None
@@ -63,9 +64,10 @@ def _factors(node: Node) -> tuple[Node, ...]:
 
 
 def _pow(graph: Graph, node: Node) -> Node | None:
-    exponent = node.args[1]
-    negative = isinstance(exponent, (int, float)) and exponent < 0
-    if not negative:
+    base, exponent = node.args[:2]
+    if not isinstance(exponent, (int, float)) or exponent == 0:
+        return insert(graph, node, f.power, base, exponent, like=node)
+    if exponent > 0:
         return None
     statistic = insert(graph, node, f.negative_power, node.args[0], exponent)
     statistic.meta["val"] = fake_value(node)
@@ -83,7 +85,17 @@ def _attention(graph: Graph, node: Node) -> Node | None:
 
 
 def _div(graph: Graph, node: Node) -> Node | None:
-    return None if node.kwargs.get("rounding_mode") else _quotient_of(graph, node, *node.args[:2])
+    quotient = _quotient_of(graph, node, *node.args[:2])
+    rounded = {"floor": aten.floor.default, "trunc": aten.trunc.default}.get(str(node.kwargs.get("rounding_mode")))
+    return quotient if rounded is None else insert(graph, node, rounded, quotient, like=node)
+
+
+def _of_first(graph: Graph, node: Node) -> Node | None:
+    """Functions of `x` and, like a divisor, of `y`: where both are data, `y` counts as a constant."""
+    x, y = node.args[:2]
+    if not (isinstance(x, Node) and isinstance(y, Node) and info(x).data and info(y).data and x is not y):
+        return None
+    return changed(graph, node, node, like=node, other=insert(graph, node, f.hold, y, like=y))
 
 
 def _quotient_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
@@ -279,6 +291,8 @@ def _slice(graph: Graph, node: Node) -> Node | None:
     return source if whole and isinstance(source, Node) and source.op == "call_function" else None
 
 
+OF_FIRST = ("atan2", "arctan2", "remainder", "fmod", "floor_divide", "copysign")
+
 REWRITES: dict[str, Lowering] = {
     **NORMS,
     "mul": _mul,
@@ -286,6 +300,7 @@ REWRITES: dict[str, Lowering] = {
     "div": _div,
     "divide": _div,
     "true_divide": _div,
+    **dict.fromkeys(OF_FIRST, _of_first),
     "neg": _neg,
     "negative": _neg,
     "pow": _pow,
