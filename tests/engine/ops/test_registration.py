@@ -21,7 +21,7 @@ class Odd(nn.Module):
         self.linear = nn.Linear(3, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.special.erfcx(self.linear(x)) * x.cumprod(-1)
+        return torch.special.erfcx(self.linear(x)) * torch.special.bessel_j0(x)
 
 
 class WithOdd(nn.Module):
@@ -46,7 +46,7 @@ def test_what_no_rule_explains_is_refused_with_a_table() -> None:
     with pytest.raises(UnexplainedError) as raised:
         LRP(WithOdd(), example_inputs=(torch.rand(2, 4),))
     said = str(raised.value)
-    for part in ("special_erfcx", "cumprod", "odd", "Odd", "register_op", "register_module"):
+    for part in ("special_erfcx", "special_bessel_j0", "odd", "Odd", "register_op", "register_module"):
         assert part in said
     assert said.count("special_erfcx") >= 2  # one row for each call
 

@@ -63,11 +63,11 @@ _register("abs absolute sqrt square", "divide", nonneg=always)
 _register("sigmoid hardsigmoid", "none", nonneg=always, gate=2, layers=_A)
 _register("softplus", "none", nonneg=always, layers=_A)
 _register("special_expit", "none", nonneg=always, gate=2)
-_register("exp exp2 cosh special_exp2 erfc special_erfc special_erfcx special_ndtr i0 special_i0 special_i0e", "none",
+_register("exp exp2 cosh special_exp2 erfc special_erfc special_ndtr i0 special_i0 special_i0e", "none",
           nonneg=always)  # fmt: skip
 _register("acos arccos acosh arccosh atan2 arctan2 copysign power lgamma digamma special_gammaln special_digamma "
-          "special_psi special_log_ndtr special_entr special_logit special_log1p sinc special_sinc special_i1 "
-          "special_i1e clip", "none")  # fmt: skip
+          "special_psi special_log_ndtr special_entr special_logit special_log1p sinc special_sinc "
+          "clip", "none")  # fmt: skip
 _register("hardtanh clamp_min", "none", nonneg=_clamped_from_below, layers=_A)
 _register("clamp", "none", nonneg=_clamped_from_below, same_ids=True, layers=_A)
 _register("log_sigmoid threshold", "none", layers=_A)
