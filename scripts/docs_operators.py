@@ -80,10 +80,15 @@ FAMILIES = {
         "Normalizations",
         "Mean and standard deviation count as constants, centring is a linear map: the `LayerNormRule`.",
     ),
+    "statistic": (
+        "Statistics",
+        "Standard deviations, variances and norms that are features: their own derivative, divided by their degree, "
+        "shares all relevance out. Where a quotient divides by them they count as constants.",
+    ),
     "source": (
         "Sources",
-        "Their results carry no relevance: shapes, constants, comparisons, indices, and statistics that a quotient "
-        "divides by. An embedding is where the relevance of token ids is read.",
+        "Their results carry no relevance: shapes, constants, comparisons, indices, and inverses. "
+        " An embedding is where the relevance of token ids is read.",
     ),
 }
 
@@ -115,7 +120,8 @@ BECOMES = {
     "lerp": "`x + w (y - x)`",
     "matmul": "`linear`, for a product with a constant matrix",
     "mm": "`linear`, for a product with a constant matrix",
-    "pow": "a statistic, where the exponent is negative; `power`, where it is not known to be 0 at 0",
+    "nan_to_num": "its input where that is finite, a constant elsewhere",
+    "pow": "a statistic, where the exponent is negative; ones, where it is 0; `power`, where it is data or a tensor",
     "real": "the real part of a Fourier transform as one linear map",
     "rms_norm": "`normalize` without centring, and `scale`",
     "rsub": "a sum",

@@ -20,6 +20,7 @@ from relprop.engine.graph.signature import Inputs, batch_size, inputs_of, usable
 from relprop.engine.ops.units import OwnRule
 from relprop.engine.program.question import Answer
 from relprop.engine.rewrites import Canonize, as_rewrites, canonical
+from relprop.engine.rewrites.constants import hold_inputs
 from relprop.engine.rewrites.modules import WithoutSoftmax
 from relprop.engine.rewrites.registered import Taught
 from relprop.engine.rewrites.softmax import strip_graph
@@ -71,6 +72,8 @@ class Analyzer(ABC):
         operators: what `register_op` says, for this analyzer alone: operator -> the name of one that is like it, or
             a subclass of `relprop.engine.ops.Step`.
         modules: what `register_module` says, for this analyzer alone: class of modules -> rule.
+        constant: names of inputs that count as constants, such as a graph's adjacency: what they would get stays in the
+            ledger under their name, and their relevance is 0.
 
     Raises:
         SoftmaxOutputError, CaptureError, InputError: with the next step.
@@ -90,6 +93,7 @@ class Analyzer(ABC):
         classes: Sequence[str] | None = None,
         operators: Mapping[Any, Any] | None = None,
         modules: Mapping[type[nn.Module], OwnRule] | None = None,
+        constant: str | Sequence[str] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"{type(self).__name__} takes a torch.nn.Module, got {type(model).__name__}.")
@@ -104,6 +108,7 @@ class Analyzer(ABC):
         self._ambiguous = ambiguous_names(self._source, self.OPTIONS)
         Taught.now(operators, modules)  # refuses what is wrong before there is work
         self._own, self._taught = (operators, modules), cast("Taught | None", None)
+        self._constant = (constant,) if isinstance(constant, str) else tuple(constant)
         self._warned = False
         examples = None if example_inputs is None else inputs_of(example_inputs)
         if checks:
@@ -185,7 +190,7 @@ class Analyzer(ABC):
         """The captured graph that serves some inputs."""
         taught = self._taught or Taught.now(*self._own)
         rewrites = tuple(r if isinstance(r, Hashable) else id(r) for r in self._rewrites)
-        recipe, rewrite = (self._strip, rewrites, taught), partial(self._canonical, taught)
+        recipe, rewrite = (self._strip, rewrites, taught, self._constant), partial(self._canonical, taught)
         shared = captures_of(self._source).find(self._source, args, kwargs, recipe, rewrite)
         self._taught = taught  # what is registered or taken back later is for analyzers that come later
         return shared
@@ -193,6 +198,7 @@ class Analyzer(ABC):
     def _canonical(self, taught: Taught, graph: Graph) -> Graph:
         if self._strip:
             graph = strip_graph(graph)
+        graph = hold_inputs(graph, self._constant)
         return canonical(taught.into(graph), self._rewrites)
 
     def _warn_once(self) -> None:

@@ -213,18 +213,20 @@ def explained_output(graph: Graph, wanted: str | int | None = None) -> Node:
         InputError: there is no such output, or none that depends on the inputs.
     """
     carrying = [o for o in graph.outputs if isinstance(o, Node) and info(o).data]
-    names = output_names(graph)
     if not carrying:
         raise InputError(
             "No output of the model depends on a floating point input or on embedded token ids, so there is no "
             "relevance to propagate. Integers may have to be converted: x.float()."
         )
     if wanted is not None:
-        return _wanted_output(graph, names, wanted)
-    for usual in ("logits", "out"):
-        for name, output in zip(names, graph.outputs, strict=True):
-            if name == usual and output in carrying:
-                return carrying[carrying.index(output)]
+        return _wanted_output(graph, output_names(graph), wanted)
+    paths = output_paths(graph)
+    for usual in ("logits", "out"):  # the outermost of that name: an auxiliary head's are inside of something else
+        named = [
+            (path.index(usual), i) for i, path in enumerate(paths) if usual in path and graph.outputs[i] in carrying
+        ]
+        if named:
+            return carrying[carrying.index(graph.outputs[min(named)[1]])]
     return carrying[0]
 
 
@@ -243,17 +245,21 @@ def _wanted_output(graph: Graph, names: Sequence[str], wanted: str | int) -> Nod
 
 def output_names(graph: Graph) -> list[str]:
     """What each flat output is called in the model's output, the innermost name; `""` where it has none."""
+    return [path[-1] if path else "" for path in output_paths(graph)]
+
+
+def output_paths(graph: Graph) -> list[list[str]]:
+    """The names on the way to each flat output in the model's output, outermost first; numbers are none."""
     nested = pytree.tree_unflatten(list(range(len(graph.outputs))), graph.out_spec)
     try:
         paths = [path for path, _ in pytree.tree_flatten_with_path(nested)[0]]
     except (ValueError, RuntimeError):  # a class that tells no names of its parts
-        return [""] * len(graph.outputs)
-    return [_innermost(path) for path in paths]
+        return [[] for _ in graph.outputs]
+    return [[name for key in path if isinstance(name := _name_of_key(key), str)] for path in paths]
 
 
-def _innermost(path: Sequence[Any]) -> str:
-    names = [getattr(key, "key", getattr(key, "name", None)) for key in path]
-    return next((name for name in reversed(names) if isinstance(name, str)), "")
+def _name_of_key(key: Any) -> Any:
+    return getattr(key, "key", getattr(key, "name", None))
 
 
 def ledger_of(books: Books, inputs: Iterable[Tensor], rules: Mapping[Node, Rule]) -> Ledger:

@@ -52,7 +52,10 @@ def check_finite(t: Tensor) -> None:
         return
     bad = int((~torch.isfinite(t)).sum())
     if bad:
-        raise InputError(f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite.")
+        raise InputError(
+            f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite. "
+            "Where the model itself fills what is missing, checks=False lets them in; they get no relevance."
+        )
 
 
 def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:

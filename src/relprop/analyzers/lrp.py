@@ -63,6 +63,8 @@ class LRP(Analyzer):
         operators: what `register_op` says, for this analyzer alone: operator -> the name of one that is like it, or
             a subclass of `relprop.engine.ops.Step`.
         modules: what `register_module` says, for this analyzer alone: class of modules -> rule.
+        constant: names of inputs that count as constants, such as a graph's adjacency: what they would get stays in the
+            ledger under their name, and their relevance is 0.
         memory: `"keep"`: weights that rules have modified are kept between calls, a second copy for rules such as
             `ZPlusRule`; `"low"`: they are made on the fly, layer by layer, in every call.
         checkpoint: keep only the activations at the borders of √n parts of n operators (an int: of so many parts), and
@@ -108,6 +110,7 @@ class LRP(Analyzer):
         classes: Sequence[str] | None = None,
         operators: Mapping[Any, Any] | None = None,
         modules: Mapping[type[nn.Module], OwnRule] | None = None,
+        constant: str | Sequence[str] = (),
         memory: Literal["keep", "low"] = "keep",
         checkpoint: bool | int = False,
     ) -> None:
@@ -124,6 +127,7 @@ class LRP(Analyzer):
             classes=classes,
             operators=operators,
             modules=modules,
+            constant=constant,
         )
         self._flatten, self._keep_weights, self._checkpoint = flatten, memory == "keep", checkpoint
         made = {"canonize": canonize, "flatten": flatten, "output": output, "normalize_output": normalize_output}

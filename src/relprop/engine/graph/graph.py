@@ -270,14 +270,15 @@ def ancestors(node: Node) -> set[Node]:
 def constant_name(node: Node) -> str:
     """What a constant is called as a sink.
 
-    `position_embeddings` for what an embedding or a parameter of that name gave, `constant` for anything else.
+    `position_embeddings` for what an embedding or a parameter of that name gave, or an input that is held constant;
+    `constant` for anything else.
     """
     names = {path.rpartition(".")[2] for path in constant_paths(node)}
     return names.pop() if len(names) == 1 else "constant"
 
 
 def constant_paths(node: Node) -> set[str]:
-    """Names of the parameters, and paths of the embeddings, that a constant is computed from."""
+    """Names of the parameters and held inputs, and paths of the embeddings, that a constant is computed from."""
     waiting, seen, found = [node], {node}, set()
     while waiting:
         current = waiting.pop()
@@ -286,6 +287,8 @@ def constant_paths(node: Node) -> set[str]:
             found.add(info(current).path or (info(weight).path if isinstance(weight, Node) else ""))
         elif current.op == "placeholder":
             found.add(info(current).path)
+        elif operator_name(current) == "hold" and current.all_input_nodes[0].op == "placeholder":
+            found.add(current.all_input_nodes[0].name)
         else:
             waiting.extend(n for n in current.all_input_nodes if n not in seen)
             seen.update(waiting)  # paths through a graph are many times its nodes

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from relprop.engine.graph.graph import Graph, Node, info
-from relprop.engine.layers.kinds import PASSING, LayerType, type_matches
+from relprop.engine.layers.kinds import PASSING, LayerType, ModuleType, type_matches
 from relprop.engine.ops import lookup
 from relprop.engine.ops.analysis import needs_rule
 from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.units import unit_of
-from relprop.engine.rewrites.chains import is_leaf, is_sequential, is_torchs, takers
+from relprop.engine.rewrites.chains import is_leaf, is_sequential, is_torchs, plain_type, takers
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,11 @@ def layers_of_modules(model: nn.Module, *, flatten: bool = True, fuse: bool = Tr
         fuse: mark batch norms that canonization fuses into the layer before them.
     """
     leaves = [
-        (name, module) for name, module in model.named_modules(remove_duplicate=False) if not list(module.children())
+        (name, module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if is_leaf(module) and ".parametrizations." not in f".{name}."
     ]
-    rows = [Layer(name, (), describe(module), type(module)) for name, module in leaves]
+    rows = [Layer(name, (), describe(module), plain_type(module)) for name, module in leaves]
     if fuse and is_sequential(model):
         rows = _mark_fused(rows, [m for _, m in leaves])
     return number(rows, flatten)
@@ -105,7 +107,10 @@ def number(rows: Sequence[Layer], flatten: bool) -> list[Layer]:
 def describe(module: nn.Module) -> str:
     """`Conv2d(3, 8, kernel_size=(3, 3))`: the module's own repr, where it has one line."""
     shown = repr(module)
-    return shown if "\n" not in shown else type(module).__name__
+    if "\n" not in shown:
+        return shown
+    kind = plain_type(module).__name__
+    return f"{kind}({module.extra_repr()})" if plain_type(module) is not type(module) else kind
 
 
 def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) -> list[Layer]:
@@ -127,8 +132,22 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
             label, name = describe(modules[path]), path + (f"@{call}" if call else "")
         kinds = [n for n in nodes if not _moves(n)] or nodes  # a layer that also reshapes is of its operator's kind
         operators = frozenset(name for n in kinds for name in (info(n).operator, op_of(n).like) if name)
-        rows.append(Layer(name, (), label, type(module) if module is not None else None, operators, tuple(nodes)))
+        rows.append(Layer(name, (), label, _type_of_row(module, modules.get(path), operator), operators, tuple(nodes)))
     return _with_fused(rows, modules)
+
+
+def _type_of_row(module: nn.Module | None, around: nn.Module | None, operator: str) -> ModuleType:
+    """The class of a row's module.
+
+    An operator inside of a subclass of PyTorch's own layer is that layer, where it does what the layer does: the
+    convolution of a convolution that also pads and activates.
+    """
+    if module is not None:
+        return plain_type(module)
+    if around is None or not is_leaf(around):
+        return None
+    bases = [b for b in type(around).__mro__ if b.__module__.startswith("torch.nn.modules.") and b is not nn.Module]
+    return plain_type(around) if any(type_matches(operator, b, frozenset()) for b in bases) else None
 
 
 def _row_key(node: Node, modules: Mapping[str, nn.Module], units: set[tuple[str, int]]) -> tuple[str, int, str] | None:

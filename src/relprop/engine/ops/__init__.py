@@ -20,6 +20,7 @@ from relprop.engine.ops.product import ProductStep, is_product
 from relprop.engine.ops.recurrent import GateStep
 from relprop.engine.ops.registration import register_op
 from relprop.engine.ops.registry import Op, known_operators, lookup
+from relprop.engine.ops.statistic import StatisticStep
 from relprop.engine.ops.step import Plan, Step
 from relprop.engine.ops.tape import Form, Message, Tape
 from relprop.engine.ops.unit import UnitStep
@@ -36,6 +37,7 @@ FAMILIES: dict[str, type[Step]] = {
     "product": ProductStep,
     "soft maximum": SoftMaximumStep,
     "softmax": SoftmaxStep,
+    "statistic": StatisticStep,
     "sum": AffineStep,
     "unit": UnitStep,
 }

@@ -13,9 +13,8 @@ register(
     "argmax argmin argsort nonzero any all embedding isin bucketize searchsorted",
     "source",
 )
-# Statistics that a quotient divides by count as constants (LN-rule).
+# What a quotient divides by counts as a constant (LN-rule).
 register("rsqrt reciprocal negative_power", "source", local=everywhere)
-register("var std norm linalg_vector_norm linalg_norm linalg_matrix_norm frobenius_norm", "source")
 register("ones_like new_ones", "source", nonneg=always)
 register("hold", "source", nonneg=inherits)
 register("categories", "source", nonneg=always)

@@ -133,7 +133,8 @@ class Tape:
             assert message.R is not None, f"an empty message at {node}"
             return message.R
         value = self.value(node) if part is None else part(self.value(node))
-        product = self._masked_product(value, message.c) if info(node).masked else value * message.c
+        masked = info(node).masked or self.sinks is not None or node.op == "placeholder"  # inputs may hold NaN
+        product = self._masked_product(value, message.c) if masked else value * message.c
         return product if message.R is None else product + message.R
 
     def _masked_product(self, a: Tensor, c: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from relprop.engine.graph.graph import Graph
 from relprop.engine.ops.analysis import analyze, remove_dead
 from relprop.engine.rewrites.batch_norm import FuseBatchNorm
+from relprop.engine.rewrites.constants import hold_estimates
 from relprop.engine.rewrites.elementwise import lift_elementwise
 from relprop.engine.rewrites.lowering import lower
 from relprop.engine.rewrites.rewriting import Rewrite
@@ -65,7 +66,7 @@ def canonical(graph: Graph, rewrites: Sequence[Rewrite] = WORDS[True]) -> Graph:
     Raises:
         InputError: a rewrite returns no graph.
     """
-    graph = lift_elementwise(lower(graph))
+    graph = lift_elementwise(hold_estimates(lower(graph)))
     for rewrite in rewrites:
         rewritten = rewrite(graph)
         if not isinstance(rewritten, Graph):

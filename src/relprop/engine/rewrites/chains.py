@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from relprop.engine.rewrites.fusing import Fusable, pads
 
@@ -12,18 +13,23 @@ from relprop.engine.rewrites.fusing import Fusable, pads
 def is_sequential(model: nn.Module) -> bool:
     """A chain of nested `nn.Sequential`, whose order of execution needs no capture."""
     if type(model) is not nn.Sequential:
-        return is_leaf(model) and is_torchs(model)
+        return not list(model.children()) and type(model).__module__.startswith("torch.nn.")
     return all(is_sequential(m) for m in model.children())
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """A module without modules in it."""
-    return not list(module.children())
+    """A module without modules in it; what computes its weights, a parametrization, is none."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
 
 
 def is_torchs(module: nn.Module) -> bool:
     """A module of PyTorch's own, whose forward is known."""
-    return type(module).__module__.startswith("torch.nn.")
+    return plain_type(module).__module__.startswith("torch.nn.")
+
+
+def plain_type(module: nn.Module) -> type[nn.Module]:
+    """Its class before its weights were parametrized, which makes a subclass of each module."""
+    return type_before_parametrizations(module)
 
 
 def fusable(layer: nn.Module) -> Fusable | None:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph import operators as f
-from relprop.engine.graph.graph import Graph, Node, fake_value, info, is_floating, operator_name, shape_of
+from relprop.engine.graph.graph import Graph, Node, ancestors, fake_value, info, is_floating, operator_name, shape_of
 from relprop.engine.ops.analysis import analyze_inputs, analyze_operator, remove_dead
 from relprop.engine.ops.registration import teach
 from relprop.engine.ops.registry import TAUGHT
+from relprop.engine.ops.statistic import is_statistic
 from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
@@ -64,14 +65,29 @@ def _factors(node: Node) -> tuple[Node, ...]:
 
 
 def _pow(graph: Graph, node: Node) -> Node | None:
+    """Powers that are 0 at 0 stay; the others are not, and those with a negative exponent divide."""
     base, exponent = node.args[:2]
-    if not isinstance(exponent, (int, float)) or exponent == 0:
+    if not isinstance(exponent, (int, float)):
         return insert(graph, node, f.power, base, exponent, like=node)
+    if exponent == 0:
+        ones = insert(graph, node, aten.ones_like.default, base)
+        ones.meta["val"] = fake_value(node)
+        return ones
     if exponent > 0:
         return None
     statistic = insert(graph, node, f.negative_power, node.args[0], exponent)
     statistic.meta["val"] = fake_value(node)
     return statistic
+
+
+def _nan_to_num(graph: Graph, node: Node) -> Node | None:
+    """What takes the place of a missing value is a constant."""
+    x = positional(node)[0]
+    if operator_name(x) in {"softmax", "_softmax"}:
+        return None
+    filled = insert(graph, node, f.hold, changed(graph, node, node, like=node), like=node)
+    finite = insert(graph, node, aten.isfinite.default, x)
+    return insert(graph, node, aten.where.self, finite, x, filled, like=node)
 
 
 def _attention(graph: Graph, node: Node) -> Node | None:
@@ -103,7 +119,9 @@ def _quotient_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
     divisor = _constant(graph, node, other)
     inverse = insert(graph, node, f.reciprocal, divisor, like=divisor if is_floating(divisor) else None)
     if isinstance(x, Node) and info(x).data:
-        return insert(graph, node, f.scale, x, inverse, None, like=node)
+        relative = is_statistic(x) and isinstance(divisor, Node) and x in ancestors(divisor)
+        signal = insert(graph, node, f.hold, x, like=x) if relative else x  # a norm over a mean of norms is a constant
+        return insert(graph, node, f.scale, signal, inverse, None, like=node)
     statistic = insert(graph, node, f.scale, inverse, _constant(graph, node, x), None)
     statistic.meta["val"] = fake_value(node)
     return statistic
@@ -304,6 +322,7 @@ REWRITES: dict[str, Lowering] = {
     "neg": _neg,
     "negative": _neg,
     "pow": _pow,
+    "nan_to_num": _nan_to_num,
     "scaled_dot_product_attention": _attention,
     "add": _add,
     "subtract": _sub,
