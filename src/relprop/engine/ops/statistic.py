@@ -27,8 +27,8 @@ class Statistic:
     degree: int
 
 
-register("std std_mean norm linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm", "statistic", nonneg=always,
-         options=Statistic(1))  # fmt: skip
+register("std std_mean norm linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm", "statistic",
+         nonneg=always, options=Statistic(1))  # fmt: skip
 register("var var_mean", "statistic", nonneg=always, options=Statistic(2))
 
 
