@@ -39,3 +39,14 @@ def test_a_model_bound_to_its_batch_size() -> None:
         assert torch.equal(expl.output, Bound()(x))
         assert torch.allclose(expl.relevance.sum(1), torch.ones(batch))
     assert len(lrp._known) == 2  # one for three samples, one for all other numbers
+
+
+def test_inputs_keep_their_names_in_copies_of_a_graph() -> None:
+    """Python has functions of these names, and torch.fx renames nodes that are called so."""
+
+    class Named(nn.Module):
+        def forward(self, input: Tensor, sum: Tensor) -> Tensor:
+            return input * 2 + sum
+
+    expl = LRP(Named())(torch.rand(2, 3), torch.rand(2, 3), target=1)
+    assert list(expl.by_input) == ["input", "sum"]

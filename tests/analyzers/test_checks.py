@@ -66,3 +66,32 @@ def test_models_without_values_or_relevance() -> None:
         LRP(Decides())(torch.rand(2, 3))
     with pytest.raises(InputError, match=r"takes a torch\.nn\.Module"):
         LRP(torch.relu)  # type: ignore[arg-type]
+
+
+def test_a_model_that_casts_its_input_itself_takes_any_dtype() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.backbone, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.backbone(x.to(self.backbone.weight.dtype)))
+            return self.head(h.to(self.head.weight.dtype))
+
+    model, x = Mixed().eval(), torch.randn(3, 6)
+    right = LRP(model)(x, target=1).relevance
+    model.backbone.bfloat16()
+    expl = LRP(model)(x, target=1)
+    assert torch.allclose(expl.output, model(x), atol=1e-2)
+    assert (expl.relevance - right).norm() < 0.05 * right.norm()
+
+
+def test_single_modules_in_training_mode_are_named() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).eval(), torch.randn(2, 4)
+    lrp = LRP(model)
+    lrp(x)
+    model[2].train()
+    with pytest.warns(UserWarning, match="such as 2, are in training mode"):
+        lrp(x)
+    assert not model.training

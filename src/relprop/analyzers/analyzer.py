@@ -202,9 +202,8 @@ class Analyzer(ABC):
         return canonical(taught.into(graph), self._rewrites)
 
     def _warn_once(self) -> None:
-        if not self._warned and self._source.training:
-            self._warned = True
-            _checks.warn_if_training(self._source)
+        if not self._warned:
+            self._warned = _checks.warn_if_training(self._source)
 
     def rules_of(self, call: Call) -> Mapping[Node, Rule]:
         """The rule of each operator, for the books."""

@@ -65,10 +65,6 @@ def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:
                 f"The input is on {t.device}, the model on {parameter.device}. "
                 f"Move one: x.to({str(parameter.device)!r})."
             )
-        if parameter.is_floating_point() and t.dtype != parameter.dtype:
-            raise InputError(
-                f"The input has dtype {t.dtype}, the model {parameter.dtype}. Convert one: x.to({parameter.dtype})."
-            )
 
 
 def check_last_module(model: nn.Module) -> None:
@@ -117,14 +113,15 @@ def check_explained(nodes: Iterable[Node]) -> None:
     )
 
 
-def warn_if_training(model: nn.Module) -> None:
-    """Say that a model in training mode is explained as in evaluation mode."""
+def warn_if_training(model: nn.Module) -> bool:
+    """Say that modules in training mode are explained as in evaluation mode; whether there are any."""
     differs = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     modules = [name or "the model" for name, m in model.named_modules() if m.training and isinstance(m, differs)]
     if modules:
         warnings.warn(
-            f"The model is in training mode, where {len(modules)} module(s) such as {modules[0]} behave differently. "
-            "It is explained as in evaluation mode; model.eval() says so explicitly.",
+            f"{len(modules)} module(s) of the model, such as {modules[0]}, are in training mode, where they behave "
+            "differently. The model is explained as in evaluation mode; model.eval() says so explicitly.",
             UserWarning,
             stacklevel=4,
         )
+    return bool(modules)

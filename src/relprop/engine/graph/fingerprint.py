@@ -33,6 +33,7 @@ APART = frozenset(
 )
 """Attributes of every module that are read apart, or that the program does not depend on."""
 
+TENSORS = ("_parameters", "_buffers")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 EVERYWHERE = (torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks)
 
@@ -112,10 +113,12 @@ class _Walk:
         self._met.add(id(module))
         self._class(type(module))
         held = module.__dict__
-        for name in ("_parameters", "_buffers"):
-            for key, tensor in (held.get(name) or {}).items():
-                self.structure.append((key, _described(tensor)))
-        self.hooks(held.get(name) or {} for name in HOOKS)
+        for name in TENSORS:
+            if tensors := held.get(name):
+                self.structure += [(key, _described(tensor)) for key, tensor in tensors.items()]
+        for name in HOOKS:
+            if hooks := held.get(name):
+                self.hooks([hooks])
         for name, value in held.items():
             if name not in APART:
                 self.attributes[own, name] = value if type(value) in PLAIN else self.value(value)
@@ -138,6 +141,8 @@ class _Walk:
             return value
         if isinstance(value, Tensor):
             return number(value), version(value)
+        if id(value) in self._met:
+            return number(value)
         if isinstance(value, nn.Module):
             return self.module(value)
         if kind in CONTAINERS:
@@ -149,8 +154,6 @@ class _Walk:
         return number(value)
 
     def _container(self, value: Any) -> Any:
-        if id(value) in self._met:
-            return "met"
         if len(value) > min(LONG, self._left):
             return len(value)
         self._met.add(id(value))
@@ -160,13 +163,13 @@ class _Walk:
         return frozenset(map(self.value, value)) if isinstance(value, (set, frozenset)) else (*map(self.value, value),)
 
     def _object(self, value: Any) -> Any:
-        own = number(value)
-        if id(value) in self._met or len(value.__dict__) > self._left:
-            return own
+        own, held = number(value), value.__dict__
         self._met.add(id(value))
-        self._left -= len(value.__dict__)
+        if len(held) > self._left:
+            return own
+        self._left -= len(held)
         self._class(type(value))
-        return own, tuple((name, self.value(entry)) for name, entry in list(value.__dict__.items()))
+        return own, tuple((name, self.value(entry)) for name, entry in list(held.items()))
 
     def _callable(self, value: Any) -> Any:
         """A function with what it reads from outside: variables around it, numbers and tensors of its file."""
@@ -195,15 +198,18 @@ class _Walk:
             return
         self._met.add(id(kind))
         for base in kind.__mro__:
+            if id(base) in self._met and base is not kind:
+                continue
+            self._met.add(id(base))
             if base.__module__.startswith("torch.") or base is object:
                 self._own_forward(base)
                 continue
             where = number(base)
             for name, value in base.__dict__.items():
                 if isinstance(value, FunctionType):
-                    self.attributes[own, where, name] = number(value.__code__), self._globals(value)
+                    self.attributes[where, name] = number(value.__code__), self._globals(value)
                 elif not name.startswith("__"):
-                    self.attributes[own, where, name] = value if type(value) in PLAIN else number(value)
+                    self.attributes[where, name] = value if type(value) in PLAIN else number(value)
 
     def _own_forward(self, base: type) -> None:
         forward = base.__dict__.get("forward")

@@ -164,6 +164,7 @@ class Graph:
         for node in self.fx.nodes:
             copies[node] = fx.node_copy(node, copies.__getitem__)
             copies[node].meta = dict(node.meta)
+            copies[node].name = node.name  # torch.fx renames what is called as a function of Python is, such as `input`
         return replace(self, fx=fx)
 
     def operators(self) -> Iterator[Node]:
