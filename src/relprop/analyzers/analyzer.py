@@ -15,7 +15,8 @@ from relprop.analyzers import checks as _checks
 from relprop.analyzers.captured import explained_output, ledger_of
 from relprop.analyzers.captures import Shared, captures_of
 from relprop.analyzers.inputs import ambiguous_names, refuse_ambiguous
-from relprop.engine.graph.graph import Graph, Node, shape_of
+from relprop.engine.graph.graph import Graph, Node
+from relprop.engine.graph.shadow import unwrapped
 from relprop.engine.graph.signature import Inputs, batch_size, inputs_of, usable
 from relprop.engine.ops.units import OwnRule
 from relprop.engine.program.question import Answer
@@ -99,7 +100,7 @@ class Analyzer(ABC):
             raise InputError(f"{type(self).__name__} takes a torch.nn.Module, got {type(model).__name__}.")
         if not (output is None or isinstance(output, (str, int))):
             raise InputError(f"output={output!r}: give the name or the number of one of the model's outputs.")
-        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        model = unwrapped(model)
         self._strip = isinstance(model, WithoutSoftmax)
         self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
         self._rewrites, self._output = as_rewrites(canonize), output
@@ -170,12 +171,12 @@ class Analyzer(ABC):
         self._warn_once()
         shared = self._started(args, kwargs)
         start = self.start_of(shared, options)
-        shape = shape_of(start) or ()
+        detach = self.detaches(options)
+        leaves = [usable(leaf, detach=detach) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]
+        shape = shared.graph.shape_at(start, leaves)
+        samples = _checks.check_samples(shape, batch_size(args, kwargs) or 1)
         for target in targets:
-            target.check(batch_size(args, kwargs) or 1, shape[1:])
-        leaves = [
-            usable(leaf, detach=self.detaches(options)) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))
-        ]
+            target.check(samples, shape[1:])
         return Call(shared, leaves, start, targets, options)
 
     def detaches(self, options: Mapping[str, Any]) -> bool:

@@ -59,12 +59,32 @@ def check_finite(t: Tensor) -> None:
 
 
 def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:
+    # A model may cast its input by itself, so of dtypes it is asked itself, when it is captured.
     for t in floats:
         if t.device != parameter.device:
             raise InputError(
                 f"The input is on {t.device}, the model on {parameter.device}. "
                 f"Move one: x.to({str(parameter.device)!r})."
             )
+
+
+def check_samples(shape: Sequence[int | None], batch: int) -> int:
+    """How many samples an output of a shape has: its first dimension.
+
+    Args:
+        shape: of the explained output.
+        batch: the first dimension of the inputs.
+
+    Raises:
+        InputError: the output has no dimension for the batch.
+    """
+    if not shape or (len(shape) == 1 and shape[0] is not None and shape[0] != batch):
+        raise InputError(
+            f"The explained output has shape {tuple(shape)} for inputs of batch size {batch}: it has lost its batch "
+            "dimension, so samples cannot be told apart. A squeeze() without a dimension does that to a single sample: "
+            "use squeeze(dim) or flatten(1), or explain two samples at a time."
+        )
+    return batch if shape[0] is None else shape[0]
 
 
 def check_last_module(model: nn.Module) -> None:

@@ -152,6 +152,15 @@ class Graph:
                         sizes.setdefault(known.node.expr, size)
         return sizes
 
+    def shape_at(self, node: Node, leaves: Sequence[Any]) -> tuple[int | None, ...]:
+        """The shape that a node's value has for some inputs; None for sizes that do not follow from theirs."""
+        sizes = self.open_sizes(leaves)
+        found = []
+        for size in fake_value(node).shape:
+            number = size if isinstance(size, int) else size.node.expr.subs(sizes)
+            found.append(int(number) if isinstance(number, int) or number.is_number else None)
+        return tuple(found)
+
     def conditions(self) -> list[Any]:
         """What the export asked of the sizes that it left open, as sympy expressions of their symbols."""
         values = [fake_value(node) for node in self.inputs]
@@ -189,6 +198,11 @@ def info(node: Node) -> NodeInfo:
 def annotate(node: Node, **changes: Any) -> None:
     """Update some fields of a node's `NodeInfo`."""
     node.meta["relprop"] = replace(info(node), **changes)
+
+
+def is_random(node: Node) -> bool:
+    """The operator draws numbers, so that running it again gives others."""
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def operator_name(node: Node) -> str:

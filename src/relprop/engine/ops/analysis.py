@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from relprop.engine.graph.graph import Graph, Node, annotate, data_inputs, fake_value, info, is_floating, operator_name
+from relprop.engine.graph.graph import (
+    Graph,
+    Node,
+    annotate,
+    data_inputs,
+    fake_value,
+    info,
+    is_floating,
+    is_random,
+    operator_name,
+)
 from relprop.engine.ops.ids import entries
 from relprop.engine.ops.registry import lookup, op_of
 
@@ -33,7 +43,7 @@ def analyze_inputs(graph: Graph) -> None:
 def analyze_operator(node: Node) -> None:
     """Set the flags of one operator from those of its inputs."""
     arguments = node.all_input_nodes
-    static = all(info(a).static for a in arguments)
+    static = all(info(a).static for a in arguments) and not is_random(node)
     op = op_of(node)
     carries = not static and op.family != "source" and reads_data(node) and (is_floating(node) or _is_complex(node))
     signs = [info(a).nonneg for a in arguments if info(a).data]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, info
+from relprop.engine.graph.graph import Node, info, is_random
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Message, Tape
 from relprop.engine.program.loops import advance, backward, forward, mode
@@ -208,6 +208,7 @@ def _crossing(program: Program, parts: Sequence[Sequence[Node]]) -> frozenset[No
     """Values that are computed in one part and read in another."""
     part_of = {node: i for i, part in enumerate(parts) for node in part}
     crossing = {n for n in part_of if any(part_of.get(r, -1) > part_of[n] for r in n.users)}
+    crossing |= {n for n in part_of if is_random(n)}
     crossing |= {n for s in program.steps for n in s.reads if part_of.get(n, -1) > part_of[s.node]}
     return frozenset({*crossing, *program.starts, *program.arrivals, *program.graph.inputs}) | program.kept_for_later
 

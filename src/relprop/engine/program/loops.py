@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, fake_value
+from relprop.engine.graph.graph import Node, fake_value, is_random
 from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Message, Tape
@@ -71,6 +71,8 @@ def advance(program: Program, tape: Tape, operators: Sequence[Node], kept: froze
     in_place = {} if tape.differentiable else {n: f for n, f in program.in_place.items() if n.args[0] not in kept}
     released = last_readers(operators, kept)
     for node in operators:
+        if node in tape.values and is_random(node):  # drawn before, in a pass that runs again
+            continue
         if node in in_place:
             tape.values[node] = in_place[node](tape.values[node.args[0]])  # type: ignore[index]
         else:
