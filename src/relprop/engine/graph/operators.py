@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 def scale(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -110,6 +111,29 @@ def sum_of_places(values: Tensor, zeros: Tensor, indices: Sequence[Tensor | None
 def power(base: Tensor | float, exponent: Tensor | float) -> Tensor:
     """`base ** exponent` where it is not known to be 0 at 0: `2 ** x`, `x ** 0`."""
     return torch.pow(base, exponent)  # type: ignore[arg-type]
+
+
+def complex_linear(
+    function: Callable[..., Any], which: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Tensor:
+    """A function that is linear in complex numbers, on pairs of real ones, (..., 2).
+
+    Args:
+        which: positions of the pairs among the flat arguments.
+    """
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    for i in which:
+        leaves[i] = torch.complex(leaves[i][..., 0], leaves[i][..., 1])
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    result: Tensor = function(*args, **kwargs)
+    return torch.view_as_real(result.resolve_conj()) if result.is_complex() else result
+
+
+def complex_moved(
+    function: Callable[..., Any], which: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Tensor:
+    """The same of a function that only places complex numbers elsewhere."""
+    return complex_linear(function, which, args, kwargs)
 
 
 # Constants, computed once from parameters.

@@ -79,6 +79,7 @@ _register("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_
           nonneg=inherits, gate=None)  # fmt: skip
 _register("upsample_bicubic2d _upsample_bicubic2d_aa", _MIXED, gate=None)
 _register("grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator real_part", _MIXED)
+_register("complex_linear", _MIXED, bilinear=True)
 _register("sum_of_places", _EQUAL, nonneg=inherits)
 _register("torchvision.roi_align torchvision.ps_roi_align", _POSITIVE, nonneg=inherits)
 _register("torchvision.deform_conv2d", Affine(weight=1, bias=4), layers=_C)

@@ -60,7 +60,7 @@ register("topk sort msort median nanmedian kthvalue mode", "movement", nonneg=in
 
 # Beside what they move, they put numbers: of the model's choice, or zeros and what another tensor holds.
 register("pad", "movement", fills=True, infinite="makes", layers=_R)
-register("pad_sequence", "movement", fills=True, infinite="makes")
+register("pad_sequence complex_moved", "movement", fills=True, infinite="makes")
 register("constant_pad_nd masked_fill where index_fill masked_scatter scatter index_put", "movement", fills=True,
          infinite="makes")  # fmt: skip
 register("slice_scatter select_scatter index_copy diagonal_scatter diag_embed tril triu max_unpool2d "

@@ -23,6 +23,7 @@ from relprop.engine.ops.analysis import analyze_inputs, analyze_operator, remove
 from relprop.engine.ops.registration import teach
 from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.ops.statistic import is_statistic
+from relprop.engine.rewrites.complex_pairs import as_pairs
 from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
@@ -34,7 +35,7 @@ aten = torch.ops.aten
 
 def lower(graph: Graph) -> Graph:
     """Analyze and rewrite every operator, in order of execution: what it reads has been rewritten already."""
-    analyze_inputs(embed_ids_as_given(write_out(teach(graph))))
+    analyze_inputs(embed_ids_as_given(as_pairs(write_out(teach(graph)))))
     for node in list(graph.operators()):
         analyze_operator(node)
         rewrite = REWRITES.get(operator_name(node)) if TAUGHT not in node.meta else None
