@@ -165,6 +165,62 @@ BECOMES = {
 }
 
 
+REFUSED = {
+    "Matrix functions: inverses, determinants, decompositions, powers. Each entry depends on all others in no "
+    "way that says who contributed what": (
+        "linalg_* _linalg_* cholesky* _cholesky* inverse pinverse det logdet slogdet svd qr geqrf orgqr ormqr "
+        "lu_* _lu_* triangular_solve matrix_exp matrix_power _compute_linear_combination nuclear_norm"
+    ),
+    "Losses other than differences: explain the scores that they compare": (
+        "*_loss *_loss_forward *_loss_nd *_loss2d *_loss2d_forward kl_div binary_cross_entropy* margin_ranking_loss"
+    ),
+    "Complex numbers but for products, sums, movement and Fourier transforms: angles have no share that adds up": (
+        "angle polar complex chalf vdot stft istft fft_* _fft_* real imag view_as_* conj* _conj* resolve_neg _neg_view*"
+    ),
+    "Draws whose distribution is data: write the mean plus the deviation times noise": (
+        "normal* poisson binomial uniform exponential geometric cauchy log_normal random _sample_* "
+        "_standard_gamma* _dirichlet_grad _philox* _sobol*"
+    ),
+    "Statistics of pairs, counts and sets": (
+        "cov corrcoef hist* _hist* bincount unique* _unique* nanquantile nansum nanmean segment_reduce pdist "
+        "_pdist* _euclidean_dist _cdist_forward native_norm norm_except_dim renorm mvlgamma"
+    ),
+    "Functions of two numbers that are no products": (
+        "float_power ldexp frexp igamma* nextafter gcd lcm special_* polygamma bitwise_*"
+    ),
+    "Written with others, which are explained": (
+        "kron combinations cartesian_prod vander gradient trapz trapezoid cumulative_trapezoid put "
+        "sum_to_size sspaddmm _trilinear fill zero new_full linspace logspace conv_tbc slice_inverse "
+        "embedding_bag _embedding_bag* fractional_max_pool* nonzero* *_copy *_mean unflatten_dense_tensors "
+        "flatten_dense_tensors log_sigmoid_forward feature_alpha_dropout rrelu* _safe_softmax _masked_softmax "
+        "_weight_norm*"
+    ),
+    "Other kinds of storage, such as sparse, nested and quantized: convert with `to_dense()` or `dequantize()`": (
+        "*sparse* *nested* *quant* *jagged* *padded* *indices* *values* *coalesce* *csr* smm hspmm to_dense "
+        "_to_dense int_repr q_* _spdiags _spsolve _csl* *int4* *int8* _int_mm *scaled*mm* fbgemm_* "
+        "_saturate_* _rowwise_prune to_mkldnn hash_tensor choose_qparams*"
+    ),
+    "Views of memory as it lies": (
+        "as_strided* set resize* _resize* data lift new_empty_strided _reshape_* *pin_memory _lazy_clone "
+        "_copy_from* alias* detach*"
+    ),
+    "Kernels of one device, and PyTorch's own, which its export does not write": (
+        "_* cudnn_* miopen_* mkldnn_* slow_* thnn_* native_* batch_norm_* *convolution_overrideable "
+        "conv_depthwise3d glu_jvp embedding_renorm"
+    ),
+}
+"""Why operators are refused by decision -> patterns of their names."""
+
+
+def refused() -> str:
+    text = (
+        "Whatever no table knows is refused with an error that names it and the next step. Of PyTorch's own operators "
+        "these are left, by decision; a `*` stands for the rest of a name."
+    )
+    rows = [f"| {why} | {', '.join(f'`{name}`' for name in names.split())} |" for why, names in REFUSED.items()]
+    return "\n".join(["## Refused operators\n", paragraph(text), "| why | operators |", "|---|---|", *rows, ""])
+
+
 def page() -> str:
     """The whole page."""
     operators = known_operators()
@@ -173,7 +229,7 @@ def page() -> str:
     if missing:
         sys.exit(f"{Path(__file__).name} has no text for {sorted(missing)}: add it to BECOMES or FAMILIES")
     sections = [section(family, operators.values()) for family in FAMILIES if family in families]
-    return "\n".join([HEAD, *sections, rewrites(), signs(operators.values())])
+    return "\n".join([HEAD, *sections, rewrites(), refused(), signs(operators.values())])
 
 
 def section(family: str, operators: Iterable[Op]) -> str:
