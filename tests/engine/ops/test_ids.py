@@ -216,3 +216,14 @@ def test_positions_counted_from_a_mask_are_no_ids(positions: str) -> None:
     expl = LRP(Lookup(look_up).eval(), normalize_output=False)(tokens(), target=1, audit=True)
     assert list(expl.by_input) == ["ids"]
     assert expl.ledger.sinks["embedding"] == pytest.approx(float(expl.output[:, 1].sum()) - expl.ledger.input, rel=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["cumsum", "product"])
+def test_positions_counted_from_a_mask_among_the_inputs_are_no_ids(positions: str) -> None:
+    class Masked(Lookup):
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            places = mask.cumsum(1) * mask if positions == "cumsum" else mask * torch.arange(ids.shape[1])
+            return self.head((self.embedding(ids) + self.embedding(places)).sum(1))
+
+    model, ids = Masked(lambda m, ids: ids).eval(), tokens()
+    assert list(LRP(model)(ids, torch.ones_like(ids), target=1).by_input) == ["ids"]
