@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from zoo_models import Built, Entry
+from zoo_entry import Built, Entry
 
 TOKENS = 8
 NEXT = (TOKENS - 1, 3)

@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from zoo_models import Entry, call
+from zoo_entry import Entry, call
 
 from relprop import LRP
 from relprop.composites import CPLRP

@@ -21,8 +21,9 @@ if not install():
 for library in ("timm", "transformers"):
     pytest.importorskip(library)
 
+from zoo_entry import Entry, call  # noqa: E402
 from zoo_measure import measure  # noqa: E402
-from zoo_models import Entry, call, zoo  # noqa: E402
+from zoo_models import zoo  # noqa: E402
 
 DECODERS = [
     "transformers/LlamaForCausalLM",
