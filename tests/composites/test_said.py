@@ -41,7 +41,7 @@ def test_an_analyzer_says_how_it_was_made() -> None:
         (GlobalMap(ZeroRule()), r"Composite\(GlobalMap\(\.\.\.\)\)"),
         (7, "got 7"),
     ],
-    ids=str,
+    ids=["function", "class", "classes", "name", "another name", "primitive", "number"],
 )
 def test_what_is_no_composite_gets_a_hint(given: object, says: str) -> None:
     with pytest.raises(CompositeError, match=says):

@@ -18,7 +18,7 @@ import relprop
 from relprop.errors import RuleError
 from relprop.explanations.ledger import Entry
 from relprop.rules import SoftmaxRule, ZeroRule
-from relprop.targets.output import seed_index
+from relprop.targets import Largest
 
 
 def modules_inside() -> list[ModuleType]:
@@ -43,12 +43,12 @@ WRONG: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "engine/graph": ("engine.graph.graph", "operator_name", ("relu",)),
     "engine/ops": ("engine.ops.tape", "masked_product", (1.0, 2.0)),
     "engine/rewrites": ("engine.rewrites.lowering", "lower", ("a graph",)),
-    "engine/program": ("engine.program.constants", "Constants", ("a graph",)),
+    "engine/program": ("engine.program.program", "last_readers", ("a graph", 1)),
     "engine/layers": ("engine.layers.layers", "describe", ("a module",)),
     "explanations/ledger": ("explanations.ledger", "Ledger", (["a list, not a tuple"], 1.0, 1.0)),
     "rules/base": ("rules.base", "same_fields", ("a rule", "another")),
     "rules": ("rules.stabilizer", "stabilize", (1.0, 1e-9)),
-    "targets": ("targets.output", "seed_relevance", ([0.5], 0, True)),
+    "targets": ("targets.names", "resolve_target", (1, None, 2)),
 }
 """Room -> a module, what is called there, and what it must not be called with."""
 
@@ -70,10 +70,11 @@ def is_a_room(module: ModuleType) -> bool:
 
 
 def test_a_wrong_shape_is_refused_too() -> None:
-    """`seed_index` wants one index for each of the two samples."""
-    assert seed_index(torch.rand(2, 3), torch.tensor([0, 2]), True)[0].tolist() == [[1, 0, 0], [0, 0, 1]]
+    """A target's seed wants one index for each of the two samples."""
+    start = Largest().seed(torch.rand(2, 3), torch.tensor([0, 2]), normalize=True)
+    assert start.tolist() == [[1, 0, 0], [0, 0, 1]]
     with pytest.raises(TypeCheckError):
-        seed_index(torch.rand(2, 3), torch.tensor([0, 2, 1]), True)
+        Largest().seed(torch.rand(2, 3), torch.tensor([0, 2, 1]), normalize=True)
 
 
 def test_what_users_make_says_itself_what_is_wrong() -> None:

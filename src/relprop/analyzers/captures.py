@@ -63,6 +63,7 @@ class Capture:
         return not self.calls & (self.calls + 1)
 
     def shared(self, recipe: Hashable, rewrite: Rewriting, weights: Mapping[bool, Weights]) -> Shared:
+        """The canonical graph by a recipe, made where there is none yet."""
         if recipe not in self.canonical:
             copy = self.graph.copy()
             self.canonical[recipe] = Shared(rewrite(replace(copy, tensors=dict(copy.tensors))), weights)

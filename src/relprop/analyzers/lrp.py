@@ -118,20 +118,11 @@ class LRP(Analyzer):
             raise InputError(f"memory={memory!r} is neither 'keep' nor 'low'.")
         if not isinstance(checkpoint, int) or checkpoint < 0:
             raise InputError(f"checkpoint={checkpoint!r}: give True, or into how many parts to cut the forward pass.")
-        super().__init__(
-            model,
-            canonize=canonize,
-            output=output,
-            normalize_output=normalize_output,
-            checks=checks,
-            classes=classes,
-            operators=operators,
-            modules=modules,
-            constant=constant,
-        )
+        made: dict[str, Any] = {"canonize": canonize, "output": output, "constant": constant, "checks": checks}
+        made["normalize_output"] = normalize_output
+        super().__init__(model, classes=classes, operators=operators, modules=modules, **made)
         self._flatten, self._keep_weights, self._checkpoint = flatten, memory == "keep", checkpoint
-        made = {"canonize": canonize, "flatten": flatten, "output": output, "normalize_output": normalize_output}
-        made |= {"checks": checks, "memory": memory, "checkpoint": checkpoint}
+        made |= {"flatten": flatten, "memory": memory, "checkpoint": checkpoint}
         defaults = LRP.__init__.__kwdefaults__ or {}
         self._changed = [f"{name}={value!r}" for name, value in made.items() if value != defaults.get(name)]
         self.composite = as_composite(composite)
@@ -267,7 +258,7 @@ class LRP(Analyzer):
         ]
         for question in questions:
             check_masks(question.conditions, batch_size(call.inputs, {}) or 1)
-        self._warn_of_memory(options)
+        options.warn_of_memory(self._checkpoint)
         program, inputs, questions = known.fit(call.inputs, questions)
 
         def run() -> Iterator[Answer]:
@@ -276,7 +267,11 @@ class LRP(Analyzer):
 
         if self._compiler is None or len(questions) > 1:
             return list(run())
-        return [self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))]
+        found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
+        if self._compiler.news:
+            warnings.warn(self._compiler.news, UserWarning, stacklevel=4)
+            self._compiler.news = ""
+        return [found]
 
     def export(
         self,
@@ -341,15 +336,6 @@ class LRP(Analyzer):
         for known in self._known.values():
             known.compiled.clear()
         return self
-
-    def _warn_of_memory(self, options: Options) -> None:
-        if self._checkpoint and (options.audit or options.differentiable):
-            asked = "audit=True" if options.audit else "differentiable=True"
-            warnings.warn(
-                f"{asked} reads all activations, so checkpoint={self._checkpoint!r} saves no memory in this call.",
-                UserWarning,
-                stacklevel=5,
-            )
 
     def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> Inputs:
         """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""

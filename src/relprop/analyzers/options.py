@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -39,6 +40,16 @@ class Options:
     def given(self) -> tuple[str, ...]:
         """Those that are not what they are by default."""
         return tuple(f.name for f in fields(self) if getattr(self, f.name) is not f.default)
+
+    def warn_of_memory(self, checkpoint: bool | int) -> None:
+        """Say where a forward pass in parts saves nothing."""
+        asked = [name for name in ("audit", "parameters", "differentiable") if getattr(self, name)]
+        if checkpoint and asked:
+            warnings.warn(
+                f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def start_of(self, known: Captured) -> Node:
         """The node that relevance starts from."""

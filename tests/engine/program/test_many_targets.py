@@ -35,11 +35,11 @@ def test_each_equals_a_call_of_its_own(case: str, chunk: int | None) -> None:
 
 
 def test_one_forward_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from relprop.engine.program import loops
+    from relprop.engine.program import answer as loops
 
     calls: list[int] = []
     real = loops.forward
-    monkeypatch.setattr(loops, "forward", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(loops, "forward", lambda *a, **k: calls.append(1) or real(*a, **k))
     LRP(cnn().eval(), EpsilonPlus()).each(torch.rand(IMAGE), targets=[0, 1, 2])
     assert len(calls) == 1
 

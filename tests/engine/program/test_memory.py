@@ -49,18 +49,18 @@ def test_checkpointed_equals_plain(case: str, checkpoint: bool | int) -> None:
 
 def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of the forward pass only what crosses the borders is there."""
-    from relprop.engine.program import loops
+    from relprop.engine.program import answer as room
 
     kept: list[int] = []
     model = nn.Sequential(*[layer for _ in range(18) for layer in (nn.Linear(8, 8), nn.Tanh())])
-    real = loops.forward
+    real = room.forward
 
     def watched(*args: object, **options: object) -> object:
         tape = real(*args, **options)
         kept.append(sum(n.op == "call_function" for n in tape.values) + len(tape.saved))
         return tape
 
-    monkeypatch.setattr(loops, "forward", watched)
+    monkeypatch.setattr(room, "forward", watched)
     for checkpoint in (False, True):
         LRP(model, EpsilonPlus(), checkpoint=checkpoint)(torch.rand(2, 8), target=1)
     assert kept == [36, 6]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,10 +25,12 @@ class Compiler:
     Attributes:
         options: for `torch.compile`.
         failed: it could not, so that everything runs as it is.
+        news: what of that the user has not yet been told.
     """
 
     options: Mapping[str, Any]
     failed: bool = False
+    news: str = ""
 
     def answer(
         self,
@@ -43,7 +44,7 @@ class Compiler:
 
         It runs as it is for questions about more than relevance of inputs and nodes, for a target that reads values,
         for the call after parameters have changed (that makes the modified weights anew), and after `torch.compile` has
-        failed once, of which one warning tells.
+        failed once.
 
         Args:
             known: a model's compiled graphs, by their program, what they return, and their target.
@@ -89,12 +90,10 @@ class Compiler:
 
     def _give_up(self, error: Exception) -> None:
         self.failed = True
-        warnings.warn(
+        self.news = (
             "torch.compile failed, so this analyzer goes on without it. On a CPU it needs a C++ compiler such as "
             "g++; lrp.compile(backend='aot_eager') does not. "
-            f"{type(error).__name__}: {' '.join(str(error).split()[:40])}",
-            UserWarning,
-            stacklevel=6,
+            f"{type(error).__name__}: {' '.join(str(error).split()[:40])}"
         )
 
 
