@@ -50,3 +50,16 @@ def test_a_list_of_rules_for_a_functional_model_prints() -> None:
 def test_padding_is_no_first_layer() -> None:
     model = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2))
     assert "FlatRule" in repr(LRP(model, EpsilonPlusFlat())).splitlines()[2]
+
+
+def test_the_table_is_that_of_the_model_as_it_is() -> None:
+    """It was that of the latest call, also after modules had been put in the place of others."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    lrp = LRP(model, EpsilonPlusFlat())
+    lrp(torch.rand(2, 3))
+    assert "1: ReLU()" in str(lrp)
+    model[1] = nn.Tanh()
+    assert "1: Tanh()" in str(lrp)
+    assert "ReLU" not in str(lrp)
+    lrp(torch.rand(2, 3))
+    assert "1: Tanh()" in str(lrp)

@@ -122,6 +122,12 @@ class Captures:
             kept.calls += 1
             return kept.shared(recipe, rewrite, self._weights)
 
+    def holds(self, model: nn.Module, shared: Shared) -> bool:
+        """Whether a canonical graph is still one of the model's, as far as its modules and parameters tell."""
+        with self._lock:
+            self._look(model)
+            return any(s is shared for known in self._known.values() for c in known for s in c.canonical.values())
+
     def _look(self, model: nn.Module) -> Fingerprint:
         """The model as it is now, the same object as long as it is equal."""
         now = fingerprint(model)

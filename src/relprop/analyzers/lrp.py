@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relprop.analyzers import checks as _checks
 from relprop.analyzers.analyzer import Analyzer, Call, in_one
 from relprop.analyzers.captured import Captured, Layers, captured
-from relprop.analyzers.captures import Shared
+from relprop.analyzers.captures import Shared, captures_of
 from relprop.analyzers.inputs import refuse_ambiguous
 from relprop.analyzers.options import Conditions, Options, check_masks, paired
 from relprop.composites import Composite
@@ -81,7 +81,7 @@ class LRP(Analyzer):
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3, bias=False))
         >>> lrp = LRP(model, EpsilonPlus())
         >>> print(lrp)
-        LRP(
+        LRP(  # EpsilonPlus()
           0: Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), bias=False) => ZPlusRule(),
           1: ReLU()                                                      => PassRule(),
           2: Flatten(start_dim=1, end_dim=-1)                            => PassRule(),
@@ -373,7 +373,9 @@ class LRP(Analyzer):
     @property
     def _latest(self) -> Captured | None:
         """What the latest call used, if it still fits the model."""
-        return None if self._shared is None else self._known.get(self._shared)
+        shared = self._shared
+        fits = shared is not None and captures_of(self._source).holds(self._source, shared)
+        return self._known.get(shared) if shared is not None and fits else None
 
     def _assign(self, layers: list[Layer]) -> list[Rule]:
         """The rule of each row."""
