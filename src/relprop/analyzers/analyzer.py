@@ -115,7 +115,7 @@ class Analyzer(ABC):
         if checks:
             _checks.check_last_module(self._source)
         if examples is not None:
-            self._started(*examples)
+            self._started(*examples, explains=False)
 
     @abstractmethod
     def answers(self, call: Call) -> Sequence[Answer]:
@@ -187,12 +187,12 @@ class Analyzer(ABC):
         """The node that targets speak of: an output of the model."""
         return explained_output(shared.graph, self._output)
 
-    def _started(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shared:
+    def _started(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, explains: bool = True) -> Shared:
         """The captured graph that serves some inputs."""
         taught = self._taught or Taught.now(*self._own)
         rewrites = tuple(r if isinstance(r, Hashable) else id(r) for r in self._rewrites)
         recipe, rewrite = (self._strip, rewrites, taught, self._constant), partial(self._canonical, taught)
-        shared = captures_of(self._source).find(self._source, args, kwargs, recipe, rewrite)
+        shared = captures_of(self._source).find(self._source, args, kwargs, recipe, rewrite, explains=explains)
         self._taught = taught  # what is registered or taken back later is for analyzers that come later
         return shared
 

@@ -91,7 +91,14 @@ class Captures:
         self._sums = Sums()
 
     def find(
-        self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recipe: Hashable, rewrite: Rewriting
+        self,
+        model: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        recipe: Hashable,
+        rewrite: Rewriting,
+        *,
+        explains: bool = True,
     ) -> Shared:
         """The canonical graph for some inputs, captured where there is none yet, or none that fits any more.
 
@@ -101,6 +108,7 @@ class Captures:
             kwargs: keyword inputs.
             recipe: what `rewrite` depends on.
             rewrite: a captured graph -> the canonical one.
+            explains: an explanation follows, which counts as a call; a table or a program to be written does not.
 
         Raises:
             CaptureError, InputError: as `capture` does.
@@ -111,7 +119,7 @@ class Captures:
             known = self._known.setdefault(key, [])
             self._known.move_to_end(key)
             found = next((c for c in known if c.graph.serves(leaves)), None)
-            kept = found if found is not None and self._fits(found, now, model, args, kwargs) else None
+            kept = found if found is not None and self._fits(found, now, model, args, kwargs, explains) else None
             if kept is None:
                 new = Capture(capture(model, args, kwargs), now)
                 self._reread(new.graph)
@@ -119,7 +127,7 @@ class Captures:
                 kept.seen = self._look(model)  # forward may have changed what hooks hold on to
                 if _bounded(self._known):
                     self._clear_weights()
-            kept.calls += 1
+            kept.calls += explains or not kept.calls
             return kept.shared(recipe, rewrite, self._weights)
 
     def holds(self, model: nn.Module, shared: Shared) -> bool:
@@ -140,11 +148,17 @@ class Captures:
         return now
 
     def _fits(
-        self, found: Capture, now: Fingerprint, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        found: Capture,
+        now: Fingerprint,
+        model: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        explains: bool,
     ) -> bool:
         """Whether a program is still the model's, as far as can be told without capturing it."""
         differs = now is not found.seen and not now.changes(found.seen) <= self._idle
-        if differs or not (found.due or now is not found.seen):
+        if differs or not ((found.due and explains) or now is not found.seen):
             return not differs
         self._reread(found.graph)
         if departs(found.graph, model, args, kwargs):

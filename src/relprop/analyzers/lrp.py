@@ -132,7 +132,7 @@ class LRP(Analyzer):
         if is_sequential(self._source):
             self._assign(self.layers)
         if example_inputs is not None:
-            self._captured(self._started(*inputs_of(example_inputs)))
+            self._captured(self._started(*inputs_of(example_inputs), explains=False))
 
     @property
     def model(self) -> nn.Module:
@@ -305,7 +305,7 @@ class LRP(Analyzer):
         file = write.check_path(path)
         seed, takes_target = write.seed_of(target, self._classes, self._normalize_output)
         args, kwargs = self._examples(example_inputs)
-        known = self._captured(self._started(args, kwargs))
+        known = self._captured(self._started(args, kwargs, explains=False))
         wanted = known.wanted(layers)
         job = write.Job(
             program=known.with_outputs(wanted),

@@ -27,12 +27,16 @@ class Outputs:
 
     def __init__(self, program: Program, tape: Tape, inputs: Sequence[Any]) -> None:
         self._program = program
+        self._differentiable, self._state = tape.differentiable, cast(Any, None)
+        self._rest: Tape | None = None
+        self._found: list[Any] | None = None
+        if not program.later:
+            self._found = [tape.values[n] if isinstance(n, Node) else n for n in program.graph.outputs]
+            return
         values = {n: tape.values[n] for n in program.kept_for_later}
         rest = tape.values if tape.differentiable else program.constants.values()
-        self._rest: Tape | None = replace(tape, values=rest | values, recorded={}, saved={}, sinks=None)
-        self._differentiable, self._state = tape.differentiable, cast(Any, None)
-        self._found: list[Any] | None = None
-        if not program.later or _entries(program, inputs) <= FEW:
+        self._rest = replace(tape, values=rest | values, recorded={}, saved={}, sinks=None)
+        if _entries(program, inputs) <= FEW:
             self()
         else:
             self._state = program.constants.state()
