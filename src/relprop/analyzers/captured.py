@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from relprop.analyzers import checks as _checks
 from relprop.composites.assign import node_rule, unit_rule
 from relprop.engine import ops
-from relprop.engine.graph.graph import Graph, Node, ancestors, info, operator_name
+from relprop.engine.graph.graph import Graph, Node, ancestors, fake_value, info, operator_name
 from relprop.engine.layers.layers import Layer, layers_of_graph
 from relprop.engine.layers.select import by_pattern, module_outputs
 from relprop.engine.ops.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
@@ -122,8 +122,10 @@ class Captured:
     def _at_position(self, inputs: Sequence[Any], questions: Sequence[Question]) -> Asked | None:
         """Of one question about one position of a sequence."""
         question, *others = questions
-        shape = self.program.explained_shape(inputs) if not others else []
-        found = question.seed.target.at_position(shape[1:]) if len(shape) > 2 else None
+        if others or len(fake_value(self.program.explained).shape) < 3:
+            return None
+        shape = self.program.explained_shape(inputs)
+        found = question.seed.target.at_position(shape[1:])
         if found is None or self.focused is None:
             return None
         position, target = found

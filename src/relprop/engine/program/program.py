@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine import ops
-from relprop.engine.graph.graph import Graph, Node, fake_value, info, operator_name
+from relprop.engine.graph.graph import Graph, Node, info, operator_name
 from relprop.engine.ops.analysis import needs_rule
 from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Step
@@ -82,8 +82,9 @@ class Program:
 
     def explained_shape(self, leaves: Sequence[Any]) -> list[int]:
         """The shape that the explained output has for these inputs; it follows from theirs."""
-        sizes = self.graph.open_sizes(leaves)
-        return [s if isinstance(s, int) else int(s.node.expr.subs(sizes)) for s in fake_value(self.explained).shape]
+        shape = self.graph.shape_at(self.explained, leaves)
+        assert None not in shape, "an output's shape follows from the inputs'"
+        return [int(size) for size in shape if size is not None]
 
     def __str__(self) -> str:
         """The reverse pass as text, in the order in which it runs."""
