@@ -18,8 +18,6 @@ itself, so that it may be applied to both parts of a message; None stops it all.
 Edge = tuple[Node, Node]
 """(source, reader): relevance that the reader sends to the source."""
 
-NOTHING: Mapping[str, Any] = {}
-
 
 @dataclass(frozen=True)
 class Mask:
@@ -96,11 +94,6 @@ class Books:
         relevance = relevance.detach().double()
         self.received[node] = float(relevance.sum())
         self.magnitude[node] = float(relevance.abs().sum())
-
-    def keep(self, node: Node, name: str, amount: Tensor) -> None:
-        """Enter what a node keeps, under a sink's name."""
-        kept = self.sinks.setdefault(node, {})
-        kept[name] = kept.get(name, 0.0) + float(amount.detach().double().sum())
 
 
 @dataclass(frozen=True)
