@@ -340,9 +340,9 @@ class LRP(Analyzer):
     def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> Inputs:
         """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
         if given is None:
-            if self._latest is None:
+            if self._shared is None:
                 raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
-            return self._latest.graph.examples()
+            return self._shared.graph.examples()
         args, kwargs = inputs_of(given)
         _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
         return args, kwargs
