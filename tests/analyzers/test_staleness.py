@@ -298,7 +298,7 @@ def test_signatures_and_recipes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     assert (len(weights.values), len(weights.modified)) == kept  # one copy for all sizes
     for taught in range(5):
         LRP(model, operators={f"mine.op{taught}": "relu"})(torch.rand(1, 1, 9, 5), target=0)
-    assert all(len(c.canonical) <= 3 for several in known._known.values() for c in several)
+    assert all(len(c.canonical) <= 3 for several in known._known.values() for c in several.captures)
 
 
 def test_steps_of_training_leave_nothing_behind() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,17 +29,23 @@ Rewriting = Callable[[Graph], Graph]
 
 @dataclass(eq=False)
 class Shared:
-    """A canonical graph, which nobody changes any more, and the values of its constant part."""
+    """A canonical graph, which nobody changes any more, and the values of its constant part.
+
+    Attributes:
+        lock: for what is made of it, once for all threads.
+    """
 
     graph: Graph
     weights: Mapping[bool, Weights]
+    lock: Any = field(default_factory=threading.RLock)
     _constants: dict[bool, OwnConstants] = field(default_factory=dict)
 
     def constants(self, *, keep: bool) -> OwnConstants:
         """The same for every analyzer. `keep`: see `OwnConstants`."""
-        if keep not in self._constants:
-            self._constants[keep] = OwnConstants(self.graph, self.weights[keep], keep=keep)
-        return self._constants[keep]
+        with self.lock:
+            if keep not in self._constants:
+                self._constants[keep] = OwnConstants(self.graph, self.weights[keep], keep=keep)
+            return self._constants[keep]
 
 
 @dataclass(eq=False)
@@ -72,6 +79,14 @@ class Capture:
         return self.canonical[recipe]
 
 
+@dataclass(eq=False)
+class Known:
+    """What was captured for one input signature, and whose turn it is to look there, capture or rewrite."""
+
+    captures: list[Capture] = field(default_factory=list)
+    turn: Any = field(default_factory=threading.RLock)
+
+
 class Captures:
     """What was captured of one model.
 
@@ -80,10 +95,13 @@ class Captures:
     without influence, such as a counter or a kept activation, and from then on the model's own output tells, in one
     forward pass, whether the program still fits. What no look shows, such as a number in a file or in a NumPy array,
     the same comparison finds at calls 2, 4, 8, 16 and so on.
+
+    Threads whose first calls have the same signature share one capture: all but one wait for it. Calls of other
+    signatures go on meanwhile.
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, list[Capture]] = OrderedDict()
+        self._known: OrderedDict[Hashable, Known] = OrderedDict()
         self._weights = {keep: Weights() for keep in (True, False)}
         self._lock = threading.RLock()
         self._now: Fingerprint | None = None
@@ -114,27 +132,44 @@ class Captures:
             CaptureError, InputError: as `capture` does.
         """
         key, leaves = signature_of(args, kwargs), pytree.tree_leaves((list(args), dict(kwargs)))
-        with self._lock:
-            now = self._look(model)
-            known = self._known.setdefault(key, [])
-            self._known.move_to_end(key)
+        with self._turn(model, key) as (now, known):
             found = next((c for c in known if c.graph.serves(leaves)), None)
             kept = found if found is not None and self._fits(found, now, model, args, kwargs, explains) else None
             if kept is None:
-                new = Capture(capture(model, args, kwargs), now)
-                self._reread(new.graph)
-                kept = self._replaced(known, found, new, now)
-                kept.seen = self._look(model)  # forward may have changed what hooks hold on to
-                if _bounded(self._known):
-                    self._clear_weights()
+                kept = self._kept(known, found, Capture(capture(model, args, kwargs), now), model)
             kept.calls += explains or not kept.calls
             return kept.shared(recipe, rewrite, self._weights)
+
+    @contextmanager
+    def _turn(self, model: nn.Module, key: Hashable) -> Iterator[tuple[Fingerprint, list[Capture]]]:
+        """One thread at a time for each signature: the model as it is then, and what was captured of it.
+
+        Only the tables have one lock for all signatures. It is never held while the model runs or is captured.
+        """
+        while True:
+            with self._lock:
+                now, known = self._look(model), self._known.setdefault(key, Known())
+                self._known.move_to_end(key)
+            waited = not known.turn.acquire(blocking=False)
+            if waited:
+                known.turn.acquire()
+            try:
+                with self._lock:
+                    now = self._look(model) if waited else now  # a capture runs forward, which may leave traces
+                    current = self._known.get(key) is known
+                if current:
+                    yield now, known.captures
+                    return
+            finally:
+                known.turn.release()
 
     def holds(self, model: nn.Module, shared: Shared) -> bool:
         """Whether a canonical graph is still one of the model's, as far as its modules and parameters tell."""
         with self._lock:
             self._look(model)
-            return any(s is shared for known in self._known.values() for c in known for s in c.canonical.values())
+            return any(
+                s is shared for known in self._known.values() for c in known.captures for s in c.canonical.values()
+            )
 
     def _look(self, model: nn.Module) -> Fingerprint:
         """The model as it is now, the same object as long as it is equal."""
@@ -160,19 +195,31 @@ class Captures:
         differs = now is not found.seen and not now.changes(found.seen) <= self._idle
         if differs or not ((found.due and explains) or now is not found.seen):
             return not differs
-        self._reread(found.graph)
+        with self._lock:
+            self._reread(found.graph)
         if departs(found.graph, model, args, kwargs):
             return False
-        found.seen = self._look(model)
+        with self._lock:
+            found.seen = self._look(model)
         return True
 
-    def _replaced(self, known: list[Capture], old: Capture | None, new: Capture, now: Fingerprint) -> Capture:
+    def _kept(self, known: list[Capture], old: Capture | None, new: Capture, model: nn.Module) -> Capture:
+        """A new capture among those of its signature, or the old one if it is the same."""
+        with self._lock:
+            self._reread(new.graph)
+            kept = self._replaced(known, old, new)
+            kept.seen = self._look(model)  # forward may have changed what hooks hold on to
+            if _bounded(self._known):
+                self._clear_weights()
+        return kept
+
+    def _replaced(self, known: list[Capture], old: Capture | None, new: Capture) -> Capture:
         """The new program in the place of the old one, which stays if it is the same."""
         if old is None:
             known.append(new)
             return new
         if _same(old.graph, new.graph):
-            self._idle |= now.changes(old.seen)
+            self._idle |= new.seen.changes(old.seen)
             return old
         known[known.index(old)] = new
         self._clear_weights()

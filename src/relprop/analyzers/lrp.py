@@ -383,16 +383,17 @@ class LRP(Analyzer):
 
     def _captured(self, shared: Shared) -> Captured:
         """A captured graph with this analyzer's rules."""
-        if shared not in self._known:
-            self._known[shared] = captured(
-                shared.graph,
-                shared.constants(keep=self._keep_weights),
-                self._source,
-                self._assign,
-                output=self._output,
-                flatten=self._flatten,
-                checks=self._checks,
-                checkpoint=self._checkpoint,
-            )
+        with shared.lock:
+            if shared not in self._known:
+                self._known[shared] = captured(
+                    shared.graph,
+                    shared.constants(keep=self._keep_weights),
+                    self._source,
+                    self._assign,
+                    output=self._output,
+                    flatten=self._flatten,
+                    checks=self._checks,
+                    checkpoint=self._checkpoint,
+                )
         self._shared = shared
         return self._known[shared]

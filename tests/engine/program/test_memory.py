@@ -6,12 +6,14 @@ import gc
 
 import pytest
 import torch
+from support.by_hand import program_of
 from support.cases import CASES
 from support.compare import assert_close, assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import EpsilonPlus, EpsilonPlusFlat
+from relprop.engine.program.loops import forward
 from relprop.errors import InputError
 from relprop.rules import AlphaBetaRule, EpsilonRule, PassRule, ZPlusRule
 
@@ -31,6 +33,18 @@ def test_low_memory_keeps_no_modified_weights() -> None:
     assert not low._latest.program.constants.modified
     with pytest.raises(InputError, match="memory"):
         LRP(model, memory="little")
+
+
+def test_with_low_memory_no_call_forgets_what_another_one_uses() -> None:
+    """Calls of several threads run at the same time."""
+    lrp, x = LRP(nn.Sequential(nn.Linear(3, 2)), [ZPlusRule()], memory="low"), torch.rand(2, 3)
+    program = program_of(lrp, x)
+    one, other = (forward(program, [x], program.reads) for _ in range(2))
+    one.modified["weight"] = torch.ones(2, 3)
+    other.release(program.explained)
+    assert list(one.modified) == ["weight"]
+    one.release(program.explained)
+    assert not one.modified
 
 
 @pytest.mark.parametrize("checkpoint", [True, 2, 100])

@@ -94,9 +94,10 @@ class Terms:
         if self.map.w is not None and not info(self.map.w).static:
             return modifier(self.map.weight(tape))
         key = (self.map.weight_name, modifier, tape.dtype)
-        if key not in tape.modified:
-            tape.modified[key] = modifier(self.map.weight(tape))
-        return tape.modified[key]
+        found = tape.modified.get(key)  # read once: another thread may forget all of them
+        if found is None:
+            found = tape.modified[key] = modifier(self.map.weight(tape))
+        return found
 
     def _rest(self, other: Sum, tape: Tape) -> Sum:
         """What of `z` and of the bias the other group leaves."""

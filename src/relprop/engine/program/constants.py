@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -50,6 +51,7 @@ class Weights:
         self.values: dict[Hashable, Any] = {}
         self.modified: dict[Any, Tensor] = {}
         self.generation = 0
+        self.lock = threading.RLock()
         self._numbers: dict[Hashable, int] = {}
         self._count = itertools.count()
 
@@ -61,10 +63,11 @@ class Weights:
 
     def clear(self) -> None:
         """Forget all of it; graphs that have taken something from here ask again."""
-        self.generation += 1
-        self._numbers.clear()
-        self.values.clear()
-        self.modified.clear()
+        with self.lock:
+            self.generation += 1
+            self._numbers.clear()
+            self.values.clear()
+            self.modified.clear()
 
 
 class Modified(MutableMapping[Any, Tensor]):
@@ -127,16 +130,24 @@ class OwnConstants:
         self.modified: MutableMapping[Any, Tensor] = self._view
 
     def values(self) -> dict[Node, Any]:
-        state, weights = self.state(), self._weights
-        if (weights.generation, state) != self._key:
-            if self._key is not None and state != self._key[1]:  # other graphs of the model find out by themselves
-                weights.clear()
-            self._numbers = self._numbered()
-            self._view.renumber({n.name: number for n, number in self._numbers.items()})
-            with torch.no_grad():
-                self._values = self._known_or_made()
-            self._key = weights.generation, state
+        state = self.state()
+        if (self._weights.generation, state) != self._key:
+            with self._weights.lock:
+                self._make(state)
         return self._values
+
+    def _make(self, state: State) -> None:
+        """All values anew, unless another thread has made them meanwhile."""
+        weights = self._weights
+        if (weights.generation, state) == self._key:
+            return
+        if self._key is not None and state != self._key[1]:  # other graphs of the model find out by themselves
+            weights.clear()
+        self._numbers = self._numbered()
+        self._view.renumber({n.name: number for n, number in self._numbers.items()})
+        with torch.no_grad():
+            self._values = self._known_or_made()
+        self._key = weights.generation, state
 
     def live(self) -> dict[Node, Any]:
         values: dict[Node, Any] = {}

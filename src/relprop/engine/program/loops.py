@@ -45,15 +45,15 @@ def forward(
         record: let steps save what the reverse pass wants.
         differentiable: in inputs and in parameters; nothing is taken from an earlier call.
     """
-    constants = program.constants.live() if differentiable else program.constants.values()
+    constants = program.constants
     dtype = relevance_dtype(program)
     tape = Tape(
-        values=dict(constants),
+        values=dict(constants.live() if differentiable else constants.values()),
         device=next(t.device for t in inputs if isinstance(t, Tensor)),
         dtype=dtype,
-        modified={} if differentiable else program.constants.modified,
+        modified=constants.modified if constants.keep and not differentiable else {},
         released=program.released_in_reverse,
-        keeps_modified=program.constants.keep,
+        keeps_modified=constants.keep,
         widened=dtype != _dtype(program),
         differentiable=differentiable,
     )

@@ -35,7 +35,9 @@ def embed_ids_as_given(graph: Graph) -> Graph:
     ids = Ids(graph)
     for node in list(graph.operators()):
         if operator_name(node) == "embedding" and ids.of(arguments(node)["indices"]):
-            node.replace_all_uses_with(_embedded(graph, node, arguments(node)["indices"], fake_value(node)))
+            embedded = _embedded(graph, node, arguments(node)["indices"], fake_value(node))
+            if embedded is not node:
+                node.replace_all_uses_with(embedded)
         elif operator_name(node) in {"to", "_to_copy", "scatter"} and is_floating(node) and _is_one_hot(node, ids):
             _read_behind(graph, node)
     return remove_dead(graph)
