@@ -111,6 +111,7 @@ BECOMES = {
     "addcdiv": "a sum and a quotient",
     "addcmul": "a sum and a product",
     "addmm": "`linear`",
+    "as_strided": "`strided`, reading by positions, where the memory is all its input's",
     "baddbmm": "a sum of a batched product and its summand",
     "batch_norm": "`scale` with fixed statistics, which canonization fuses into the layer in front of it; `normalize` "
     "and `scale` with statistics of the batch",
@@ -200,7 +201,7 @@ REFUSED = {
         "_to_dense int_repr q_* _spdiags _spsolve _csl* *int4* *int8* _int_mm *scaled*mm* fbgemm_* "
         "_saturate_* _rowwise_prune to_mkldnn hash_tensor choose_qparams*"
     ),
-    "Views of memory as it lies": (
+    "Views of memory as it lies, but for windows of dense memory by `as_strided`": (
         "as_strided* set resize* _resize* data lift new_empty_strided _reshape_* *pin_memory _lazy_clone "
         "_copy_from* alias* detach*"
     ),

@@ -30,12 +30,14 @@ class Quantized(nn.Module):
             z = z + (q - z).detach()
         elif self.spelling == "difference":
             z = z - (z - q).detach()
+        elif self.spelling == "data":
+            z = z + (q - z).data
         else:
             z = q - z.detach() + z
         return self.head(z)
 
 
-@pytest.mark.parametrize("spelling", ["sum", "difference", "in line"])
+@pytest.mark.parametrize("spelling", ["sum", "difference", "data", "in line"])
 def test_a_straight_through_estimator_is_input_times_its_gradient(spelling: str) -> None:
     torch.manual_seed(1)
     model, x = Quantized(spelling).double().eval(), torch.randn(3, 5, dtype=torch.float64)

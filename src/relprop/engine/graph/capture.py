@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph import recurrent, trial
+from relprop.engine.graph import quantized, recurrent, trial
 from relprop.engine.graph.export import LOCK, Inputs, Open, explain_failure, export, quiet
 from relprop.engine.graph.functional import make_functional
 from relprop.engine.graph.graph import Graph, NodeInfo, fake_value, operator_name
+from relprop.engine.graph.known import hold_numbers, needs_values
 from relprop.engine.graph.outputs import as_records
 from relprop.engine.graph.regions import inline_regions
 from relprop.engine.graph.shadow import check_modules, shadow_of, trial_of
@@ -42,14 +43,17 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
     check_modules(model)
     with LOCK, quiet():
         failed: Exception | None = None
+        errors: list[Exception] = []
         differs = ""
-        for inputs, opened in _attempts(given):
+        for inputs, opened in _attempts(given, errors):
             try:
                 graph = _captured(shadow_of(model), inputs, opened)
             except CaptureError:
                 raise
             except Exception as error:
-                failed = failed if failed is not None and inputs is given else error
+                later = failed is not None and inputs is given and opened != "known"
+                failed = failed if later else error
+                errors.append(error)
                 continue
             differs = _difference(graph, model, given)
             if not differs:
@@ -70,10 +74,10 @@ def departs(graph: Graph, model: nn.Module, args: Sequence[Any], kwargs: Mapping
     given: Inputs = (tuple(args), dict(kwargs))
     check_modules(model)
     with LOCK, quiet():
-        return trial.difference(graph, pytree.tree_leaves(given), _own_output(model, given))
+        return trial.difference(graph, pytree.tree_leaves(given), _own_output(model, given, graph.written))
 
 
-def _attempts(given: Inputs) -> Iterator[tuple[Inputs, Open]]:
+def _attempts(given: Inputs, failed: Sequence[Exception]) -> Iterator[tuple[Inputs, Open]]:
     """Inputs to export with, and the sizes to leave open, from what serves most calls to what serves only this one."""
     tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor) and t.dim()]
     if {t.shape[0] for t in tensors} == {1}:
@@ -83,6 +87,8 @@ def _attempts(given: Inputs) -> Iterator[tuple[Inputs, Open]]:
     if any(len(varying_dims(t)) > 1 for t in tensors):
         yield given, "batch"  # for models whose code fixes the length of sequences
     yield given, "none"
+    if failed and needs_values(failed[-1]):
+        yield given, "known"
 
 
 def _repeated(given: Inputs) -> Inputs:
@@ -95,17 +101,20 @@ def _repeated(given: Inputs) -> Inputs:
 
 def _captured(shadow: nn.Module, inputs: Inputs, opened: Open) -> Graph:
     shadow.register_forward_hook(lambda _module, _inputs, output: as_records(output))
+    if opened == "known":
+        hold_numbers(shadow)
     exported = export(shadow, inputs, opened)
     inline_regions(exported.graph_module)
     exported = make_functional(exported)
     recurrent.restore(exported.graph)
+    quantized.restore(exported.graph)
     return _to_graph(exported, shadow)
 
 
-def _own_output(model: nn.Module, given: Inputs) -> list[Any]:
-    """What the model returns; `InputError` where it does not take these inputs."""
+def _own_output(model: nn.Module, given: Inputs, written: Collection[str] = ()) -> list[Any]:
+    """What the model returns, which writes to these parameters; `InputError` where it does not take these inputs."""
     try:
-        return trial.own_output(trial_of(model), *given)
+        return trial.own_output(trial_of(model, written), *given)
     except Exception as error:
         tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
         raise InputError(
@@ -148,7 +157,7 @@ def _tried(graph: Graph, model: nn.Module, given: Inputs) -> str:
         return "the program was captured for other sizes"
     if any(node.op == "get_attr" for node in graph.nodes):
         return ""  # it calls graphs, which no rule explains: to be refused by their name
-    said = trial.difference(graph, leaves, _own_output(model, given))
+    said = trial.difference(graph, leaves, _own_output(model, given, graph.written))
     if not said:
         graph.tried.add(graph.sizes_of_one(leaves))
     return said
@@ -200,7 +209,9 @@ def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph
         node.meta["relprop"] = replace(origin, path=path, operator=operator_name(node), origin=node.name)
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
-    return Graph(graph, tensors, exported.call_spec.in_spec, exported.call_spec.out_spec, types)
+    written = frozenset(str(s.target) for s in signature.output_specs if s.kind is OutputKind.PARAMETER_MUTATION)
+    in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
+    return Graph(graph, tensors, in_spec, out_spec, types, written=written)
 
 
 def _find(exported: torch.export.ExportedProgram, target: str) -> Tensor:

@@ -22,6 +22,9 @@ from torch.nn.utils import rnn
 from torch.utils import _pytree as pytree
 
 from relprop import errors
+from relprop.engine.graph.known import KnownValues
+from relprop.engine.graph.plain_data import DataAsOperators
+from relprop.engine.graph.quantized import RoundingAsOneOperator
 from relprop.engine.graph.recurrent import AsOneOperator
 from relprop.engine.graph.signature import varying_dims
 
@@ -34,8 +37,9 @@ LOCK = threading.RLock()
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs."""
 
-Open = Literal["sequence", "batch", "none"]
-"""Which sizes the program may be used with others of: batch and sequence of ids, the batch, none."""
+Open = Literal["sequence", "batch", "none", "known"]
+"""Which sizes the program may be used with others of: batch and sequence of ids, the batch, none; or none, with what is
+made of numbers alone computed (`KnownValues`)."""
 
 
 def export(model: nn.Module, inputs: Inputs, opened: Open) -> torch.export.ExportedProgram:
@@ -46,9 +50,12 @@ def export(model: nn.Module, inputs: Inputs, opened: Open) -> torch.export.Expor
             return None
         return dict.fromkeys(varying_dims(leaf) if opened == "sequence" else (0,), torch.export.Dim.AUTO)
 
+    # An export that fails leaves marks of open sizes on its inputs, which the next one would heed.
+    inputs = pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)
     _name_keywords(model, inputs[1])
-    shapes = None if opened == "none" else _by_parameter(model, pytree.tree_map(sizes, inputs))
-    with torch.no_grad(), AsOneOperator():
+    shapes = None if opened in {"none", "known"} else _by_parameter(model, pytree.tree_map(sizes, inputs))
+    known = KnownValues() if opened == "known" else contextlib.nullcontext()
+    with torch.no_grad(), DataAsOperators(), RoundingAsOneOperator(), AsOneOperator(), known:
         return torch.export.export(model, *inputs, dynamic_shapes=shapes, strict=False)
 
 

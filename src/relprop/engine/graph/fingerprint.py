@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from relprop.engine.graph.quantized import SWITCHES
 from relprop.engine.graph.shadow import CONTAINERS, HELD, LONG, may_be_copied
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size))
@@ -113,6 +114,9 @@ class _Walk:
         self._met.add(id(module))
         self._class(type(module))
         held = module.__dict__
+        for name in SWITCHES:
+            if (switch := (held.get("_buffers") or {}).get(name)) is not None:
+                self.structure.append(version(switch))
         for name in TENSORS:
             if tensors := held.get(name):
                 self.structure += [(key, _described(tensor)) for key, tensor in tensors.items()]

@@ -66,6 +66,7 @@ class Graph:
         out_spec: how the model's output unflattens.
         module_types: class of each module, by path.
         tried: sets of open sizes that may be 1 together: there the program was seen to return what the model does.
+        written: paths of the parameters that the model's own forward writes to.
     """
 
     fx: FxGraph
@@ -74,6 +75,7 @@ class Graph:
     out_spec: pytree.TreeSpec
     module_types: Mapping[str, type[nn.Module]] = field(default_factory=dict)
     tried: set[frozenset[Any]] = field(default_factory=set)
+    written: frozenset[str] = frozenset()
 
     @property
     def nodes(self) -> Sequence[Node]:

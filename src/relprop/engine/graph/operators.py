@@ -136,6 +136,28 @@ def complex_moved(
     return complex_linear(function, which, args, kwargs)
 
 
+def strided(x: Tensor, lead: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Each entry of `x`'s first `lead` dimensions, contiguous, read at `Σ_d i_d · stride[d]` for each `i < size`."""
+    positions = torch.zeros((), dtype=torch.long, device=x.device)
+    for n, step in zip(size, stride, strict=True):
+        positions = positions[..., None] + step * torch.arange(n, device=x.device)
+    kept = x.shape[:lead]
+    return x.reshape(*kept, -1).index_select(lead, positions.reshape(-1)).reshape(*kept, *size)
+
+
+def round_to_steps(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, low: int, high: int) -> Tensor:
+    """Fake quantization: `x / scale`, rounded and kept between `low` and `high` less the zero point, times `scale`.
+
+    Args:
+        axis: the dimension that scales and zero points belong to; -1 for one of each.
+    """
+    if axis >= 0:
+        trailing = x.dim() - axis - 1
+        scale, zero_point = as_channels(scale, trailing), as_channels(zero_point, trailing)
+    steps = torch.round(x * (1 / scale) + zero_point).clamp(low, high)
+    return ((steps - zero_point) * scale).to(x.dtype)
+
+
 # Constants, computed once from parameters.
 
 

@@ -11,7 +11,7 @@ import functools
 import inspect
 import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copyreg import _slotnames  # type: ignore[attr-defined]
 from types import MethodType
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from relprop.engine.graph.quantized import check_observers, without_observers
 from relprop.errors import CaptureError
 
 LONG, HELD = 1_000, 20_000
@@ -60,9 +61,18 @@ def shadow_of(model: nn.Module) -> nn.Module:
     return _in_eval_mode(model, _Copier(_same))
 
 
-def trial_of(model: nn.Module) -> nn.Module:
-    """A shadow to run the model's own code with: what forward writes into tensors is not seen by the original."""
-    return _in_eval_mode(model, _Copier(_private))
+def trial_of(model: nn.Module, written: Collection[str] = ()) -> nn.Module:
+    """A shadow to run the model's own code with: what forward writes into tensors is not seen by the original.
+
+    Args:
+        model: the original.
+        written: paths of parameters that forward writes to. All others, which are most of a model, are shared.
+    """
+    copier = _Copier(_private)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in written:
+            copier.put(parameter, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+    return _in_eval_mode(model, copier)
 
 
 def copy_modules(model: nn.Module) -> nn.Module:
@@ -88,6 +98,7 @@ def check_modules(model: nn.Module) -> None:
     for name, module in model.named_modules():
         where = f"{name} ({type(module).__name__})" if name else f"The model ({type(module).__name__})"
         kind = type(module).__module__
+        check_observers(name, module)
         if isinstance(module, torch.jit.ScriptModule):
             raise CaptureError(
                 f"{where} is TorchScript, made by torch.jit.trace or torch.jit.script, which holds no Python code that "
@@ -137,6 +148,7 @@ class Wrapped(nn.Module):
 
 def _in_eval_mode(model: nn.Module, copier: _Copier) -> nn.Module:
     shadow = copier.module(model).eval()
+    without_observers(shadow)
     for module in shadow.modules():
         config = module.__dict__.get("config")
         if config is not None and copier.made(config) and getattr(config, "use_cache", False) is True:
@@ -183,6 +195,10 @@ class _Copier:
     def made(self, value: Any) -> bool:
         """The value is a copy, not an original."""
         return id(value) in self._made
+
+    def put(self, value: Any, new: Any) -> None:
+        """Let this be the copy of a value."""
+        self._keep(value, new)
 
     def module(self, module: nn.Module) -> nn.Module:
         known: nn.Module | None = self._copies.get(id(module))

@@ -58,6 +58,7 @@ _register("asinh atan sinh expm1 erf sign pow round floor ceil trunc", "divide",
 _register("sin tan nan_to_num", "divide")
 _register("asin arcsin arctan arcsinh atanh arctanh erfinv special_erf special_erfinv special_expm1 sgn fix frac "
           "deg2rad rad2deg special_round fmod remainder floor_divide", "divide")  # fmt: skip
+_register("round_to_steps", "divide", nonneg=inherits)
 _register("abs absolute sqrt square", "divide", nonneg=always)
 # f(0) may be anything
 _register("sigmoid hardsigmoid", "none", nonneg=always, gate=2, layers=_A)

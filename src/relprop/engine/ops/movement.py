@@ -49,7 +49,7 @@ register(
     "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d masked_select broadcast_to atleast_1d "
     "atleast_2d atleast_3d adjoint mH fliplr flipud ravel take fft_fftshift fft_ifftshift linalg_diagonal "
     "matrix_H unsafe_split_with_sizes native_channel_shuffle _unsafe_index hsplit vsplit dsplit "
-    "broadcast_tensors meshgrid",
+    "broadcast_tensors meshgrid strided",
     "movement",
     **_moved,
 )

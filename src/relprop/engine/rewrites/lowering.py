@@ -28,6 +28,7 @@ from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
 from relprop.engine.rewrites.rewriting import Lowering, arguments, changed, insert, positional
+from relprop.engine.rewrites.strided import read_in_windows
 from relprop.engine.rewrites.written_out import write_out
 
 aten = torch.ops.aten
@@ -338,6 +339,7 @@ REWRITES: dict[str, Lowering] = {
     "scatter_add": _index_add,
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted_by_data),
     "addmm": _addmm,
+    "as_strided": read_in_windows,
     "baddbmm": _baddbmm,
     "matmul": _matmul,
     "mm": _matmul,
