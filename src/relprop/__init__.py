@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from relprop import analyzers, composites, errors, rules, targets
+from relprop import analyzers, composites, concepts, errors, rules, targets
 from relprop.analyzers.artifact import Artifact, load, load_artifact
 from relprop.analyzers.indices import layer_indices
 from relprop.analyzers.lrp import LRP
@@ -24,6 +24,7 @@ __all__ = [
     "analyzers",
     "canonize",
     "composites",
+    "concepts",
     "errors",
     "flatten_model",
     "heatmaps",

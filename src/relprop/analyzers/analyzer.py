@@ -160,7 +160,8 @@ class Analyzer(ABC):
     def _explained(
         self, inputs: Inputs, targets: Sequence[TargetLike], options: Mapping[str, Any] | None = None
     ) -> list[Explanation]:
-        call = self._call(inputs, [as_target(target, self._classes) for target in targets], options or {})
+        known = {id(target): as_target(target, self._classes) for target in targets}  # the same one stays the same one
+        call = self._call(inputs, [known[id(target)] for target in targets], options or {})
         return [self._explanation(call, answer) for answer in self.answers(call)]
 
     def _call(self, inputs: Inputs, targets: list[Target], options: Mapping[str, Any]) -> Call:
@@ -221,6 +222,8 @@ class Analyzer(ABC):
             layers=answer.relevance,
             activations=answer.activations,
             parameters=answer.parameters,
+            coefficients=answer.coefficients,
+            edges=answer.edges,
             ledger=None if books is None else ledger_of(books, several, self.rules_of(call)),
         )
 

@@ -17,7 +17,7 @@ from relprop.composites.assign import node_rule, unit_rule
 from relprop.engine import ops
 from relprop.engine.graph.graph import Graph, Node, ancestors, fake_value, info, operator_name
 from relprop.engine.layers.layers import Layer, layers_of_graph
-from relprop.engine.layers.select import by_pattern, module_outputs
+from relprop.engine.layers.select import INPUT, by_pattern, module_inputs, module_outputs
 from relprop.engine.ops.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
 from relprop.engine.program.constants import Constants, SharedConstants
 from relprop.engine.program.focus import Focused, focus, trim
@@ -81,26 +81,62 @@ class Captured:
         """Name of a module or layer -> the node that is its output, for all that relevance passes."""
         return module_outputs(self.graph, self.layers, self.program.forms)
 
-    def node(self, name: str, option: str) -> Node:
-        """The output of one module.
+    @cached_property
+    def entries(self) -> dict[str, Node]:
+        """Name of a module or layer and `:input` -> the node that is its input."""
+        return module_inputs(self.graph, self.layers, self.program.forms)
+
+    def node(self, name: str | int, option: str) -> Node:
+        """The output of one module, given its name or its number in the table.
 
         Raises:
-            InputError: there is none of that name, or several fit it.
+            InputError: there is none, or several fit it.
         """
-        found = by_pattern(self.nodes, name, option)
+        if isinstance(name, int):
+            rows = [layer for layer in self.layers if layer.index == (name,)]
+            if not rows or rows[0].name not in self.nodes:
+                raise InputError(
+                    f"{option}={name}: no layer of that number is passed by relevance; print the analyzer."
+                )
+            name = rows[0].name
+        found = self._named(name, option)
         if len(set(found.values())) != 1:
             raise InputError(f"{option}={name!r} fits {len(found)} modules, give one: {', '.join(list(found)[:8])}.")
         return next(iter(found.values()))
+
+    def edge(self, source: str, reader: str) -> tuple[Node, Node]:
+        """The output of one module, and the operator of another that reads it.
+
+        Raises:
+            InputError: there is none, or several.
+        """
+        node = self.node(source, "edges")
+        inside = {n for layer in self.layers if layer.name == reader for n in layer.nodes}
+        inside |= {n for n in self.graph.operators() if f"{info(n).path}.".startswith(f"{reader}.")}
+        found = [n for n in node.users if n in inside and n in self.program.step_of]
+        if len(found) != 1:
+            known = [layer.name for layer in self.layers if set(layer.nodes) & set(node.users)]
+            raise InputError(
+                f"edges={(source, reader)!r}: {len(found)} operators of {reader!r} read the output of {source!r}; what "
+                f"reads it is {', '.join(known) or 'no layer'}."
+            )
+        return node, found[0]
 
     def wanted(self, layers: Layers, option: str = "layers") -> dict[str, Node]:
         """Name -> node whose relevance is asked for."""
         if layers is None or layers is False:
             return {}
         if layers is not True:
-            return by_pattern(self.nodes, layers, option)
+            return self._named(layers, option)
         if not self.flatten:
             return {name: n for name, n in self.nodes.items() if "." not in name and ":" not in name[1:] and name}
         return {layer.name: self.nodes[layer.name] for layer in self.layers if layer.name in self.nodes}
+
+    def _named(self, names: Any, option: str) -> dict[str, Node]:
+        """By names and globs; of those that end in `:input` among the inputs of modules, too."""
+        several = [names] if isinstance(names, str) else names
+        inner = isinstance(several, Iterable) and any(isinstance(n, str) and n.endswith(INPUT) for n in list(several))
+        return by_pattern(self.nodes | self.entries if inner else self.nodes, names, option)
 
     def with_outputs(self, wanted: Mapping[str, Node]) -> Program:
         """The program that does the least for all outputs and the whole output's relevance."""

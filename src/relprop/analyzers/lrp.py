@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from relprop.analyzers import checks as _checks
-from relprop.analyzers.analyzer import Analyzer, Call, in_one
+from relprop.analyzers.analyzer import Call, in_one
 from relprop.analyzers.captured import Captured, Layers, captured
 from relprop.analyzers.captures import Shared, captures_of
+from relprop.analyzers.exporting import Exporting
 from relprop.analyzers.inputs import refuse_ambiguous
-from relprop.analyzers.options import Conditions, Options, check_masks, paired
+from relprop.analyzers.options import Conditions, Edges, Options, Paths, check_masks, paired
 from relprop.composites import Composite
 from relprop.composites.assign import rules_of_layers
 from relprop.composites.composite import as_composite
@@ -37,7 +35,7 @@ from relprop.rules import Rule
 from relprop.targets import TargetLike
 
 
-class LRP(Analyzer):
+class LRP(Exporting):
     """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
 
     The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
@@ -158,6 +156,9 @@ class LRP(Analyzer):
         activations: Layers = None,
         parameters: bool = False,
         differentiable: bool = False,
+        paths: Paths = "all",
+        coefficients: Layers = None,
+        edges: Edges = (),
         **kwargs: Any,
     ) -> Explanation:
         """Explain a batch.
@@ -169,22 +170,30 @@ class LRP(Analyzer):
                 tuple that indexes one sample's output, a function from the output (B, ...) to its relevance, or one of
                 `relprop.targets`.
             layers: also return relevance at the output of these modules: True for every layer, or names and globs.
+                `NAME:input` is the input of a module that has one.
             audit: also return the books.
             start: relevance starts at the output of this module instead of the model's; the target speaks of it then.
-            conditions: module -> what becomes of the relevance at its output: a mask that broadcasts to it, a function
-                that is linear and takes each entry by itself, or `"stop"`.
+            conditions: module -> what becomes of the relevance at its output: a mask that broadcasts to it, a concept
+                of `relprop.concepts` such as `Channels(3, 7)`, a function that is linear and takes each entry by
+                itself, or `"stop"`. On several modules they hold together.
             activations: also return values at the output of these modules.
             parameters: also return relevance of parameters: of a weight's entries what went through them, of biases and
                 other constants what they kept.
             differentiable: keep relevance differentiable in inputs and parameters.
+            paths: what becomes of relevance on ways that pass by the modules with conditions, such as skip connections:
+                `"all"` keeps it, `"through"` takes it away.
+            coefficients: also return `c` of `R = a · c` at the output of these modules.
+            edges: also return the relevance that one module sends to another which it reads: (read, reader) by names.
 
         Raises:
             InputError, TargetError: before any work on the model.
         """
-        options = Options(layers, audit, start, conditions, activations, parameters, differentiable)
+        options = Options(
+            layers, audit, start, conditions, activations, parameters, differentiable, paths, coefficients, edges
+        )
         given = options.given() + (() if target is None else ("target",))
         refuse_ambiguous(given, self._ambiguous, self._source)
-        return self._explained((args, kwargs), [target], {"options": options})[0]
+        return self.ask((args, kwargs), [target], options)[0]
 
     def explain(
         self, inputs: Tensor | Sequence[Any] | Mapping[str, Any], target: TargetLike = None, **options: Any
@@ -196,7 +205,7 @@ class LRP(Analyzer):
             target: as in a call.
             **options: as in a call.
         """
-        return self._explained(in_one(inputs), [target], {"options": Options(**options)})[0]
+        return self.ask(in_one(inputs), [target], Options(**options))[0]
 
     def each(
         self,
@@ -204,6 +213,10 @@ class LRP(Analyzer):
         targets: Sequence[TargetLike] | TargetLike = None,
         conditions: Sequence[Conditions] | None = None,
         layers: Layers = None,
+        audit: bool = False,
+        start: str | None = None,
+        activations: Layers = None,
+        paths: Paths = "all",
         chunk: int | None = None,
         **kwargs: Any,
     ) -> list[Explanation]:
@@ -216,6 +229,10 @@ class LRP(Analyzer):
             *args: as in a call.
             **kwargs: as in a call.
             layers: as in a call.
+            audit: as in a call.
+            start: as in a call.
+            activations: as in a call.
+            paths: as in a call.
             targets: what `target` may be in a call, one for each explanation, in a list.
             conditions: what `conditions` may be in a call, one for each explanation, in a list. Where only one of
                 `targets` and `conditions` is a list of several, the other is the same for all.
@@ -233,10 +250,33 @@ class LRP(Analyzer):
             [(4, 3), (4, 3)]
         """
         several, under = paired(targets, conditions, chunk)
-        given = {"targets": targets, "layers": layers, "conditions": conditions, "chunk": chunk}
-        refuse_ambiguous([n for n, value in given.items() if value is not None], self._ambiguous, self._source)
-        options = {"options": Options(layers=layers), "conditions": under, "chunk": chunk}
-        return self._explained((args, kwargs), several, options)
+        options = Options(layers, audit, start, None, activations, paths=paths)
+        named = {"targets": targets, "conditions": conditions, "chunk": chunk}
+        given = (*options.given(), *(name for name, value in named.items() if value is not None))
+        refuse_ambiguous(given, self._ambiguous, self._source)
+        return self.ask((args, kwargs), several, options, under, chunk=chunk)
+
+    def ask(
+        self,
+        inputs: Inputs,
+        targets: Sequence[TargetLike],
+        options: Options,
+        conditions: Sequence[Conditions] | None = None,
+        *,
+        chunk: int | None = None,
+    ) -> list[Explanation]:
+        """What `each` does, for analyzers that are made of this one.
+
+        Args:
+            inputs: positional and keyword inputs.
+            targets: one for each explanation.
+            options: the same for all.
+            conditions: those of each explanation; None: those of the options.
+            chunk: as in `each`.
+        """
+        under = [options.conditions] * len(targets) if conditions is None else conditions
+        asked = {"options": options, "conditions": under, "chunk": chunk}
+        return self._explained(inputs, targets, asked)
 
     def start_of(self, shared: Shared, options: Mapping[str, Any]) -> Node:
         start: Node = options["options"].start_of(self._captured(shared))
@@ -251,10 +291,9 @@ class LRP(Analyzer):
     def answers(self, call: Call) -> Sequence[Answer]:
         """One answer per target, on one forward pass."""
         known, options = self._captured(call.shared), call.options["options"]
-        under = call.options.get("conditions", [options.conditions] * len(call.targets))
         questions = [
             options.question(known, target, self._normalize_output, condition)
-            for target, condition in zip(call.targets, under, strict=True)
+            for target, condition in zip(call.targets, call.options["conditions"], strict=True)
         ]
         for question in questions:
             check_masks(question.conditions, batch_size(call.inputs, {}) or 1)
@@ -263,61 +302,15 @@ class LRP(Analyzer):
 
         def run() -> Iterator[Answer]:
             segments = known.segments(program)
-            return answer(program, inputs, questions, chunk=call.options.get("chunk"), segments=segments)
+            return answer(program, inputs, questions, chunk=call.options["chunk"], segments=segments)
 
         if self._compiler is None or len(questions) > 1:
             return list(run())
         found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
         if self._compiler.news:
-            warnings.warn(self._compiler.news, UserWarning, stacklevel=4)
+            warnings.warn(self._compiler.news, UserWarning, stacklevel=5)
             self._compiler.news = ""
         return [found]
-
-    def export(
-        self,
-        path: str | os.PathLike[str],
-        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
-        *,
-        target: TargetLike | Literal["input"] = None,
-        layers: Layers = None,
-    ) -> Path:
-        """Write a program that takes the model's inputs and returns output and relevance, and that needs only torch.
-
-        `torch.export.load(path).module()(x)` returns a dict: `output`, `relevance` (a tuple for several inputs),
-        `target`, and `layers` if they were asked for. Batches of any size fit if they do here. `relprop.load(path)`
-        checks inputs and returns an `Explanation`.
-
-        Args:
-            path: a file that ends in `.pt2`, or in `.onnx` for what ONNX has operators for. One that exists is
-                replaced, once the new one is complete.
-            example_inputs: positional inputs as a tuple, or keyword inputs as a dict; the program is tried on them.
-                None: zeros in the shapes of the last call.
-            target: as in a call, fixed in the program; `"input"` makes it an input `target` of the program, a
-                LongTensor (B,) of classes (for outputs of other shapes, of indices into a sample's flattened output).
-            layers: as in a call.
-
-        Raises:
-            ArtifactError: the file cannot be written, or ONNX lacks an operator. MissingExtraError: onnx is not
-                installed. InputError, TargetError: as the call does.
-        """
-        from relprop.analyzers.artifact import write
-
-        file = write.check_path(path)
-        seed, takes_target = write.seed_of(target, self._classes, self._normalize_output)
-        args, kwargs = self._examples(example_inputs)
-        known = self._captured(self._started(args, kwargs, explains=False))
-        wanted = known.wanted(layers)
-        job = write.Job(
-            program=known.with_outputs(wanted),
-            wanted=wanted,
-            seed=seed,
-            takes_target=takes_target,
-            checks=self._checks,
-            model=type(self._source).__name__,
-            table=str(self),
-        )
-        write.write(job, file, args, kwargs)
-        return file
 
     def compile(self, **options: Any) -> LRP:
         """Run forward and relevance as one graph that `torch.compile` made, from the next call on.
@@ -336,16 +329,6 @@ class LRP(Analyzer):
         for known in self._known.values():
             known.compiled.clear()
         return self
-
-    def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> Inputs:
-        """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
-        if given is None:
-            if self._shared is None:
-                raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
-            return self._shared.graph.examples()
-        args, kwargs = inputs_of(given)
-        _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
-        return args, kwargs
 
     def __repr__(self) -> str:
         return "\n".join(line for line, _ in self._lines())

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from relprop.analyzers.captured import Captured, Layers
-from relprop.engine.graph.graph import Node, shape_of
-from relprop.engine.program.question import Condition, Mask, Question
+from relprop.engine.graph.graph import Node, ancestors, shape_of, where_is
+from relprop.engine.program.condition import Condition, Entrywise, Mask, Stop
+from relprop.engine.program.question import Question
 from relprop.errors import InputError
 from relprop.targets import Seed, Target, TargetLike
 
 STOP = "stop"
-Conditions = Mapping[str, Tensor | Callable[[Tensor], Tensor] | str] | None
-"""Module -> a mask, a linear function of each entry, or `"stop"`."""
+
+
+@runtime_checkable
+class Concept(Protocol):
+    """What says by itself what of a layer's relevance goes on, such as `relprop.concepts.Channels(3)`."""
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise `InputError` where a layer of shape (B, ...) does not have it."""
+
+    def condition(self) -> Condition:
+        """What goes on."""
+
+
+Conditions = Mapping[str | int, Tensor | Concept | Callable[[Tensor], Tensor] | str] | None
+"""Module, by name or by its number in the table -> a mask, a concept, a linear function of each entry, or `"stop"`."""
+
+Paths = Literal["all", "through"]
+Edges = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,13 @@ class Options:
     activations: Layers = None
     parameters: bool = False
     differentiable: bool = False
+    paths: Paths = "all"
+    coefficients: Layers = None
+    edges: Edges = ()
+
+    def __post_init__(self) -> None:
+        if self.paths not in ("all", "through"):
+            raise InputError(f"paths={self.paths!r} is neither 'all' nor 'through'.")
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -48,43 +73,75 @@ class Options:
             warnings.warn(
                 f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def start_of(self, known: Captured) -> Node:
         """The node that relevance starts from."""
         return known.program.explained if self.start is None else known.node(self.start, "start")
 
-    def question(self, known: Captured, target: Target, normalize: bool, conditions: Conditions) -> Question:
+    def question(
+        self,
+        known: Captured,
+        target: Target,
+        normalize: bool,
+        conditions: Conditions,
+    ) -> Question:
         """What the engine is asked.
 
         Raises:
             InputError: a module that relevance does not pass, or a condition that is none.
         """
+        start = self.start_of(known)
+        through = {known.node(n, "conditions"): _condition(n, c, known, start) for n, c in (conditions or {}).items()}
+        if self.paths == "through":
+            check_one_way(through)
         return Question(
-            start=self.start_of(known),
+            start=start,
             seed=Seed(target, normalize),
             relevance=known.wanted(self.layers),
             activations=known.wanted(self.activations, "activations"),
-            conditions={known.node(name, "conditions"): _condition(name, c) for name, c in (conditions or {}).items()},
+            coefficients=known.wanted(self.coefficients, "coefficients"),
+            edges={f"{a} -> {b}": known.edge(a, b) for a, b in self.edges},
+            conditions=through,
+            through=self.paths == "through",
             audit=self.audit,
             parameters=self.parameters,
             differentiable=self.differentiable,
         )
 
 
-def _condition(name: str, given: Any) -> Condition:
+def _condition(name: str | int, given: Any, known: Captured, start: Node) -> Condition:
+    if isinstance(given, Condition):
+        return given
     if isinstance(given, str) and given == STOP:
-        return None
+        return Stop()
     if isinstance(given, Tensor):
         return Mask(given)
+    if isinstance(given, Concept):
+        node = known.node(name, "conditions")
+        if node is start:
+            raise InputError(f"Relevance starts at the output of {name!r}: the target says at what of it.")
+        shape = shape_of(node)
+        if shape is not None and None not in shape[1:]:
+            given.check([1, *(int(n) for n in shape[1:] if n is not None)])
+        return given.condition()
     if callable(given):
-        condition: Condition = given
-        return condition
+        return Entrywise(given)
     raise InputError(
         f"conditions[{name!r}] is {type(given).__name__}; give a mask, a tensor that broadcasts to the module's "
-        f"output, a function of its relevance, or {STOP!r}."
+        f"output, one of relprop.concepts such as Channels(3), a function of its relevance, or {STOP!r}."
     )
+
+
+def check_one_way(conditions: Collection[Node]) -> None:
+    """Raise `InputError` unless there is a way that passes all of these nodes."""
+    for a, b in itertools.combinations(conditions, 2):
+        if a not in ancestors(b) and b not in ancestors(a):
+            raise InputError(
+                f"No way through the model passes both {where_is(a)} and {where_is(b)}, so paths='through' leaves "
+                "nothing. Ask for one of them, or paths='all'."
+            )
 
 
 def check_masks(conditions: Mapping[Node, Condition], batch: int) -> None:

@@ -25,6 +25,8 @@ class Explanation:
         layers: relevance at the output of modules, by name, if `layers=` was given.
         activations: values at the output of modules, by name, if `activations=` was given.
         parameters: relevance of parameters, by name, if `parameters=True` was given.
+        coefficients: `c` of `R = a · c` at the output of modules, by name, if `coefficients=` was given.
+        edges: relevance that a module sent to another, by `"read -> reader"`, if `edges=` was given.
         ledger: who kept relevance, if `audit=True` was given.
     """
 
@@ -34,6 +36,8 @@ class Explanation:
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    coefficients: Mapping[str, Tensor] = field(default_factory=dict)
+    edges: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
     _outputs: Callable[[], Any] | None = field(default=None, repr=False)
 

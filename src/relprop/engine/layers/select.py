@@ -11,6 +11,9 @@ from relprop.engine.layers.layers import Layer
 from relprop.engine.ops.tape import Forms
 from relprop.errors import InputError
 
+INPUT = ":input"
+"""What the name of a module's input ends in."""
+
 
 def module_outputs(graph: Graph, layers: Sequence[Layer], forms: Mapping[Node, Forms]) -> dict[str, Node]:
     """Name -> the node that is the output of a layer or a module, for all that relevance passes."""
@@ -26,6 +29,22 @@ def module_outputs(graph: Graph, layers: Sequence[Layer], forms: Mapping[Node, F
         if layer.nodes:
             outputs[layer.name] = _last_read_outside(list(layer.nodes))
     return outputs
+
+
+def module_inputs(graph: Graph, layers: Sequence[Layer], forms: Mapping[Node, Forms]) -> dict[str, Node]:
+    """`NAME:input` -> the one value from outside that a layer or a module reads and that relevance passes."""
+    members: dict[str, set[Node]] = {}
+    for node in graph.operators():
+        parts = info(node).path.split(".") if info(node).path else []
+        for depth in range(1, len(parts) + 1):
+            members.setdefault(".".join(parts[:depth]), set()).add(node)
+    members |= {layer.name: set(layer.nodes) for layer in layers if layer.nodes}
+    found = {}
+    for name, inside in members.items():
+        outside = {n for node in inside for n in node.all_input_nodes if n in forms and n not in inside}
+        if len(outside) == 1:
+            found[f"{name}{INPUT}"] = outside.pop()
+    return found
 
 
 def by_pattern(available: Mapping[str, Node], layers: Any, option: str = "layers") -> dict[str, Node]:

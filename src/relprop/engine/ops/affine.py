@@ -46,6 +46,7 @@ class AffineStep(Step):
         self.direct = is_direct(self.map, rule)
         self.terms = Terms(self.map, rule, rectifier(node, plan) if rule.is_local else None)
         self.value = self.terms.value
+        self.expects_gaps = self.value is not node or isinstance(self.map, SomeRows)
         self.multiplies_sides = all(plan.prefers[x] == "R" for x in self.map.xs)
         self.emits = self._emitted()
         parameters = {p for p in (self.map.w, self.map.b) if p is not None and not info(p).static}

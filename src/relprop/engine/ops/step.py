@@ -49,6 +49,7 @@ class Step:
         reads_for_parameters: those that it reads besides to tell the relevance of its parameters.
         records: the forward pass is to run the node under autograd.
         emits: which parts the messages to the sources may have.
+        expects_gaps: it takes for granted that no relevance comes to some entries, as those where a ReLU is off.
     """
 
     records: ClassVar[bool] = False
@@ -62,6 +63,7 @@ class Step:
         self.reads: frozenset[Node] = other_inputs(node)
         self.reads_for_parameters: frozenset[Node] = frozenset()
         self.emits: Forms = self.forms
+        self.expects_gaps = False
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:

@@ -6,21 +6,25 @@ Nothing here looks at the values of a tensor, so that `relprop.engine.program.tr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.engine.graph.graph import Node, info, is_random
+from relprop.engine.graph.graph import Node, info, is_random, where_is
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Message, Tape
+from relprop.engine.program.condition import Arrived, Choice, Mask, Projection
 from relprop.engine.program.loops import advance, backward, forward, mode
 from relprop.engine.program.outputs import Outputs
 from relprop.engine.program.program import Program
-from relprop.engine.program.question import Answer, Mask, Question
+from relprop.engine.program.question import Answer, Question
 from relprop.engine.program.watch import Watch, by_input
+from relprop.errors import InputError
 
 Found = dict[Node, Tensor]
 """Relevance of the nodes where it is read."""
@@ -37,7 +41,8 @@ def answer(
 ) -> Iterator[Answer]:
     """One answer per question.
 
-    Denominators, which do not depend on the question, are computed once.
+    Denominators, which do not depend on the question, are computed once, and so is the way of relevance down to the
+    first node with a condition, for questions that follow each other and differ in their conditions only.
 
     Args:
         inputs: the flat inputs, one for each of `program.graph.inputs`.
@@ -49,15 +54,21 @@ def answer(
         with_outputs: the model's outputs are wanted, too.
     """
     run = Run(program, inputs, list(questions), with_outputs)
+    for question in run.questions:
+        _check_projections(program, question)
     if segments > 1 and not run.differentiable and not any(q.audit or q.parameters for q in run.questions):
         yield from run.in_segments(segments)
         return
     tape = run.forward(run.kept)
-    for together in run.batches(chunk, tape.device):
-        if len(together) == 1:
-            yield run.one(together[0], tape if len(run.questions) == 1 else tape.own(batched=False))
-        else:
-            yield from run.batch(together, tape.own(batched=True))
+    if len(run.questions) == 1:
+        yield run.one(run.questions[0], tape)
+        return
+    for questions, common in run.forked(tape):
+        for together in run.batches(questions, chunk, tape.device):
+            if len(together) == 1:
+                yield run.one(together[0], tape.own(batched=False), common)
+            else:
+                yield from run.batch(together, tape.own(batched=True), common)
 
 
 @dataclass
@@ -93,50 +104,72 @@ class Run:
                 self.outputs = Outputs(self.program, tape, self.inputs)
         return tape
 
-    def batches(self, chunk: int | None, device: torch.device) -> Iterator[list[Question]]:
+    def forked(self, tape: Tape) -> Iterator[tuple[list[Question], Walk | None]]:
+        """Questions that follow each other, and the first part of their way, if it is the same."""
+        for _, group in groupby(self.questions, key=_way):
+            questions = list(group)
+            conditioned = {node for question in questions for node in question.conditions}
+            if len(questions) == 1 or not conditioned:
+                yield questions, None
+                continue
+            own = tape.own(batched=False)
+            with mode(False):
+                common = Walk(self.program, replace(questions[0], conditions={}, through=False), own)
+                common.until(conditioned, own)
+                yield [common.choose(question, own) for question in questions], common
+
+    def batches(
+        self, questions: Sequence[Question], chunk: int | None, device: torch.device
+    ) -> Iterator[list[Question]]:
         """Questions that follow each other and can be answered as one batch."""
-        most = chunk or (1 if device.type == "cpu" else len(self.questions))
+        most = chunk or (1 if device.type == "cpu" else len(questions))
         batch: list[Question] = []
-        for question in self.questions:
+        for question in questions:
             if batch and (len(batch) == most or not _alike(batch[0], question)):
                 yield batch
                 batch = []
             batch.append(question)
         yield batch
 
-    def one(self, question: Question, tape: Tape) -> Answer:
-        """The answer to one question, by a reverse loop of its own."""
+    def one(self, question: Question, tape: Tape, common: Walk | None = None) -> Answer:
+        """The answer to one question, by a reverse loop of its own.
+
+        Args:
+            common: the first part of it.
+        """
         with mode(self.differentiable):
-            walk = Walk(self.program, question, tape)
-            walk.through(self.program.steps, tape)
+            walk = Walk(self.program, question, tape) if common is None else common.fork(question)
+            walk.through(walk.ahead, tape)
             return self.answered(walk, walk.collect(tape))
 
-    def batch(self, questions: Sequence[Question], tape: Tape) -> Iterator[Answer]:
+    def batch(self, questions: Sequence[Question], tape: Tape, common: Walk | None = None) -> Iterator[Answer]:
         """Relevance of several questions as one batch, by `torch.func.vmap`."""
         first = questions[0]
-        starts = [q.seed(tape.values[q.start]) for q in questions]
+        starts = [] if common else [q.seed(tape.values[q.start]) for q in questions]
         masks = {n: torch.stack([_mask(q, n) for q in questions]) for n in first.conditions}
 
-        def back(start: Tensor, own: dict[Node, Tensor]) -> tuple[Found, dict[str, Tensor], dict[str, Tensor]]:
+        def back(start: Tensor | None, own: dict[Node, Tensor]) -> tuple[Found, list[dict[str, Tensor]]]:
             question = replace(first, conditions={n: Mask(mask) for n, mask in own.items()})
             again = tape.own(batched=True)
-            walk = Walk(self.program, question, again, start)
-            walk.through(self.program.steps, again)
-            return walk.collect(again), walk.watch.relevance, walk.watch.edges
+            walk = Walk(self.program, question, again, start) if common is None else common.fork(question)
+            walk.through(walk.ahead, again)
+            return walk.collect(again), walk.watch.found
 
         with mode(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # operators that vmap loops over
-            seeds = torch.stack([start.to(tape.dtype) for start, _ in starts])
-            batched = torch.func.vmap(back)(seeds, masks)
-        for k, (question, (_, index)) in enumerate(zip(questions, starts, strict=True)):
-            inputs, relevance, edges = batched
+            seeds = torch.stack([start.to(tape.dtype) for start, _ in starts]) if starts else None
+            inputs, seen = torch.func.vmap(back, in_dims=(None if seeds is None else 0, 0))(seeds, masks)
+        for k, question in enumerate(questions):
+            index = common.index if common else starts[k][1]
+            relevance, coefficients, edges = ({name: r[k].contiguous() for name, r in d.items()} for d in seen)
             yield Answer(
                 outputs=self.outputs,
                 index=index if question.reported is None else question.reported,
                 inputs=self._by_input({node: r[k] for node, r in inputs.items()}),
-                relevance={name: relevance[name][k].contiguous() for name in first.relevance if name in relevance},
+                relevance={name: relevance[name] for name in first.relevance if name in relevance},
                 activations={name: tape.values[n] for name, n in question.activations.items()},
-                edges={name: r[k] for name, r in edges.items()},
+                coefficients=coefficients,
+                edges=edges,
             )
 
     def in_segments(self, segments: int) -> Iterator[Answer]:
@@ -160,16 +193,17 @@ class Run:
 
     def answered(self, walk: Walk, inputs: Found) -> Answer:
         """The answer of a walk that has arrived, given relevance where it is read."""
-        question, found = walk.question, walk.watch.relevance
+        question, watch = walk.question, walk.watch
         return Answer(
             outputs=self.outputs,
             index=walk.index if question.reported is None else question.reported,
             inputs=self._by_input(inputs),
-            relevance={name: found[name].contiguous() for name in question.relevance if name in found},
+            relevance={n: watch.relevance[n].contiguous() for n in question.relevance if n in watch.relevance},
             activations=walk.activations,
-            edges=walk.watch.edges,
+            coefficients=watch.coefficients,
+            edges=watch.edges,
             parameters=walk.parameters or {},
-            books=walk.watch.books,
+            books=watch.books,
         )
 
     def _by_input(self, found: Found) -> dict[str, Tensor]:
@@ -189,6 +223,7 @@ class Walk:
         if start is None:
             start, self.index = question.seed(tape.values[question.start])
         self.relevance = {question.start: Message(R=start.to(tape.dtype))}
+        self.ahead = program.steps
         self.activations = {name: tape.values[n] for name, n in question.activations.items()}
         self.sinks: dict[Node, dict[str, float]] | None = {} if question.audit else None
         self.parameters: dict[str, Tensor] | None = {} if question.parameters else None
@@ -197,6 +232,27 @@ class Walk:
         """Relevance goes back through these steps."""
         tape.sinks, tape.parameters = self.sinks, self.parameters
         backward(steps, self.relevance, tape, self.watch)
+
+    def until(self, nodes: Set[Node], tape: Tape) -> None:
+        """Relevance goes back until it comes to one of these nodes."""
+        left = max((i for i, step in enumerate(self.program.steps, 1) if step.node in nodes), default=0)
+        self.ahead = self.program.steps[:left]
+        self.through(self.program.steps[left:], tape)
+
+    def fork(self, question: Question) -> Walk:
+        """The same way so far, for another question."""
+        walk = copy(self)
+        walk.question, walk.watch, walk.relevance = question, self.watch.fork(question), dict(self.relevance)
+        return walk
+
+    def choose(self, question: Question, tape: Tape) -> Question:
+        """The question, with masks in the place of what chooses among the relevance that has arrived."""
+        arrived = {self.ahead[-1].node} if self.ahead else set(self.program.arrivals)
+        conditions = dict(question.conditions)
+        for node in arrived & {*conditions} & {*self.relevance}:
+            while isinstance(choice := conditions[node], Choice):
+                conditions[node] = choice.choose(Arrived(node, self.relevance[node], tape))
+        return replace(question, conditions=conditions)
 
     def collect(self, tape: Tape) -> dict[Node, Tensor]:
         """Relevance where it is read, node -> (B, ...), once all steps are done."""
@@ -213,12 +269,20 @@ def _crossing(program: Program, parts: Sequence[Sequence[Node]]) -> frozenset[No
     return frozenset({*crossing, *program.starts, *program.arrivals, *program.graph.inputs}) | program.kept_for_later
 
 
+def _way(question: Question) -> tuple[Any, ...]:
+    """What two questions agree in that differ in their conditions only; nothing else is equal to that of the books."""
+    alone = question.audit or question.parameters or question.differentiable
+    asked = [tuple(wanted.items()) for wanted in (*question.wanted, question.edges)]
+    seed = id(question.seed.target), question.seed.normalize
+    return (id(question) if alone else 0, question.start, seed, *asked)
+
+
 def _alike(first: Question, second: Question) -> bool:
     """They differ in their seeds and masks only."""
     plain = not any(q.audit or q.parameters or q.differentiable for q in (first, second))
     masked = all(isinstance(c, Mask) for q in (first, second) for c in q.conditions.values())
     shapes = [{n: c.mask.shape for n, c in q.conditions.items() if isinstance(c, Mask)} for q in (first, second)]
-    asked = [(q.start, q.relevance, q.activations, q.edges) for q in (first, second)]
+    asked = [(q.start, *q.wanted, q.edges, q.through) for q in (first, second)]
     return plain and masked and shapes[0] == shapes[1] and asked[0] == asked[1]
 
 
@@ -226,3 +290,13 @@ def _mask(question: Question, node: Node) -> Tensor:
     condition = question.conditions[node]
     assert isinstance(condition, Mask)
     return condition.mask
+
+
+def _check_projections(program: Program, question: Question) -> None:
+    """A step that knows where no relevance comes from must not get any there."""
+    for node, condition in question.conditions.items():
+        if isinstance(condition, Projection) and node in program.step_of and program.step_of[node].expects_gaps:
+            raise InputError(
+                f"Directions at {where_is(node)} would send relevance where a ReLU behind it, or what reads it, sends "
+                "none. Name the output of the activation behind it."
+            )

@@ -21,7 +21,7 @@ from relprop.engine.program.watch import Watch
 def backward(steps: Sequence[Step], relevance: dict[Node, Message], tape: Tape, watch: Watch) -> None:
     """Some steps in reverse: each takes its node's relevance and shares it among the node's inputs."""
     for step in reversed(steps):
-        message = watch.arrive(step.node, relevance.pop(step.node, None), tape)
+        message = watch.arrive(step.node, relevance, tape)
         if message is not None:
             pulled, message = step.pull(message, tape), None  # a step may let go of it while it works
             for source, share in watch.leave(step.node, list(pulled), tape):

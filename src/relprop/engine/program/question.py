@@ -9,28 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node
+from relprop.engine.program.condition import Condition
 from relprop.targets.target import Seed
-
-Condition = Callable[[Tensor], Tensor] | None
-"""What becomes of the relevance of a node, (B, ...) -> (B, ...): a function that is linear and takes each entry by
-itself, so that it may be applied to both parts of a message; None stops it all."""
 
 Edge = tuple[Node, Node]
 """(source, reader): relevance that the reader sends to the source."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """The condition that keeps a part of relevance, `R -> mask · R`.
-
-    Attributes:
-        mask: numbers or booleans that broadcast to the node's value (B, ...).
-    """
-
-    mask: Tensor
-
-    def __call__(self, relevance: Tensor) -> Tensor:
-        return relevance * self.mask.to(device=relevance.device, dtype=relevance.dtype)
 
 
 @dataclass(frozen=True)
@@ -42,7 +25,9 @@ class Question:
         seed: start's value (B, ...) -> the relevance that it starts with, and the index of the explained entry, if any.
         relevance, activations: nodes whose relevance or values are wanted, by name.
         edges: edges whose relevance is wanted, by name.
+        coefficients: nodes whose `c` in `R = a · c` is wanted, by name.
         conditions: node -> what becomes of its relevance; what is taken away is the sink `condition`.
+        through: relevance that passes by the conditioned nodes, on other ways, is taken away, too.
         audit: keep the books of every node.
         parameters: also give relevance of parameters.
         differentiable: keep everything differentiable, in inputs and parameters.
@@ -54,7 +39,9 @@ class Question:
     relevance: Mapping[str, Node] = field(default_factory=dict)
     activations: Mapping[str, Node] = field(default_factory=dict)
     edges: Mapping[str, Edge] = field(default_factory=dict)
+    coefficients: Mapping[str, Node] = field(default_factory=dict)
     conditions: Mapping[Node, Condition] = field(default_factory=dict)
+    through: bool = False
     audit: bool = False
     parameters: bool = False
     differentiable: bool = False
@@ -64,14 +51,21 @@ class Question:
     def reads(self) -> frozenset[Node]:
         """Nodes whose values are needed to answer it."""
         ends = {node for edge in self.edges.values() for node in edge}
-        booked = set(self.conditions) if self.audit else set()
-        return frozenset({self.start, *self.relevance.values(), *self.activations.values(), *ends, *booked})
+        booked = {n for n, c in self.conditions.items() if self.audit or c.reads_value}
+        asked = {n for wanted in self.wanted for n in wanted.values()}
+        return frozenset({self.start, *asked, *ends, *booked})
+
+    @property
+    def wanted(self) -> tuple[Mapping[str, Node], ...]:
+        """Nodes of which something is asked for, by name."""
+        return self.relevance, self.activations, self.coefficients
 
     @property
     def is_plain(self) -> bool:
         """It asks for relevance of inputs alone, so that a program of a part of the graph can answer it."""
-        wants = (self.relevance, self.activations, self.edges, self.conditions)
-        return not any(wants) and not (self.audit or self.parameters or self.differentiable)
+        return not any((*self.wanted, self.edges, self.conditions)) and not (
+            self.audit or self.parameters or self.differentiable
+        )
 
 
 @dataclass
@@ -89,11 +83,11 @@ class Books:
     sent: dict[Node, float] = field(default_factory=dict)
     sinks: dict[Node, dict[str, float]] = field(default_factory=dict)
 
-    def receive(self, node: Node, relevance: Tensor) -> None:
-        """Enter what came to a node."""
+    def receive(self, node: Node, relevance: Tensor, *, more: bool = False) -> None:
+        """Enter what came to a node, or what came besides."""
         relevance = relevance.detach().double()
-        self.received[node] = float(relevance.sum())
-        self.magnitude[node] = float(relevance.abs().sum())
+        for account, amount in ((self.received, relevance), (self.magnitude, relevance.abs())):
+            account[node] = float(amount.sum()) + (account.get(node, 0.0) if more else 0.0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,8 @@ class Answer:
         outputs: computes the model's flat outputs, as far as it has not yet been done.
         index: the explained entry of each sample's flattened output, (B,); None where it is not one entry.
         inputs: relevance by name of the input: of floating point inputs, and of embeddings of token ids.
-        relevance, activations, edges: what the question asked for, by name. What relevance never came to is absent.
+        relevance, activations, coefficients, edges: what the question asked for, by name. What relevance never came to
+            is absent.
         parameters: relevance of parameters by name, if they were asked for.
         books: if the question was audited.
     """
@@ -114,6 +109,7 @@ class Answer:
     inputs: dict[str, Tensor]
     relevance: dict[str, Tensor] = field(default_factory=dict)
     activations: dict[str, Tensor] = field(default_factory=dict)
+    coefficients: dict[str, Tensor] = field(default_factory=dict)
     edges: dict[str, Tensor] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
     books: Books | None = None

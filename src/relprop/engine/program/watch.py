@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node, info
 from relprop.engine.ops.tape import Message, Tape
+from relprop.engine.program.condition import Arrived, Condition
 from relprop.engine.program.question import Books, Question
 
 Shares = Sequence[tuple[Node, Message]]
@@ -19,33 +22,48 @@ class Watch:
     """Stands beside the reverse loop, for one question.
 
     Attributes:
-        relevance, edges: what the question asked for, as it comes by.
+        relevance, coefficients, edges: what the question asked for, as it comes by.
         books: if the question is audited.
     """
 
     question: Question
     relevance: dict[str, Tensor] = field(default_factory=dict)
+    coefficients: dict[str, Tensor] = field(default_factory=dict)
     edges: dict[str, Tensor] = field(default_factory=dict)
     books: Books | None = None
 
     def __post_init__(self) -> None:
-        self.books = Books() if self.question.audit else None
-        self._names: dict[Node, list[str]] = {}
-        for name, node in self.question.relevance.items():
-            self._names.setdefault(node, []).append(name)
-        self._readers = {reader for _, reader in self.question.edges.values()}
+        q = self.question
+        self.books = Books() if q.audit else None
+        self._relevance, self._coefficients = _names(q.relevance), _names(q.coefficients)
+        self._readers = {reader for _, reader in q.edges.values()}
 
-    def arrive(self, node: Node, message: Message | None, tape: Tape) -> Message | None:
-        """A node's whole relevance is here: what of it goes on."""
-        if message is None:
-            return None
-        if self.books is not None:
-            self.books.receive(node, tape.total(node, message))
-        passed: Message | None = message
-        if node in self.question.conditions:
-            passed = self._conditioned(node, message, tape)
-        for name in self._names.get(node, ()):
-            self.relevance[name] = tape.total(node, passed or message)  # where it stops, what came
+    @property
+    def found(self) -> list[dict[str, Tensor]]:
+        """What it has seen: relevance, coefficients, relevance of edges."""
+        return [self.relevance, self.coefficients, self.edges]
+
+    def fork(self, question: Question) -> Watch:
+        """What it has seen so far, for another question that agrees with this one up to here."""
+        relevance, coefficients, edges = map(dict, self.found)
+        return Watch(question, relevance, coefficients, edges)
+
+    def arrive(self, node: Node, left: dict[Node, Message], tape: Tape) -> Message | None:
+        """A node's whole relevance is here, and taken from what is left on its way: what of it goes on."""
+        question, message = self.question, left.pop(node, None)
+        passed = message
+        if message is not None:
+            arrived = Arrived(node, message, tape)
+            if self.books is not None:
+                self.books.receive(node, arrived.relevance)
+            for name in self._coefficients.get(node, ()):
+                self.coefficients[name] = arrived.coefficient
+            if node in question.conditions:
+                passed = self._conditioned(question.conditions[node], arrived)
+            for name in self._relevance.get(node, ()):
+                self.relevance[name] = tape.total(node, passed or message)  # where it stops, what came
+        if question.through and node in question.conditions:
+            self._pass_by(node, left, tape)
         return passed
 
     def leave(self, node: Node, shares: Shares, tape: Tape) -> Shares:
@@ -59,41 +77,54 @@ class Watch:
             self.books.sent[node] = _total(shares, tape)
         return shares
 
-    def collect(self, arrivals: Iterable[Node], left: Mapping[Node, Message], tape: Tape) -> dict[Node, Tensor]:
+    def collect(self, arrivals: Iterable[Node], left: dict[Node, Message], tape: Tape) -> dict[Node, Tensor]:
         """Relevance where it is read, node -> (B, ...), of what the reverse loop has left."""
-        found: dict[Node, Tensor] = {}
-        for node in arrivals:
-            if node in left:
-                message = self._read(node, left[node], tape)
-                found |= {} if message is None else {node: tape.total(node, message)}
         start = self.question.start
+        unread = left.get(start) if start not in arrivals else None  # it counts as a constant: nothing goes on
+        found: dict[Node, Tensor] = {}
+        for node in sorted(arrivals, key=lambda n: n in self.question.conditions, reverse=self.question.through):
+            message = self._read(node, left, tape)
+            if message is not None:
+                found[node] = tape.total(node, message)
+            elif info(node).entry:  # of embedded ids nothing else tells that there is none
+                found[node] = torch.zeros(tape.shapes[node], dtype=tape.dtype, device=tape.device)
         if self.books is not None:
-            if start in left and start not in found:  # it counts as a constant: nothing goes on
-                self.books.receive(start, tape.total(start, left[start]))
+            if unread is not None:
+                self.books.receive(start, tape.total(start, unread))
                 self.books.sent[start] = 0.0
-                tape.sink(start, "stopped", lambda: tape.total(start, left[start]))
+                tape.sink(start, "stopped", lambda: tape.total(start, unread))
             self.books.sinks = tape.sinks or {}
         return found
 
-    def _read(self, node: Node, message: Message, tape: Tape) -> Message | None:
+    def _read(self, node: Node, left: dict[Node, Message], tape: Tape) -> Message | None:
         """What is read at an input: it has an account only where a condition takes something away."""
-        if node not in self.question.conditions:
-            for name in self._names.get(node, ()):
-                self.relevance[name] = tape.total(node, message)
-            return message
-        passed = self.arrive(node, message, tape)
-        if self.books is not None:
-            self.books.sent[node] = 0.0 if passed is None else _total([(node, passed)], tape)
+        books, conditioned = self.books, node in self.question.conditions
+        self.books = books if conditioned else None
+        passed = self.arrive(node, left, tape)
+        self.books = books
+        if books is not None and node in books.received:
+            books.sent[node] = 0.0 if passed is None else _total([(node, passed)], tape)
         return passed
 
-    def _conditioned(self, node: Node, message: Message, tape: Tape) -> Message | None:
-        condition = self.question.conditions[node]
-        if condition is None:
-            tape.sink(node, "condition", lambda: tape.total(node, message))
-            return None
-        passed = message.map(condition)
-        tape.sink(node, "condition", lambda: tape.total(node, message) - tape.total(node, passed))
+    def _conditioned(self, condition: Condition, arrived: Arrived) -> Message | None:
+        passed, tape, node = condition.passed(arrived), arrived.tape, arrived.node
+        tape.sink(node, "condition", lambda: arrived.relevance - (0 if passed is None else tape.total(node, passed)))
         return passed
+
+    def _pass_by(self, node: Node, left: dict[Node, Message], tape: Tape) -> None:
+        """Relevance on other ways than by a node that all has to pass goes no further. The node's account takes it."""
+        for other, message in left.items():
+            if self.books is not None:
+                self.books.receive(node, tape.total(other, message), more=True)
+            tape.sink(node, "condition", partial(tape.total, other, message))
+        left.clear()
+
+
+def _names(wanted: Mapping[str, Node]) -> dict[Node, list[str]]:
+    names: dict[Node, list[str]] = {}
+    for name, node in wanted.items():
+        names.setdefault(node, []).append(name)
+    return names
 
 
 def _total(shares: Shares, tape: Tape) -> float:

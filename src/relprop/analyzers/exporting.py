@@ -1,0 +1,83 @@
+"""Analyzers whose program can be written to a file."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from relprop.analyzers import checks as _checks
+from relprop.analyzers.analyzer import Analyzer
+from relprop.analyzers.captured import Captured, Layers
+from relprop.analyzers.captures import Shared
+from relprop.engine.graph.signature import Inputs, inputs_of
+from relprop.errors import InputError
+from relprop.targets import TargetLike
+
+
+class Exporting(Analyzer):
+    """An analyzer that explains by a program."""
+
+    _shared: Shared | None
+
+    @abstractmethod
+    def _captured(self, shared: Shared) -> Captured:
+        """A captured graph with this analyzer's rules."""
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        target: TargetLike | Literal["input"] = None,
+        layers: Layers = None,
+    ) -> Path:
+        """Write a program that takes the model's inputs and returns output and relevance, and that needs only torch.
+
+        `torch.export.load(path).module()(x)` returns a dict: `output`, `relevance` (a tuple for several inputs),
+        `target`, and `layers` if they were asked for. Batches of any size fit if they do here. `relprop.load(path)`
+        checks inputs and returns an `Explanation`.
+
+        Args:
+            path: a file that ends in `.pt2`, or in `.onnx` for what ONNX has operators for. One that exists is
+                replaced, once the new one is complete.
+            example_inputs: positional inputs as a tuple, or keyword inputs as a dict; the program is tried on them.
+                None: zeros in the shapes of the last call.
+            target: as in a call, fixed in the program; `"input"` makes it an input `target` of the program, a
+                LongTensor (B,) of classes (for outputs of other shapes, of indices into a sample's flattened output).
+            layers: as in a call.
+
+        Raises:
+            ArtifactError: the file cannot be written, or ONNX lacks an operator. MissingExtraError: onnx is not
+                installed. InputError, TargetError: as the call does.
+        """
+        from relprop.analyzers.artifact import write
+
+        file = write.check_path(path)
+        seed, takes_target = write.seed_of(target, self._classes, self._normalize_output)
+        args, kwargs = self._examples(example_inputs)
+        known = self._captured(self._started(args, kwargs, explains=False))
+        wanted = known.wanted(layers)
+        job = write.Job(
+            program=known.with_outputs(wanted),
+            wanted=wanted,
+            seed=seed,
+            takes_target=takes_target,
+            checks=self._checks,
+            model=type(self._source).__name__,
+            table=str(self),
+        )
+        write.write(job, file, args, kwargs)
+        return file
+
+    def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> Inputs:
+        """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""
+        if given is None:
+            if self._shared is None:
+                raise InputError("Nothing was explained yet, so give example inputs: export(path, (x,)).")
+            return self._shared.graph.examples()
+        args, kwargs = inputs_of(given)
+        _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+        return args, kwargs

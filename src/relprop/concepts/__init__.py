@@ -1,0 +1,26 @@
+"""What a hidden layer's features explain: concepts, and relevance under the condition that it passes them.
+
+What may live here: what a concept is (groups), which are looked at (features), analyzers by concept, and what collects
+concepts over data. Nothing that a reverse pass does: a concept says itself as a condition to the engine.
+"""
+
+from relprop.concepts.crp import CRP
+from relprop.concepts.explanation import ConceptExplanation
+from relprop.concepts.features import Features, IndexedFeatures, TopNFeatures
+from relprop.concepts.groups import Blocks, Channels, Directions, Entries, Group, Heads, Neurons, Tokens
+
+__all__ = [
+    "CRP",
+    "Blocks",
+    "Channels",
+    "ConceptExplanation",
+    "Directions",
+    "Entries",
+    "Features",
+    "Group",
+    "Heads",
+    "IndexedFeatures",
+    "Neurons",
+    "Tokens",
+    "TopNFeatures",
+]
