@@ -167,13 +167,16 @@ class Analyzer(ABC):
     def _call(self, inputs: Inputs, targets: list[Target], options: Mapping[str, Any]) -> Call:
         """What comes before any work: checks, the captured graph, flat inputs."""
         args, kwargs = inputs
+        masks = False
         if self._checks or not args:
-            _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
+            masks = _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
         self._warn_once()
         shared = self._started(args, kwargs)
         start = self.start_of(shared, options)
         detach = self.detaches(options)
         leaves = [usable(leaf, detach=detach) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]
+        if masks:
+            _checks.check_masks(shared.graph, leaves)
         shape = shared.graph.shape_at(start, leaves)
         samples = _checks.check_samples(shape, batch_size(args, kwargs) or 1)
         for target in targets:

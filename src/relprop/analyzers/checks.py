@@ -12,16 +12,20 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph.graph import Node, info, operator_name
+from relprop.engine.graph.graph import Graph, Node, info, operator_name
+from relprop.engine.ops.analysis import only_masks
 from relprop.engine.rewrites.softmax import SOFTMAX, output_softmax
 from relprop.errors import InputError, SoftmaxOutputError, UnexplainedError
 
 
-def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, finite: bool) -> None:
+def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, finite: bool) -> bool:
     """Raise `InputError` for inputs that cannot be explained.
 
     Args:
         finite: also look at the values.
+
+    Returns:
+        Whether one of several inputs holds -inf, as masks do; what it is, the graph tells, see `check_masks`.
     """
     tensors = [leaf for leaf in pytree.tree_leaves((list(args), dict(kwargs))) if isinstance(leaf, Tensor)]
     if not tensors:
@@ -41,21 +45,36 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     parameter = next(iter([*model.parameters(), *model.buffers()]), None)
     if parameter is not None and parameter.device.type != "meta":
         _check_like(parameter, floats)
-    if finite:
-        for t in floats:
-            check_finite(t)
+    masks = [check_finite(t, masks=len(tensors) > 1) for t in floats] if finite else []
+    return any(masks)
 
 
-def check_finite(t: Tensor) -> None:
-    """Raise `InputError` for a tensor that holds NaN or infinite values."""
+def check_finite(t: Tensor, *, masks: bool = False) -> bool:
+    """Raise `InputError` for a tensor that holds NaN or infinite values.
+
+    Args:
+        t: an input.
+        masks: -inf is let in, if there is nothing else beside numbers.
+
+    Returns:
+        Whether there is -inf in it.
+    """
     if torch.isfinite(t.sum()):  # one cheap pass; a sum may overflow where no value does
-        return
+        return False
     bad = int((~torch.isfinite(t)).sum())
-    if bad:
-        raise InputError(
-            f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite. "
-            "Where the model itself fills what is missing, checks=False lets them in; they get no relevance."
-        )
+    if not bad or (masks and int((t == -torch.inf).sum()) == bad):
+        return bad > 0
+    raise InputError(
+        f"An input of shape {tuple(t.shape)} holds {bad} values that are NaN or infinite. "
+        "Where the model itself fills what is missing, checks=False lets them in; they get no relevance."
+    )
+
+
+def check_masks(graph: Graph, leaves: Sequence[Any]) -> None:
+    """Raise `InputError` for -inf in an input that does more than to mask what a softmax reads."""
+    for node, leaf in zip(graph.inputs, leaves, strict=True):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not only_masks(node):
+            check_finite(leaf)
 
 
 def _check_like(parameter: Tensor, floats: Sequence[Tensor]) -> None:

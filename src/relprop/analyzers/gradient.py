@@ -11,7 +11,7 @@ from torch.fx.node import Node
 
 from relprop.analyzers.analyzer import Analyzer, Call
 from relprop.engine.graph.run import values_of
-from relprop.engine.ops.analysis import needs_rule, reached_by_relevance
+from relprop.engine.ops.analysis import needs_rule, only_masks, reached_by_relevance
 from relprop.engine.program.question import Answer
 from relprop.engine.program.watch import by_input
 from relprop.targets import Seed, Target
@@ -52,14 +52,15 @@ class FunctionAnalyzer(Analyzer):
 
     def _answer(self, call: Call, target: Target) -> Answer:
         graph, reached = call.graph, reached_by_relevance(call.start)
-        arrivals = [n for n in graph.fx.nodes if n in reached and not needs_rule(n)]
+        with torch.inference_mode(False), torch.no_grad():
+            values = values_of(graph, call.inputs)
+        arrivals = [n for n in graph.fx.nodes if n in reached and not needs_rule(n) and not _masks(n, values[n])]
 
         def function(given: Sequence[Tensor]) -> Tensor:
             output: Tensor = values_of(graph, call.inputs, dict(zip(arrivals, given, strict=True)))[call.start]
             return output
 
         with torch.inference_mode(False), torch.no_grad():
-            values = values_of(graph, call.inputs)
             seed = Seed(target, self._normalize_output)
             index = seed(values[call.start])[1]
             found = self.relevance(function, [values[n] for n in arrivals], seed)
@@ -67,6 +68,11 @@ class FunctionAnalyzer(Analyzer):
         named = zip(graph.inputs, call.inputs, strict=True)
         relevance = dict(zip(arrivals, found, strict=True))
         return Answer(lambda: outputs, index, by_input(named, arrivals, relevance))
+
+
+def _masks(node: Node, value: Tensor) -> bool:
+    """An input with -inf in it, which `check_masks` has let in, is a constant."""
+    return only_masks(node) and not bool(value.isfinite().all())
 
 
 def gradient(function: Function, inputs: Sequence[Tensor], seed: Seed) -> list[Tensor]:

@@ -25,7 +25,8 @@ from torch.utils import _pytree as pytree
 from relprop.analyzers.artifact import onnx
 from relprop.analyzers.artifact.metadata import FORMAT, METADATA, InputSpec, Metadata
 from relprop.analyzers.artifact.runner import TARGET, Runner, first_tensor, keyword_names, positional_names
-from relprop.engine.graph.graph import Graph, Node, fake_value, is_open, shape_of
+from relprop.engine.graph.graph import Graph, Node, fake_value, is_floating, is_open, shape_of
+from relprop.engine.ops.analysis import only_masks
 from relprop.engine.program.answer import answer
 from relprop.engine.program.program import Program
 from relprop.engine.program.question import Question
@@ -186,7 +187,7 @@ def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
         rules=job.table,
         target="an input of the artifact" if job.takes_target else str(job.seed.target),
         takes_target=job.takes_target,
-        checks_finite=job.checks,
+        checks_finite=job.checks and not any(is_floating(n) and only_masks(n) for n in graph.inputs),
         device=str(first_tensor(map(fake_value, graph.inputs)).device),
         positional=tuple(positional_names(graph)),
         keywords=tuple(keyword_names(graph)),

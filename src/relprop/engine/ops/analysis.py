@@ -68,6 +68,40 @@ def is_masked(node: Node) -> bool:
     return added or handed_on or op.infinite == "makes"
 
 
+def only_masks(node: Node, *, added: bool = False) -> bool:
+    """Whether all that becomes of a value is a summand of what a softmax reads, or a comparison.
+
+    There -inf means that nothing is read, and such entries carry no relevance.
+
+    Args:
+        node: what is looked at.
+        added: it is a sum already.
+    """
+    return bool(node.users) and all(_only_masks(node, reader, added) for reader in node.users)
+
+
+def _only_masks(node: Node, reader: Node, added: bool) -> bool:
+    op = op_of(reader)
+    if op.family == "attention":  # the fourth argument of the fused operator
+        return node is reader.kwargs.get("attn_mask", reader.args[3] if len(reader.args) > 3 else None)
+    if op.family == "softmax":
+        return added
+    if reader.op != "call_function" or not isinstance(fake_value(reader), Tensor):
+        return False
+    if not is_floating(reader):
+        return True
+    moved, summed = op.family == "movement" and op.infinite == "inherits", _is_added(node, reader)
+    return (moved or summed) and only_masks(reader, added=added or summed)
+
+
+def _is_added(node: Node, reader: Node) -> bool:
+    """Whether a value is a summand, and none that is taken off."""
+    coefficients = reader.kwargs.get("coefficients")
+    if operator_name(reader) != "add" or not isinstance(coefficients, (list, tuple)):
+        return False
+    return all(c == 1 for a, c in zip(reader.args, coefficients, strict=True) if a is node)
+
+
 def reads_data(node: Node) -> bool:
     """Whether data flows into a node; an argument that only lends its shape or dtype does not count."""
     read = node.args[:1] if op_of(node).like_another else node.all_input_nodes
