@@ -30,11 +30,13 @@ class Affine:
         weight, bias: positions of its weight and bias among the arguments. None for the weight of products: there it is
             whichever operand is no data.
         kind: what rules can know about the weights.
+        must_be_biased: it takes zeros, not None, for no bias.
     """
 
     weight: int | None = None
     bias: int | None = None
     kind: WeightKind = "tensor"
+    must_be_biased: bool = False
 
 
 def _with_constant_weight(node: Node, dim: int) -> bool:
@@ -82,7 +84,7 @@ _register("grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator re
 _register("complex_linear", _MIXED, bilinear=True)
 _register("sum_of_places", _EQUAL, nonneg=inherits)
 _register("torchvision.roi_align torchvision.ps_roi_align", _POSITIVE, nonneg=inherits)
-_register("torchvision.deform_conv2d", Affine(weight=1, bias=4), layers=_C)
+_register("torchvision.deform_conv2d", Affine(weight=1, bias=4, must_be_biased=True), layers=_C)
 
 
 def _sum_sign(node: Node, args: Sequence[bool]) -> bool:
@@ -112,6 +114,7 @@ class AffineMap:
         self.xs = data_inputs(node)
         self.w = self._argument(options.weight) if options.weight is not None else self._operand()
         self.b = self._argument(options.bias)
+        self.must_be_biased = options.must_be_biased
         if self.w is None and options.kind == "tensor":
             self.kind = "mixed"  # its constant is spread over several arguments, so no rule can take it apart
 
@@ -164,7 +167,7 @@ class AffineMap:
         if self.w is not None:
             substitute[self.w] = tape.value(self.w) if w is None else w
         if self.b is not None:
-            substitute[self.b] = b
+            substitute[self.b] = torch.zeros_like(tape.value(self.b)) if b is None and self.must_be_biased else b
         z: Tensor = tape.evaluate(self.node, substitute)
         return z if w is None or self.w is not None else z * w.to(z.device)
 
