@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from support.compare import assert_close
 from support.versions import export_refuses
 from torch import Tensor, nn
 
@@ -174,3 +175,83 @@ def test_views_behind_convolutions(view: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 3, 6, 6)
     seen, right = (LRP(Flattened(f))(x, target=1).relevance for f in (view, lambda h: h.flatten(1)))
     torch.testing.assert_close(seen, right)
+
+
+def twice_over(h: Tensor) -> Tensor:
+    h[:, 1:, 2:] = h[:, 1:, 2:] * 2 + h[:, :1, :2].sum(2, keepdim=True)
+    h[:, 0] += h[:, 2]
+    h[:, 1, ::2].mul_(3)
+    return h
+
+
+def after_a_write_to_all(h: Tensor) -> Tensor:
+    h.mul_(2)
+    h[:, :, 0] = 0
+    h[:, :, 1] = h[:, :, 2]
+    return h.relu_()
+
+
+def read_before(h: Tensor) -> Tensor:
+    first = h[:, 0].clone()
+    h[:, 0] = h[:, 1]
+    return h + first[:, None]
+
+
+SLICES = [twice_over, after_a_write_to_all, read_before]
+
+
+def input_times_gradient(write: Callable[[Tensor], Tensor]) -> tuple[nn.Module, Tensor, Tensor]:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.head = nn.Linear(4, 4), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(write(self.first(x).relu() + 0.0).flatten(1))
+
+    model = Model().double().eval()
+    a = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    return model, a.detach(), a.detach() * torch.autograd.grad(model(a)[:, 1].sum(), a)[0]
+
+
+@pytest.mark.parametrize("write", SLICES)
+def test_writes_to_slices_take_no_second_pass(
+    write: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("PyTorch functionalized the program, which takes as long as its export")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", never)
+    model, x, expected = input_times_gradient(write)
+    expl = LRP(model, normalize_output=False)(x, target=1, audit=True)
+    assert_close(expl.output, model(x).detach())
+    assert_close(expl.relevance, expected, rtol=1e-6)
+    assert expl.ledger.imbalance < 1e-9
+
+
+def view_read_later(h: Tensor) -> Tensor:
+    part = h[:, 0]
+    h[:, 0] = h[:, 1] * 2
+    return h + part[:, None]
+
+
+def stale_slice(h: Tensor) -> Tensor:
+    part = h[:, :, 1:]
+    h[:, 0] = 3 * h[:, 2]
+    part[:, 1] += part[:, 0]
+    return h
+
+
+def another_view(h: Tensor) -> Tensor:
+    h.transpose(1, 2)[:, 0] = h[:, :, 1]
+    return h
+
+
+@pytest.mark.parametrize("write", [view_read_later, stale_slice, another_view])
+def test_writes_that_others_see(write: Callable[[Tensor], Tensor]) -> None:
+    model, x, expected = input_times_gradient(write)
+    expl = LRP(model, normalize_output=False)(x, target=1, audit=True)
+    assert_close(expl.output, model(x).detach())
+    assert_close(expl.relevance, expected, rtol=1e-6)
+    assert expl.ledger.imbalance < 1e-9

@@ -22,7 +22,7 @@ from torch.nn.utils import rnn
 from torch.utils import _pytree as pytree
 
 from relprop import errors
-from relprop.engine.graph.known import KnownValues
+from relprop.engine.graph.known import KnownValues, needs_values
 from relprop.engine.graph.plain_data import DataAsOperators
 from relprop.engine.graph.quantized import RoundingAsOneOperator
 from relprop.engine.graph.recurrent import AsOneOperator
@@ -146,6 +146,12 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
             "padded batch instead, and read each sample's own last step: output[torch.arange(len(x)), lengths - 1]. "
             "The padding behind it gets no relevance. A bidirectional layer reads the padding first: explain samples "
             "of one length together."
+        )
+    if needs_values(error):
+        lines.append(
+            "There the model asks for a value that depends on its data, and a captured program is one for all data. "
+            "Put torch.where in the place of a branch; let a loop over the experts that were chosen go over all of "
+            "them; read sizes, masks and grids that are known beforehand from numbers, not from an input."
         )
     lines.append(
         "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "

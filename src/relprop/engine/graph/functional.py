@@ -1,7 +1,8 @@
 """A captured program made functional.
 
-`relu_(x)` becomes `relu(x)`, and whoever read `x` later reads the result. Where the written tensor is a view, or has
-views that are read later, the whole program is functionalized by PyTorch instead, which is slower.
+`relu_(x)` becomes `relu(x)`, and whoever read `x` later reads the result; a write to a slice, `x[:, 1:] = y`, becomes
+`slice_scatter(x, y)`. Where the written tensor is another kind of view, or has views that are read later, the whole
+program is functionalized by PyTorch instead, which is slower.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ ASSERTIONS = ("_assert", "sym_constrain_range")
 
 @dataclass
 class _Memory:
-    """One piece of memory: the nodes that are names of all of it, and those that are views into it."""
+    """One piece of memory: the nodes that are names of all of it, those that are views into it, and the last write."""
 
     whole: list[Node] = field(default_factory=list)
     views: list[Node] = field(default_factory=list)
     fresh: bool = True
+    written: Node | None = None
 
 
 def make_functional(exported: ExportedProgram) -> ExportedProgram:
@@ -96,6 +98,10 @@ INSTEAD = {
 memory makes a constant. A view takes its strides from the model's run, where another memory format may come along."""
 
 
+SCATTER = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
+"""What puts a slice back into what it is a slice of."""
+
+
 def replace_operators(graph: FxGraph) -> None:
     """Put the operators of `INSTEAD` in place of others."""
     for node in graph.nodes:
@@ -131,21 +137,53 @@ def _can_be_renamed(node: Node, memory: dict[Node, _Memory], order: dict[Node, i
         return False
     target = memory[written]
     read_later = any(order.get(r, -1) > order[node] for view in target.views for r in view.users)
-    return target.fresh and written in target.whole and not read_later
+    return target.fresh and not read_later and _slices(written, target, order) is not None
+
+
+def _slices(written: Node, target: _Memory, order: dict[Node, int]) -> list[Node] | None:
+    """The slices that lead from the whole to what is written, the first one first; None where it is another view."""
+    found: list[Node] = []
+    while written not in target.whole:
+        source = written.args[0] if written.target in SCATTER else None
+        late = target.written is None or order[written] > order[target.written]
+        if not isinstance(source, Node) or not late:
+            return None
+        found.insert(0, written)
+        written = source
+    return found
 
 
 def _rename(node: Node, memory: dict[Node, _Memory], order: dict[Node, int], *, apply: bool) -> None:
     """Give the result of a write a name of its own, which those read who read the memory later."""
-    target = memory[node.args[0]]  # type: ignore[index]
-    functional = _functional(node)
+    written: Node = node.args[0]  # type: ignore[assignment]
+    target = memory[written]
+    functional, slices = _functional(node), _slices(written, target, order) or []
+    whole = node
     if apply and functional is not None:
+        later = [(name, r) for name in target.whole for r in name.users if order.get(r, -1) > order[node]]
         node.target = functional
-        for name in target.whole:
-            for reader in list(name.users):
-                if order.get(reader, -1) > order[node]:
-                    reader.replace_input_with(name, node)
-    target.whole.append(node)
-    memory[node] = target
+        whole = _put_back(node, slices)
+        order[whole] = order[node]
+        for name, reader in later:
+            reader.replace_input_with(name, whole)
+    (target.views if slices else target.whole).append(node)
+    if whole is not node:
+        target.whole.append(whole)
+    target.written = node
+    memory[node] = memory[whole] = target
+
+
+def _put_back(node: Node, slices: list[Node]) -> Node:
+    """The whole with a new value of its slice."""
+    new = node
+    for view in reversed(slices):
+        source = view.args[0]
+        assert isinstance(source, Node)
+        assert isinstance(view.target, torch._ops.OpOverload)
+        with node.graph.inserting_after(new):
+            new = node.graph.call_function(SCATTER[view.target], (source, new, *view.args[1:]), dict(view.kwargs))
+        new.meta.update(node.meta, val=source.meta["val"])
+    return new
 
 
 def _writes(node: Node) -> bool:

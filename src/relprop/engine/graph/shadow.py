@@ -150,12 +150,29 @@ def _in_eval_mode(model: nn.Module, copier: _Copier) -> nn.Module:
     shadow = copier.module(model).eval()
     without_observers(shadow)
     for module in shadow.modules():
+        if module._parameters and "to" not in module.__dict__:
+            module.__dict__["to"] = _Staying(module)
         config = module.__dict__.get("config")
         if config is not None and copier.made(config) and getattr(config, "use_cache", False) is True:
             config.use_cache = False  # caches for generation are no outputs that could be explained
         if isinstance(module, (nn.TransformerEncoder, nn.TransformerDecoder)):
             module.register_forward_pre_hook(_mask_as_given, with_kwargs=True)
     return shadow
+
+
+class _Staying:
+    """`module.to(...)`, called in forward, where an export cannot replace parameters: nothing if nothing changes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> nn.Module:
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        held = [*self._module.parameters(), *self._module.buffers()]
+        moves = any(device not in (None, t.device) for t in held)
+        if moves or any(dtype not in (None, t.dtype) for t in held if t.is_floating_point()):
+            return nn.Module.to(self._module, *args, **kwargs)
+        return self._module
 
 
 def _mask_as_given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -292,7 +292,25 @@ def _one_of_several(graph: Graph, node: Node) -> Node | None:
     source, index = node.args
     if not isinstance(source, Node) or not isinstance(source.target, torch._ops.OpOverload) or not is_floating(node):
         return None
+    if operator_name(source) == "broadcast_tensors":
+        return _one_of_broadcast(graph, node, positional(source)[0], index)
     return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
+
+
+def _one_of_broadcast(graph: Graph, node: Node, tensors: Sequence[Node], index: int) -> Node | None:
+    """One of several tensors that are broadcast together: the others only lend their shape."""
+    x, full = tensors[index], _shape_texts(node)
+    if _shape_texts(x) == full:
+        return x
+    if all(isinstance(n, int) for n in fake_value(node).shape):
+        return insert(graph, node, aten.expand.default, x, tuple(fake_value(node).shape), like=node)
+    largest = next((t for t in tensors if _shape_texts(t) == full), None)
+    return None if largest is None else insert(graph, node, aten.expand_as.default, x, largest, like=node)
+
+
+def _shape_texts(node: Node) -> list[str]:
+    """Sizes, also those that are symbols, as what can be compared without a guard."""
+    return [str(n) for n in fake_value(node).shape]
 
 
 def _real(graph: Graph, node: Node) -> Node | None:
