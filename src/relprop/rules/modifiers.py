@@ -81,7 +81,9 @@ class Constant:
         return not isinstance(self.value, Tensor) or self.value.dim() < dims or self.value.shape[0] == 1
 
     def __call__(self, t: Tensor) -> Tensor:
-        value = torch.as_tensor(self.value, dtype=t.dtype, device=t.device)
+        if not isinstance(self.value, Tensor):  # filled on the device, which nobody has to wait for
+            return torch.full((), self.value, dtype=t.dtype, device=t.device).expand_as(t)
+        value = self.value.to(dtype=t.dtype, device=t.device)
         try:
             return value.expand_as(t)
         except RuntimeError:

@@ -131,7 +131,7 @@ class AffineMap:
 
     def weight(self, tape: Tape) -> Tensor:
         """The weight, or the number 1 for an operator without one."""
-        return torch.ones((), dtype=tape.dtype) if self.w is None else tape.value(self.w)
+        return torch.ones((), dtype=tape.dtype, device=tape.device) if self.w is None else tape.value(self.w)
 
     def bias(self, tape: Tape) -> Tensor | None:
         """What is added to `Σ_k W_k a_k`, or None for nothing."""
@@ -169,7 +169,7 @@ class AffineMap:
         if self.b is not None:
             substitute[self.b] = torch.zeros_like(tape.value(self.b)) if b is None and self.must_be_biased else b
         z: Tensor = tape.evaluate(self.node, substitute)
-        return z if w is None or self.w is not None else z * w.to(z.device)
+        return z if w is None or self.w is not None else z * w
 
     def laid_out(self, x: Tensor) -> Tensor:
         """An input in the layout that the operator is fast with: a linear layer is one product if it is contiguous."""
@@ -283,7 +283,7 @@ class SumMap(AffineMap):
                 * (
                     tape.value(x)
                     if isinstance(x, Node)
-                    else torch.tensor(float(x), dtype=tape.dtype, device=tape.device)
+                    else torch.full((), float(x), dtype=tape.dtype, device=tape.device)
                 ),
             )
             for x, k in self.constants

@@ -67,10 +67,11 @@ def _entries(node: Node, tape: Tape) -> Tensor:
     """How many entries of its input each entry of such a product multiplies, shaped to broadcast."""
     shape = tape.shapes[data_inputs(node)[0]]
     if operator_name(node) == "prod":
-        return torch.tensor(shape.numel() / max(1, tape.shapes[node].numel()), dtype=tape.dtype, device=tape.device)
+        count = shape.numel() / max(1, tape.shapes[node].numel())
+        return torch.full((), count, dtype=tape.dtype, device=tape.device)
     dim = int(node.args[1]) % max(1, len(shape))  # type: ignore[arg-type]
-    count = torch.arange(1, shape.numel() + 1, dtype=tape.dtype, device=tape.device)
-    return count[: shape[dim]].reshape([-1 if d == dim else 1 for d in range(len(shape))])
+    counts = torch.arange(1, shape.numel() + 1, dtype=tape.dtype, device=tape.device)
+    return counts[: shape[dim]].reshape([-1 if d == dim else 1 for d in range(len(shape))])
 
 
 def degree(node: Node, source: Node) -> int:
