@@ -209,7 +209,8 @@ def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph
         node.meta["relprop"] = replace(origin, path=path, operator=operator_name(node), origin=node.name)
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
-    written = frozenset(str(s.target) for s in signature.output_specs if s.kind is OutputKind.PARAMETER_MUTATION)
+    # by name: torch 2.6 has no such kind
+    written = frozenset(str(s.target) for s in signature.output_specs if s.kind.name == "PARAMETER_MUTATION")
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     return Graph(graph, tensors, in_spec, out_spec, types, written=written)
 
