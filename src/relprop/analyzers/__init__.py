@@ -4,6 +4,7 @@ What may live here: the base that all of them share, each method, the checks bef
 """
 
 from relprop.analyzers.analyzer import Analyzer, Call
+from relprop.analyzers.bilrp import BiLRP
 from relprop.analyzers.gradient import FunctionAnalyzer, Gradient, InputTimesGradient, gradient
 from relprop.analyzers.lrp import LRP
 from relprop.analyzers.sampling import IntegratedGradients, SmoothGrad
@@ -11,6 +12,7 @@ from relprop.analyzers.sampling import IntegratedGradients, SmoothGrad
 __all__ = [
     "LRP",
     "Analyzer",
+    "BiLRP",
     "Call",
     "FunctionAnalyzer",
     "Gradient",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -118,7 +118,7 @@ class Analyzer(ABC):
             self._started(*examples, explains=False)
 
     @abstractmethod
-    def answers(self, call: Call) -> Sequence[Answer]:
+    def answers(self, call: Call) -> Iterable[Answer]:
         """One answer for each of the call's targets."""
 
     def __call__(self, *args: Any, target: TargetLike = None, **kwargs: Any) -> Explanation:
@@ -160,9 +160,15 @@ class Analyzer(ABC):
     def _explained(
         self, inputs: Inputs, targets: Sequence[TargetLike], options: Mapping[str, Any] | None = None
     ) -> list[Explanation]:
+        return list(self._explanations(inputs, targets, options))
+
+    def _explanations(
+        self, inputs: Inputs, targets: Sequence[TargetLike], options: Mapping[str, Any] | None = None
+    ) -> Iterator[Explanation]:
         known = {id(target): as_target(target, self._classes) for target in targets}  # the same one stays the same one
         call = self._call(inputs, [known[id(target)] for target in targets], options or {})
-        return [self._explanation(call, answer) for answer in self.answers(call)]
+        for answer in self.answers(call):
+            yield self._explanation(call, answer)
 
     def _call(self, inputs: Inputs, targets: list[Target], options: Mapping[str, Any]) -> Call:
         """What comes before any work: checks, the captured graph, flat inputs."""

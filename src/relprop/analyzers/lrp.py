@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -193,7 +193,7 @@ class LRP(Exporting):
         )
         given = options.given() + (() if target is None else ("target",))
         refuse_ambiguous(given, self._ambiguous, self._source)
-        return self.ask((args, kwargs), [target], options)[0]
+        return next(self.ask((args, kwargs), [target], options))
 
     def explain(
         self, inputs: Tensor | Sequence[Any] | Mapping[str, Any], target: TargetLike = None, **options: Any
@@ -205,7 +205,7 @@ class LRP(Exporting):
             target: as in a call.
             **options: as in a call.
         """
-        return self.ask(in_one(inputs), [target], Options(**options))[0]
+        return next(self.ask(in_one(inputs), [target], Options(**options)))
 
     def each(
         self,
@@ -254,7 +254,7 @@ class LRP(Exporting):
         named = {"targets": targets, "conditions": conditions, "chunk": chunk}
         given = (*options.given(), *(name for name, value in named.items() if value is not None))
         refuse_ambiguous(given, self._ambiguous, self._source)
-        return self.ask((args, kwargs), several, options, under, chunk=chunk)
+        return list(self.ask((args, kwargs), several, options, under, chunk=chunk))
 
     def ask(
         self,
@@ -264,8 +264,8 @@ class LRP(Exporting):
         conditions: Sequence[Conditions] | None = None,
         *,
         chunk: int | None = None,
-    ) -> list[Explanation]:
-        """What `each` does, for analyzers that are made of this one.
+    ) -> Iterator[Explanation]:
+        """What `each` does, one explanation after the other, for analyzers that are made of this one.
 
         Args:
             inputs: positional and keyword inputs.
@@ -276,7 +276,7 @@ class LRP(Exporting):
         """
         under = [options.conditions] * len(targets) if conditions is None else conditions
         asked = {"options": options, "conditions": under, "chunk": chunk}
-        return self._explained(inputs, targets, asked)
+        return self._explanations(inputs, targets, asked)
 
     def start_of(self, shared: Shared, options: Mapping[str, Any]) -> Node:
         start: Node = options["options"].start_of(self._captured(shared))
@@ -288,7 +288,7 @@ class LRP(Exporting):
     def rules_of(self, call: Call) -> Mapping[Node, Rule]:
         return self._captured(call.shared).rules
 
-    def answers(self, call: Call) -> Sequence[Answer]:
+    def answers(self, call: Call) -> Iterable[Answer]:
         """One answer per target, on one forward pass."""
         known, options = self._captured(call.shared), call.options["options"]
         questions = [
@@ -305,7 +305,7 @@ class LRP(Exporting):
             return answer(program, inputs, questions, chunk=call.options["chunk"], segments=segments)
 
         if self._compiler is None or len(questions) > 1:
-            return list(run())
+            return run()
         found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
         if self._compiler.news:
             warnings.warn(self._compiler.news, UserWarning, stacklevel=5)

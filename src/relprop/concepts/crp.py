@@ -106,10 +106,10 @@ class CRP:
     ) -> ConceptExplanation:
         choice = _Selection(self.group, self.features)
         under: list[Conditions] = [{**(conditions or {}), self.layer: _Place(choice, i)} for i in range(choice.length)]
-        parts = self.lrp.ask(inputs, [target] * len(under), self.options, under, chunk=chunk)
+        parts = tuple(self.lrp.ask(inputs, [target] * len(under), self.options, under, chunk=chunk))
         if choice.scores is None:
             raise InputError(f"No relevance comes to layer {self.layer!r}, so none of its features has any.")
-        return ConceptExplanation(self.layer, self.group, choice.chosen, choice.scores, tuple(parts))
+        return ConceptExplanation(self.layer, self.group, choice.chosen, choice.scores, parts)
 
     def __repr__(self) -> str:
         return f"CRP({type(self.lrp).__name__}(...), {self.layer!r}, {self.features!r}, group={self.group!r})"

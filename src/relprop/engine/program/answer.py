@@ -116,7 +116,8 @@ class Run:
             with mode(False):
                 common = Walk(self.program, replace(questions[0], conditions={}, through=False), own)
                 common.until(conditioned, own)
-                yield [common.choose(question, own) for question in questions], common
+                questions = [common.choose(question, own) for question in questions]
+            yield questions, common
 
     def batches(
         self, questions: Sequence[Question], chunk: int | None, device: torch.device
