@@ -6,6 +6,7 @@ from relprop import analyzers, composites, concepts, errors, rules, targets
 from relprop.analyzers.artifact import Artifact, load, load_artifact
 from relprop.analyzers.indices import layer_indices
 from relprop.analyzers.lrp import LRP
+from relprop.concepts import neuralize
 from relprop.engine import rewrites
 from relprop.engine.ops import register_op
 from relprop.engine.ops.units import register_module
@@ -31,6 +32,7 @@ __all__ = [
     "layer_indices",
     "load",
     "load_artifact",
+    "neuralize",
     "register_module",
     "register_op",
     "rewrites",
