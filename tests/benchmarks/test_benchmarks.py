@@ -202,3 +202,11 @@ def test_ablations_run_and_change_nothing(tmp_path: Path) -> None:
     assert len(differences) == 10
     assert differences.pop("batch norms fused") > 1e-3  # canonization changes what is computed
     assert max(differences.values()) <= 1e-5
+
+
+def test_a_first_call_is_measured_next_to_the_export_alone(module: Any) -> None:
+    first_call = module("first_call")
+    found = first_call.rows(first_call.TINY, 1)
+    assert found.keys() == first_call.TINY.keys()
+    assert all(row.export > 0 and row.first > 0 for row in found.values())
+    assert all(row.second < row.export for row in found.values())  # what was captured is shared

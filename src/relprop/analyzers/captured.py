@@ -149,11 +149,11 @@ class Captured:
             return self._from(starts), inputs, list(questions)
         if not all(q.is_plain for q in questions):
             return self.program, inputs, list(questions)
-        return self._at_position(inputs, questions) or (
-            self.trimmed,
-            inputs,
-            [replace(q, start=self.trimmed.explained) for q in questions],
-        )
+        found = self._at_position(inputs, questions)
+        if found is not None:
+            return found
+        start = self.trimmed.explained
+        return self.trimmed, inputs, [q if q.start is start else replace(q, start=start) for q in questions]
 
     def _at_position(self, inputs: Sequence[Any], questions: Sequence[Question]) -> Asked | None:
         """Of one question about one position of a sequence."""

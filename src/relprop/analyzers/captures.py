@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from relprop.engine.graph.capture import capture, departs
 from relprop.engine.graph.fingerprint import Fingerprint, Key, fingerprint
@@ -40,6 +39,9 @@ class Shared:
     lock: Any = field(default_factory=threading.RLock)
     _constants: dict[bool, OwnConstants] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.graph.settle()
+
     def constants(self, *, keep: bool) -> OwnConstants:
         """The same for every analyzer. `keep`: see `OwnConstants`."""
         with self.lock:
@@ -56,7 +58,7 @@ class Capture:
         graph: what the model's own output is compared with.
         seen: the model when the program was last known to be its program.
         canonical: by recipe.
-        calls: how often it has served so far.
+        calls: how many explanations it has served so far.
     """
 
     graph: Graph
@@ -64,10 +66,13 @@ class Capture:
     canonical: OrderedDict[Hashable, Shared] = field(default_factory=OrderedDict)
     calls: int = 0
 
+    def __post_init__(self) -> None:
+        self.graph.settle()
+
     @property
     def due(self) -> bool:
         """To be compared with the model now: at calls 2, 4, 8, 16 and so on."""
-        return not self.calls & (self.calls + 1)
+        return bool(self.calls) and not self.calls & (self.calls + 1)
 
     def shared(self, recipe: Hashable, rewrite: Rewriting, weights: Mapping[bool, Weights]) -> Shared:
         """The canonical graph by a recipe, made where there is none yet."""
@@ -131,13 +136,13 @@ class Captures:
         Raises:
             CaptureError, InputError: as `capture` does.
         """
-        key, leaves = signature_of(args, kwargs), pytree.tree_leaves((list(args), dict(kwargs)))
+        key, leaves = signature_of(args, kwargs)
         with self._turn(model, key) as (now, known):
             found = next((c for c in known if c.graph.serves(leaves)), None)
             kept = found if found is not None and self._fits(found, now, model, args, kwargs, explains) else None
             if kept is None:
                 kept = self._kept(known, found, Capture(capture(model, args, kwargs), now), model)
-            kept.calls += explains or not kept.calls
+            kept.calls += explains
             return kept.shared(recipe, rewrite, self._weights)
 
     @contextmanager

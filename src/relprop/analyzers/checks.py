@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -42,7 +44,7 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     for t in tensors:
         if t.numel() == 0:
             raise InputError(f"An input has shape {tuple(t.shape)}: an empty batch has nothing to explain.")
-    parameter = next(iter([*model.parameters(), *model.buffers()]), None)
+    parameter = next(itertools.chain(model.parameters(), model.buffers()), None)
     if parameter is not None and parameter.device.type != "meta":
         _check_like(parameter, floats)
     masks = [check_finite(t, masks=len(tensors) > 1) for t in floats] if finite else []
@@ -59,7 +61,7 @@ def check_finite(t: Tensor, *, masks: bool = False) -> bool:
     Returns:
         Whether there is -inf in it.
     """
-    if torch.isfinite(t.sum()):  # one cheap pass; a sum may overflow where no value does
+    if math.isfinite(t.sum()):  # one cheap pass; a sum may overflow where no value does
         return False
     bad = int((~torch.isfinite(t)).sum())
     if not bad or (masks and int((t == -torch.inf).sum()) == bad):
@@ -155,6 +157,8 @@ def check_explained(nodes: Iterable[Node]) -> None:
 def warn_if_training(model: nn.Module) -> bool:
     """Say that modules in training mode are explained as in evaluation mode; whether there are any."""
     differs = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    if not any(m.training for m in model.modules()):
+        return False
     modules = [name or "the model" for name, m in model.named_modules() if m.training and isinstance(m, differs)]
     if modules:
         warnings.warn(

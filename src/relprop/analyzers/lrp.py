@@ -296,7 +296,8 @@ class LRP(Exporting):
             for target, condition in zip(call.targets, call.options["conditions"], strict=True)
         ]
         for question in questions:
-            check_masks(question.conditions, batch_size(call.inputs, {}) or 1)
+            if question.conditions:
+                check_masks(question.conditions, batch_size(call.inputs, {}) or 1)
         options.warn_of_memory(self._checkpoint)
         program, inputs, questions = known.fit(call.inputs, questions)
 

@@ -55,8 +55,23 @@ def export(model: nn.Module, inputs: Inputs, opened: Open) -> torch.export.Expor
     _name_keywords(model, inputs[1])
     shapes = None if opened in {"none", "known"} else _by_parameter(model, pytree.tree_map(sizes, inputs))
     known = KnownValues() if opened == "known" else contextlib.nullcontext()
-    with torch.no_grad(), DataAsOperators(), RoundingAsOneOperator(), AsOneOperator(), known:
+    with torch.no_grad(), DataAsOperators(), RoundingAsOneOperator(), AsOneOperator(), _without_lines(), known:
         return torch.export.export(model, *inputs, dynamic_shapes=shapes, strict=False)
+
+
+@contextlib.contextmanager
+def _without_lines() -> Iterator[None]:
+    """Nobody reads which lines of the model each operator comes from, and to find out takes a tenth of the export."""
+    config, name = torch.fx.config, "do_not_emit_stack_traces"
+    before = getattr(config, name, None)
+    if before is None:  # older than PyTorch 2.13
+        yield
+        return
+    setattr(config, name, True)
+    try:
+        yield
+    finally:
+        setattr(config, name, before)
 
 
 def _name_keywords(model: nn.Module, kwargs: dict[str, Any]) -> None:

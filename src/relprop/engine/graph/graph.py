@@ -76,6 +76,11 @@ class Graph:
     module_types: Mapping[str, type[nn.Module]] = field(default_factory=dict)
     tried: set[frozenset[Any]] = field(default_factory=set)
     written: frozenset[str] = frozenset()
+    _inputs: list[Node] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def settle(self) -> None:
+        """Nobody changes its inputs any more: what every call asks of them is looked up once."""
+        self._inputs = self.inputs
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -85,6 +90,8 @@ class Graph:
     @property
     def inputs(self) -> list[Node]:
         """Placeholders of the user's inputs, in the order of `in_spec`."""
+        if self._inputs is not None:
+            return list(self._inputs)
         return [n for n in self.fx.nodes if n.op == "placeholder" and n.name not in self.tensors]
 
     @property

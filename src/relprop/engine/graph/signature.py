@@ -12,10 +12,13 @@ from torch.utils import _pytree as pytree
 from relprop.errors import InputError
 
 
-def signature_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Structure of the inputs; of each tensor dtype, device and shape less what may vary; other inputs by value."""
+def signature_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """What inputs are like, and the flat inputs.
+
+    Alike are those of one structure; of each tensor dtype, device and shape less what may vary; other inputs by value.
+    """
     leaves, spec = pytree.tree_flatten((list(args), dict(kwargs)))
-    return str(spec), tuple(_describe(leaf) for leaf in leaves)
+    return (str(spec), tuple(_describe(leaf) for leaf in leaves)), leaves
 
 
 def _describe(leaf: Any) -> Any:

@@ -33,16 +33,20 @@ def live_rows(node: Node, plan: Plan) -> tuple[int, int] | None:
     """
     if not all(_moves(reader, plan) for reader in plan.senders(node)):
         return None
-    example = _open_sizes(node)
-    found = {_rows(node, plan, {e: k * size for e, size in example.items()}) for k in (1, 2)}
-    return found.pop() if len(found) == 1 else None
+    example = _open_sizes(plan, node)
+    found = _rows(node, plan, example)
+    if found is None:
+        return None
+    return found if _rows(node, plan, {e: 2 * size for e, size in example.items()}) == found else None
 
 
-def _open_sizes(node: Node) -> dict[Any, int]:
-    """Symbol of each size that the capture left open -> its size in the example."""
-    values = [fake_value(n) for n in node.graph.nodes if n.op == "placeholder"]
-    sizes: list[Any] = [size for value in values if isinstance(value, Tensor) for size in value.shape if is_open(size)]
-    return {size.node.expr: size.node.hint for size in sizes if size.node.expr.is_Symbol}
+def _open_sizes(plan: Plan, node: Node) -> dict[Any, int]:
+    """Symbol of each size that the capture left open -> its size in the example; read once for a plan."""
+    if plan.sizes is None:
+        values = [fake_value(n) for n in node.graph.nodes if n.op == "placeholder"]
+        sizes: list[Any] = [s for value in values if isinstance(value, Tensor) for s in value.shape if is_open(s)]
+        plan.sizes = {size.node.expr: size.node.hint for size in sizes if size.node.expr.is_Symbol}
+    return plan.sizes
 
 
 def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | None:
@@ -53,19 +57,23 @@ def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | No
     waiting, found = [(node, rows)], []
     while waiting:
         value, here = waiting.pop()
-        if value in plan.starts:
+        readers = plan.senders(value)
+        moved = [_moved(reader, value, here, sizes) if _moves(reader, plan) else None for reader in readers]
+        if value in plan.starts or any(m is None for m in moved):
+            if _corners(here) == (0, shape[-1] - 1):
+                return None
             found.append(here)
-        for reader in plan.senders(value):
-            moved = _moved(reader, value, here, sizes) if _moves(reader, plan) else None
-            if moved is None:
-                found.append(here)
-            else:
-                waiting.append((reader, moved))
-    ends = [(int(here.min()), int(here.max())) for here in found if here.numel()]
+        waiting += [(reader, m) for reader, m in zip(readers, moved, strict=True) if m is not None]
+    ends = [tuple(map(int, here.aminmax())) for here in found if here.numel()]
     if not ends:
         return None
     first, last = min(low for low, _ in ends), max(high for _, high in ends)
     return None if last - first + 1 == shape[-1] else (first, last - first + 1)
+
+
+def _corners(rows: Tensor) -> tuple[int, int] | None:
+    """The first and the last entry. Mostly they are the first and the last row, if those are still there."""
+    return (int(rows[(0,) * rows.dim()]), int(rows[(-1,) * rows.dim()])) if rows.numel() else None
 
 
 def _moves(reader: Node, plan: Plan) -> bool:
@@ -88,6 +96,9 @@ def _moved(reader: Node, source: Node, rows: Tensor, sizes: dict[Any, int]) -> T
 def _number(size: Any, sizes: dict[Any, int]) -> Any:
     """A size, given those that were left open; None for what is no integer, or depends on values."""
     if isinstance(size, torch.SymInt):
-        number = size.node.expr.subs(sizes)
+        expression = size.node.expr
+        if expression in sizes:  # to substitute takes ten times as long
+            return sizes[expression]
+        number = expression.subs(sizes)
         return int(number) if number.is_number else None
     return size if isinstance(size, int) else None

@@ -25,12 +25,14 @@ class Plan:
         prefers: in which form each node likes its relevance.
         forms: which parts the message of a node may have.
         steps: those of the nodes behind.
+        sizes: symbol of each size that the capture left open -> its size in the example, once someone has asked.
     """
 
     starts: frozenset[Node]
     prefers: Mapping[Node, Form]
     forms: dict[Node, Forms]
     steps: dict[Node, Step] = field(default_factory=dict)
+    sizes: dict[Any, int] | None = None
 
     def senders(self, node: Node) -> list[Node]:
         """Readers of a node that send it relevance."""

@@ -14,7 +14,7 @@ from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Message, Tape
 from relprop.engine.program.constants import prefers_channels_last
-from relprop.engine.program.program import Program, last_readers
+from relprop.engine.program.program import Program
 from relprop.engine.program.watch import Watch
 
 
@@ -68,8 +68,8 @@ def forward(
 def advance(program: Program, tape: Tape, operators: Sequence[Node], kept: frozenset[Node], *, record: bool) -> None:
     """Run some operators in order, on the values that are on the tape."""
     steps: Mapping[Node, Step] = program.step_of if record else {}
-    in_place = {} if tape.differentiable else {n: f for n, f in program.in_place.items() if n.args[0] not in kept}
-    released = last_readers(operators, kept)
+    schedule = program.schedule(operators, kept)
+    released, in_place = schedule.released, {} if tape.differentiable else schedule.in_place
     for node in operators:
         if node in tape.values and is_random(node):  # drawn before, in a pass that runs again
             continue
@@ -84,9 +84,12 @@ def advance(program: Program, tape: Tape, operators: Sequence[Node], kept: froze
 
 def mode(differentiable: bool) -> AbstractContextManager[Any]:
     """Autograd as a run wants it."""
+    own = torch.enable_grad() if differentiable else torch.no_grad()
+    if not torch.is_inference_mode_enabled():
+        return own
     stack = ExitStack()
     stack.enter_context(torch.inference_mode(False))
-    stack.enter_context(torch.enable_grad() if differentiable else torch.no_grad())
+    stack.enter_context(own)
     return stack
 
 

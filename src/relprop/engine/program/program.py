@@ -23,6 +23,22 @@ from relprop.engine.ops.tape import Form, Forms
 from relprop.engine.program.constants import Constants, OwnConstants
 from relprop.rules import Rule
 
+MOST_SCHEDULES = 16
+"""Of one program that are kept: what questions ask for decides which values a forward pass keeps."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a forward pass does to values that it has computed.
+
+    Attributes:
+        released: operator -> values that nobody reads after it.
+        in_place: operators that overwrite their input, and how.
+    """
+
+    released: Mapping[Node, Sequence[Node]]
+    in_place: Mapping[Node, Callable[[Tensor], Tensor]]
+
 
 @dataclass(frozen=True)
 class Program:
@@ -80,6 +96,25 @@ class Program:
         read.update(n for n in self.graph.outputs if isinstance(n, Node))
         return frozenset(n for n in read if n not in self.later and not info(n).static)
 
+    @cached_property
+    def _schedules(self) -> dict[frozenset[Node], Schedule]:
+        return {}
+
+    def schedule(self, operators: Sequence[Node], kept: frozenset[Node]) -> Schedule:
+        """When values are forgotten and overwritten; that of all operators is made once for what is `kept`."""
+        if operators is not self.operators:
+            return self._scheduled(operators, kept)
+        found = self._schedules.get(kept)
+        if found is None:
+            if len(self._schedules) >= MOST_SCHEDULES:
+                self._schedules.clear()
+            found = self._schedules[kept] = self._scheduled(operators, kept)
+        return found
+
+    def _scheduled(self, operators: Sequence[Node], kept: frozenset[Node]) -> Schedule:
+        in_place = {node: f for node, f in self.in_place.items() if node.args[0] not in kept}
+        return Schedule(last_readers(operators, kept), in_place)
+
     def explained_shape(self, leaves: Sequence[Any]) -> list[int]:
         """The shape that the explained output has for these inputs; it follows from theirs."""
         shape = self.graph.shape_at(self.explained, leaves)
@@ -127,6 +162,7 @@ def compile_program(
     arrivals = tuple(n for n in graph.fx.nodes if n in plan.forms and info(n).data and not needs_rule(n))
     reads = frozenset().union(*(s.reads for s in steps), arrivals)
     running = [n for n in graph.operators() if not info(n).static]
+    graph.settle()
     return Program(
         graph=graph,
         constants=OwnConstants(graph) if constants is None else constants,

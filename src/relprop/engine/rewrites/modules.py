@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
-from torch.utils import _pytree as pytree
 
 from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph, Node, info
@@ -55,8 +54,8 @@ class WithoutSoftmax(nn.Module):
         self._graphs: dict[Any, list[Graph]] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        known = self._graphs.setdefault(signature_of(args, kwargs), [])
-        leaves = pytree.tree_leaves((args, kwargs))
+        key, leaves = signature_of(args, kwargs)
+        known = self._graphs.setdefault(key, [])
         graph = next((g for g in known if g.serves(leaves)), None)
         if graph is None:
             graph = strip_graph(capture(self.model, args, kwargs))
