@@ -51,7 +51,8 @@ def rows(times: int = 15) -> list[tuple[str, float, float, float]]:
         model, x = make()
         lrp = LRP(model.eval())
         lrp(x, target=0 if x.is_floating_point() else (-1, 0))
-        (shared,) = [s for known in captures_of(model)._known.values() for c in known.captures for s in c.canonical.values()]
+        kept = [c for known in captures_of(model)._known.values() for c in known.captures]
+        (shared,) = [s for c in kept for s in c.canonical.values()]
         constants = shared.constants(keep=True)
         whole = seconds(lambda lrp=lrp, x=x: lrp(x, target=0 if x.is_floating_point() else (-1, 0)), times)
         tree = seconds(lambda model=model: fingerprint(model), times)

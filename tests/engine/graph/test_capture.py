@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from support.compare import assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.errors import CaptureError
+from relprop.engine.graph.capture import capture
+from relprop.errors import CaptureError, InputError
 
 
 class Branches(nn.Module):
@@ -41,6 +43,26 @@ class Reader(nn.Module):
             packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
             return self.head(self.lstm(packed)[1][0][-1])
         return self.head(self.lstm(x)[0][torch.arange(len(x)), lengths - 1])
+
+
+def test_an_export_leaves_the_settings_of_pytorch_as_they_are() -> None:
+    """It takes no notice of the model's lines, and puts that setting back, also where it fails."""
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("never")
+
+    config, name = torch.fx.config, "do_not_emit_stack_traces"
+    before = getattr(config, name, None)
+    seen: list[Any] = []
+    model = nn.Sequential(nn.Linear(3, 2))
+    model.register_forward_hook(lambda *given: seen.append(getattr(config, name, None)))
+    graph = capture(model, (torch.rand(2, 3),))
+    assert seen[0] is (None if before is None else True)
+    assert before is None or all("stack_trace" not in node.meta for node in graph.operators())
+    with pytest.raises(InputError, match="never"):
+        capture(Broken(), (torch.rand(2, 3),))
+    assert getattr(config, name, None) is before
 
 
 def test_packed_sequences_are_refused_with_the_way_around_them() -> None:

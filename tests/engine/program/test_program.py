@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 from support.compare import assert_each_close
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import EpsilonPlusFlat
+from relprop.engine.program.program import MOST_SCHEDULES
 
 
 def test_program_prints_as_text() -> None:
@@ -18,6 +21,19 @@ def test_program_prints_as_text() -> None:
     lines = text.splitlines()
     assert lines[0].startswith("R[flatten] += EpsilonRule(epsilon=1e-06) of linear")
     assert lines[-1].startswith("R[input] += FlatRule() of conv2d")
+
+
+def test_a_schedule_is_made_once_for_what_is_kept_and_few_are_held() -> None:
+    lrp = LRP(small(), EpsilonPlusFlat(), example_inputs=(torch.rand(2, 3, 12, 12),))
+    program = lrp._latest.program  # type: ignore[union-attr]
+    plain, more = program.reads, program.reads | set(program.operators)
+    assert program.schedule(program.operators, plain) is program.schedule(program.operators, plain)
+    assert program.schedule(program.operators, plain).in_place != program.schedule(program.operators, more).in_place
+    part = program.operators[:3]
+    assert program.schedule(part, plain).released.keys() == set(part)
+    for nodes in combinations(program.graph.fx.nodes, 2):
+        program.schedule(program.operators, frozenset(nodes))
+        assert 0 < len(program._schedules) <= MOST_SCHEDULES
 
 
 def test_a_tensor_that_only_lends_its_shape_need_not_be_there_anymore() -> None:
