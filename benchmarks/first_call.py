@@ -1,7 +1,7 @@
 """What a first call takes beside its explanation, next to `torch.export` alone: `python benchmarks/first_call.py`.
 
-Claim (docs/performance.md): a first call's set-up takes no more than about 1.3 times what the export alone takes, that
-of a second analyzer of the model milliseconds. Seconds of the CPU, medians of rounds; the export's machinery is
+The goal is 1.3 times the export alone, and 2 % of the first set-up for a second analyzer; docs/performance.md says how
+far it is met. Seconds of the CPU, medians of rounds; the export's machinery is
 imported before.
 """
 
