@@ -90,7 +90,7 @@ Many = Callable[[LRP, Tensor, tuple[int, ...]], Tensor]
 def relprop_many(composite: Callable[[], ours.Composite], explain: Many = explain_many) -> Prepare:
     def prepare(build: Callable[[], Built]) -> Run:
         case = build()
-        lrp = LRP(case.model, composite())
+        lrp = LRP(case.model, composite(), normalize_output=True)
 
         def run() -> Explained:
             relevance = explain(lrp, case.x, case.targets)
@@ -104,7 +104,7 @@ def relprop_many(composite: Callable[[], ours.Composite], explain: Many = explai
 def relprop(composite: Callable[[], ours.Composite], *, compiled: bool = False) -> Prepare:
     def prepare(build: Callable[[], Built]) -> Run:
         case = build()
-        lrp = LRP(case.model, composite())
+        lrp = LRP(case.model, composite(), normalize_output=True)
         if compiled:  # the tiny cases see that it runs, without a C++ compiler and its minute
             large = sum(p.numel() for p in case.model.parameters()) > 1e6
             lrp.compile(backend="inductor" if large else "aot_eager")

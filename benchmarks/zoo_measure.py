@@ -75,7 +75,7 @@ def books(lrp: LRP, entry: Entry, inputs: dict[str, Tensor]) -> dict[str, Any]:
 def conservation(entry: Entry, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """Without biases: input relevance over output relevance, and what constants kept of it."""
     forget_biases(model)
-    ledger = call(LRP(model, CONSERVING), inputs, target=entry.target, audit=True).ledger
+    ledger = call(LRP(model, CONSERVING, normalize_output=True), inputs, target=entry.target, audit=True).ledger
     kept = {k: v / ledger.output for k, v in ledger.sinks.items()}
     return {"conservation": ledger.input / ledger.output, "kept": kept}
 

@@ -22,7 +22,7 @@ def test_two_inputs_and_keywords() -> None:
 
     x, y = torch.rand(3, 3), torch.rand(3, 4)
     model = Two()
-    expl = LRP(model)(x, y=y, target=0, audit=True)
+    expl = LRP(model, normalize_output=True)(x, y=y, target=0, audit=True)
     assert isinstance(expl.relevance, tuple)
     assert [tuple(r.shape) for r in expl.relevance] == [(3, 3), (3, 4)]
     assert_each_close(expl.output["logits"], model(x, y=y)["logits"])

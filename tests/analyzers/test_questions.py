@@ -15,7 +15,7 @@ from relprop.engine.program.answer import answer
 from relprop.engine.program.question import Question
 from relprop.errors import InputError, TargetError
 from relprop.rules import EpsilonRule, GammaRule, Rule, ZeroRule
-from relprop.targets import Index, Seed, Target
+from relprop.targets import Logit, Seed, Target
 
 
 def linear_net() -> nn.Sequential:
@@ -167,7 +167,7 @@ def test_activations_and_edges() -> None:
     known = lrp._latest
     assert known is not None
     edges = {"first": (known.nodes["1"], known.nodes["2"])}
-    asked = Question(known.program.explained, Seed(Index((1,))), {"1": known.nodes["1"]}, edges=edges)
+    asked = Question(known.program.explained, Seed(Logit(1)), {"1": known.nodes["1"]}, edges=edges)
     found = next(answer(known.program, [X], [asked]))
     torch.testing.assert_close(found.edges["first"], found.relevance["1"])  # all that the ReLU gets comes from there
 
@@ -180,7 +180,7 @@ def test_an_own_kind_of_target() -> None:
         first: int
         second: int
 
-        def seed(self, output: Tensor, index: Tensor | None, *, normalize: bool) -> Tensor:
+        def value(self, output: Tensor) -> Tensor:
             start = torch.zeros_like(output)
             start[:, self.first], start[:, self.second] = output[:, self.first], -output[:, self.second]
             return start
@@ -189,7 +189,7 @@ def test_an_own_kind_of_target() -> None:
             return f"output {self.first} less output {self.second}"
 
     model = linear_net()
-    lrp = LRP(model, ZeroRule(stabilizer=0.0))
+    lrp = LRP(model, ZeroRule(stabilizer=0.0), normalize_output=False)
     expl = lrp(X, target=Difference(1, 3))
     expected = by_hand(model, {}, 1) - by_hand(model, {}, 3)
     torch.testing.assert_close(expl.relevance, expected, atol=1e-9, rtol=0)

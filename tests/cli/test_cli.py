@@ -154,6 +154,53 @@ def test_the_overview_has_a_column_for_each_picture(demo):
         assert np.asarray(image.convert("RGB")).std() > 20  # not a blank page
 
 
+def test_several_targets_have_files_rows_and_columns_of_their_own_on_one_forward_pass(tmp_path, monkeypatch):
+    from relprop.explanations.sheet import CELL, GAP, LABELS, MARGIN
+    from relprop.targets import Contrast
+
+    passes, each = [], LRP.each
+    monkeypatch.setattr(LRP, "each", lambda self, x, **options: passes.append(len(x)) or each(self, x, **options))
+    paths, out = [sample.path for sample in SAMPLES[:5]], tmp_path / "out"
+    asked = ("--target", "ring", "--target", "4", "--target", "burst", "--against", "square")
+    said = relprop("explain", *paths, "--model", "demo", *asked, "--out", out).stdout
+    assert passes == [5]
+    x, lrp = torch.cat([to_input(sample.image) for sample in SAMPLES[:5]]), LRP(load_model(), EpsilonPlusFlat())
+    records = json.loads((out / "summary.json").read_text("utf-8"))["pictures"]
+    assert len(records) == 15
+    for k, (given, name) in enumerate((("ring", "ring"), ("4", "star"), ("burst", "burst"))):
+        expl = lrp(x, target=Contrast(CLASSES.index(name), against=CLASSES.index("square")))
+        assert said.count(f"{name} against square") == 5
+        for i, sample in enumerate(SAMPLES[:5]):
+            file = f"{sample.name}.{given}.relevance.safetensors"
+            relevance, metadata = relevance_in(out / file)
+            torch.testing.assert_close(relevance, expl.relevance[i], rtol=1e-4, atol=1e-7)
+            assert float(metadata["output"]) == pytest.approx(float(expl.amount[i]), rel=1e-4)
+            record = records[3 * i + k]
+            assert file in record["files"]
+            assert (record["class"], record["target"]) == (f"{name} against square", CLASSES.index(name))
+    with Image.open(out / "overview.png") as image:
+        assert (image.width - 2 * MARGIN - LABELS + GAP) / (CELL + GAP) == 6  # three targets stay side by side
+
+
+def test_the_predicted_class_against_the_runner_up(tmp_path):
+    relprop("explain", TAGGED[0].path, "--model", "demo", "--against", "runner-up", "--out", tmp_path / "out")
+    (record,) = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))["pictures"]
+    first, second = (entry["output"] for entry in record["top"][:2])
+    assert record["class"] == f"{record['top'][0]['class']} against the runner-up"
+    assert record["output"] == pytest.approx(first - second, rel=1e-4)
+    assert (tmp_path / "out" / f"{TAGGED[0].name}.heatmap.png").exists()
+
+
+def test_a_negative_output_is_explained_by_what_speaks_for_it_in_red(tmp_path):
+    """The sum of what is saved has the sign of the output; a class that is far off has more against it."""
+    relprop("explain", TAGGED[0].path, "--model", "demo", "--target", "circle", "--out", tmp_path / "out")
+    (record,) = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))["pictures"]
+    relevance, metadata = relevance_in(tmp_path / "out" / f"{TAGGED[0].name}.relevance.safetensors")
+    assert record["output"] < 0
+    assert float(relevance.sum()) < 0
+    assert metadata["normalize_output"] == "magnitude"
+
+
 # --- what is printed ---
 
 
@@ -215,13 +262,13 @@ def test_a_target_by_name_is_the_same_as_by_index(tmp_path):
 def test_batches_do_not_change_the_numbers(demo, tmp_path, monkeypatch):
     _, out = demo
     sizes = []
-    explain = LRP.__call__
+    explain = LRP.each
 
     def counting(self, x, **options):
         sizes.append(len(x))
         return explain(self, x, **options)
 
-    monkeypatch.setattr(LRP, "__call__", counting)
+    monkeypatch.setattr(LRP, "each", counting)
     relprop("explain", "--model", "demo", "--out", tmp_path, "--batch-size", 3)
     assert sizes == [3, 3, 3, 1]
     for sample in SAMPLES:
@@ -326,6 +373,10 @@ def test_existing_files_stop_the_job_unless_told_otherwise(tmp_path):
         (["--model", "demo", "--target", "8"], "target 8 is out of range: the model has 8 outputs, 0 to 7"),
         (["--model", "demo", "--target", "-1"], "target -1 is out of range"),
         (["--model", "demo", "--target", "rings"], "no class is named 'rings'; did you mean ring"),
+        (["--model", "demo", "--target", "ring", "--against", "1"], "output 1 is to be compared with itself"),
+        (["--model", "demo", "--target", "ring", "--target", "1"], "--target names one class twice"),
+        (["--model", "demo", "--against", "ring"], "--against CLASS needs --target"),
+        (["--model", "demo", "--target", "ring", "--against", "stars"], "no class is named 'stars'; did you mean star"),
         (["SAMPLE", "--model", "net.py:small", "--target", "ring"], "classes have no names: give an index"),
         (["--model", "demo", "--cmap", "sesmic"], "unknown colormap 'sesmic'; did you mean seismic"),
         (["--model", "demo", "--clip", "0"], "clip is a percentile"),

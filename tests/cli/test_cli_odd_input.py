@@ -94,14 +94,14 @@ def test_long_and_thin_pictures_are_not_enlarged_beyond_reason(net: Path, tmp_pa
 
 @pytest.mark.parametrize(
     "options",
-    [("--target", "1", "--target", "2"), ("--composite", "zero", "--composite", "gamma"), ("--size=8", "--size=9")],
+    [("--against", "1", "--against", "2"), ("--composite", "zero", "--composite", "gamma"), ("--size=8", "--size=9")],
 )
 def test_an_option_given_twice_is_refused(options: tuple[str, ...], tmp_path: Path):
     name = options[0].partition("=")[0]
     _, error = relprop("explain", "--model", "demo", *options, "--out", tmp_path / "out", code=2)
     assert f"error: {name} is given 2 times, but takes one value" in error
     assert not (tmp_path / "out").exists()
-    if name != "--target":
+    if name != "--against":
         assert "is given 2 times" in relprop("layers", "--model", "demo", *options, code=2)[1]
     relprop(
         "explain", "--model", "demo", "--out", tmp_path, "-q", "--quiet", "--overwrite", "--overwrite"
@@ -131,7 +131,7 @@ def test_the_sheet_and_the_command_say_how_many_of_all_pictures_it_shows(net: Pa
     monkeypatch.setattr(job, "KEPT", 3)
     sheet = job.contact_sheet
     monkeypatch.setattr(
-        job, "contact_sheet", lambda panels, title, cmap: titles.append(title) or sheet(panels, title, cmap)
+        job, "contact_sheet", lambda panels, title, *rest, **named: titles.append(title) or sheet(panels, title, *rest)
     )
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -21,6 +21,7 @@ from relprop.jobs.text_plan import resolve_token
 from relprop.models import load_text
 from relprop.models import text as text_models
 from relprop.rules import EpsilonRule
+from relprop.targets import Difference
 
 install()
 transformers = pytest.importorskip("transformers")
@@ -131,6 +132,24 @@ def test_a_language_model_explains_the_next_token(folders, tmp_path):
     # CP-LRP without biases: nothing is kept
     assert tokens["relevance_sum"] == pytest.approx(tokens["output"], rel=1e-3)
     assert tokens["output"] == pytest.approx(logits.max().item(), rel=1e-4)
+
+
+def test_several_classes_against_another_one(folders, tmp_path):
+    model = f"hf:{folders / 'classifier'}"
+    asked = ("--target", "good", "--target", "2", "--against", "bad")
+    assert "names one class twice" in run("--text", OTHER, "--model", model, *asked, "--out", tmp_path, code=2).stderr
+    asked = ("--target", "good", "--target", "1", "--against", "bad")
+    result = run("--text", OTHER, "--model", model, *asked, "--out", tmp_path / "o")
+    loaded = load_text(model)
+    inputs, lrp = loaded.encode(OTHER), LRP(loaded.model, AttnLRP(), normalize_output=False)
+    for given, index in (("good", 2), ("1", 1)):
+        relevance, facts, tokens = read(tmp_path / "o", f"a-warm-cat.{given}")
+        expected = lrp(**inputs, target=Difference(index, 0))
+        torch.testing.assert_close(relevance, expected.relevance[0], rtol=1e-3, atol=1e-5)
+        assert tokens["output"] == pytest.approx(float(expected.amount), rel=1e-3)
+        assert facts["target_name"] == f"{['bad', 'fine', 'good'][index]} against bad"
+        assert facts["target_name"] in result.stdout
+    assert (tmp_path / "o" / "overview.html").exists()
 
 
 def test_a_token_by_its_text_its_name_or_its_number(folders, tmp_path):

@@ -112,17 +112,17 @@ def analyzer(case: dict[str, Any], arrays: Arrays) -> LRP:
         more_modules, more_rules = build(layer, arrays)
         modules += more_modules
         rules += more_rules
-    return LRP(nn.Sequential(*modules).eval(), rules, canonize=False)
+    return LRP(nn.Sequential(*modules).eval(), rules, canonize=False, normalize_output=True)
 
 
 def branches(spec: dict[str, Any], arrays: Arrays) -> LRP:
     """The branches' rules are all the 0-rule and pass, which is what `LRP(model)` assigns."""
     assert spec["connection"] == "add"
     if spec["kind"] == "skip":
-        return LRP(Skip(nn.Sequential(*build(spec["layer"], arrays)[0])))
+        return LRP(Skip(nn.Sequential(*build(spec["layer"], arrays)[0])), normalize_output=True)
     identity, inner = spec["layers"]
     assert identity["kind"] == "identity"
-    return LRP(Parallel(nn.Identity(), nn.Sequential(*build(inner, arrays)[0])))
+    return LRP(Parallel(nn.Identity(), nn.Sequential(*build(inner, arrays)[0])), normalize_output=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

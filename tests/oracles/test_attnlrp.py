@@ -98,7 +98,7 @@ def last_token(name: str, position: int = TOKENS - 1, token: int = 7) -> int | t
 @functools.cache
 def analyzer(name: str, attention: str = "sdpa") -> LRP:
     """AttnLRP, in float64. Captured once: with a batch of two and six tokens."""
-    return LRP(language_model(name, attention=attention))
+    return LRP(language_model(name, attention=attention), normalize_output=True)
 
 
 # AttnLRP equals the oracle.
@@ -125,7 +125,7 @@ def test_attnlrp_equals_modified_gradients_on_torchvisions_vit():
     assert mode.seen >= {"activation", "norm", "attention"}
     (gradient,) = torch.autograd.grad(chosen.sum(), leaf)
     expected = x * gradient / chosen.detach().reshape(-1, 1, 1, 1)
-    actual = LRP(model)(x, target=2).relevance
+    actual = LRP(model, normalize_output=True)(x, target=2).relevance
     assert_close(actual, expected, rtol=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_an_activation_that_is_spelled_out_is_one_activation():
     model = language_model("gpt2")
     for block in model.transformer.h:
         block.mlp.act = transformers.activations.NewGELUActivation()
-    spelled_out = LRP(model)(input_ids=IDS, target=last_token("gpt2")).relevance
+    spelled_out = LRP(model, normalize_output=True)(input_ids=IDS, target=last_token("gpt2")).relevance
     assert_close(spelled_out, analyzer("gpt2")(input_ids=IDS, target=last_token("gpt2")).relevance, rtol=1e-7)
 
 
@@ -157,7 +157,7 @@ CP = Composite(GlobalTypeMap({"scaled_dot_product_attention": AttentionRule("cp"
 def test_cp_lrp_conserves_on_decoders_without_biases(name: str, attention: str):
     """RMSNorms, gated MLPs, rotary positions and values by fixed attention weights keep nothing for themselves."""
     model = language_model(name, torch.float32, attention, biases=False)
-    expl = LRP(model, CP)(input_ids=IDS, target=(5, 7), audit=True)
+    expl = LRP(model, CP, normalize_output=True)(input_ids=IDS, target=(5, 7), audit=True)
     assert expl.relevance.sum((1, 2)).tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
     assert sum(abs(kept) for kept in expl.ledger.sinks.values()) <= 1e-4
     assert expl.ledger.imbalance <= 1e-4
@@ -176,7 +176,7 @@ def test_eager_attention_equals_fused_attention(name: str, monkeypatch: pytest.M
     """Softmax and two products by one rule each, or a fused kernel's backward and the factors 1/4, 1/4, 1/2."""
     softmax = F.softmax  # most models take it in float32, which would be all that is seen
     monkeypatch.setattr(F, "softmax", lambda x, dim=None, dtype=None, **_: softmax(x, dim))
-    eager = LRP(language_model(name, attention="eager"))(input_ids=IDS, target=last_token(name))
+    eager = LRP(language_model(name, attention="eager"), normalize_output=True)(input_ids=IDS, target=last_token(name))
     fused = analyzer(name)(input_ids=IDS, target=last_token(name))
     assert_close(eager.output.logits, fused.output.logits, rtol=1e-8)
     assert_close(eager.relevance, fused.relevance, rtol=1e-8)
@@ -247,7 +247,9 @@ def test_softmax_bias(bias: str):
     torch.manual_seed(0)
     model = Attend().double().eval()
     x = torch.randn(2, 4, 6, dtype=torch.float64)
-    expl = LRP(model, Composite(GlobalTypeMap({"softmax": SoftmaxRule(bias)})))(x, target=0, audit=True)
+    expl = LRP(model, Composite(GlobalTypeMap({"softmax": SoftmaxRule(bias)})), normalize_output=True)(
+        x, target=0, audit=True
+    )
     sums = expl.relevance.sum((1, 2))
     if bias == "absorb":
         assert (sums - 1).abs().min() > 1e-3

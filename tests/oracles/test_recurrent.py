@@ -90,7 +90,7 @@ def test_cell_state_of_an_lstm():
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_biases_all_of_it_arrives(kind: str):
     made = network(kind, num_layers=2, bidirectional=True, bias=False)
-    expl = LRP(Model(made), EXACT)(noise(B, T, D), target=(T - 1, 1), audit=True)
+    expl = LRP(Model(made), EXACT, normalize_output=True)(noise(B, T, D), target=(T - 1, 1), audit=True)
     assert expl.relevance.sum((1, 2)).tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
     assert set(expl.ledger.sinks) <= {"epsilon", "constant", "bias"}
     assert sum(abs(kept) for kept in expl.ledger.sinks.values()) <= 1e-9
@@ -100,7 +100,7 @@ def test_projected_lstm():
     """`h = W_r (o · tanh(c))`: outputs are torch's, and without biases all of it arrives."""
     made = network("LSTM", num_layers=2, bidirectional=True, bias=False, proj_size=2)
     x = noise(B, T, D)
-    expl = LRP(Model(made), EXACT)(x, target=(T - 1, 1), audit=True)
+    expl = LRP(Model(made), EXACT, normalize_output=True)(x, target=(T - 1, 1), audit=True)
     assert_close(expl.output, Model(made)(x), rtol=1e-14)
     assert expl.relevance.sum((1, 2)).tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
     assert expl.ledger.imbalance <= 1e-10

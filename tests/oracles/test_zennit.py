@@ -114,7 +114,7 @@ def test_a_network_agrees(net: tuple[str, nn.Module], composite: str):
     ours, theirs = COMPOSITES[composite]
     x = pictures(2, 64, torch.float64)
     canonizer = zennit.torchvision.VGGCanonizer if name.startswith("vgg") else zennit.torchvision.ResNetCanonizer
-    expl = LRP(model, ours())(x)
+    expl = LRP(model, ours(), normalize_output=True)(x)
     expected = zennit_relevance(model, theirs(x, canonizers=[canonizer()]), x, one_hot(model(x)))
     if composite == "EpsilonGammaBox" and name.startswith("resnet"):
         # relevance reaches negative pre-activations before each addition: there the two γ-rules differ

@@ -64,7 +64,9 @@ def inputs(heads: int = H) -> tuple[Tensor, Tensor, Tensor]:
 def test_books_balance_and_fused_equals_eager(form: str, mode: str, heads: int) -> None:
     q, k, v = inputs(heads)
     fused, eager = (
-        LRP(Attention(eager, **FORMS[form]), AttnLRP(attention=mode))(q, k, v, target=7, audit=True)
+        LRP(Attention(eager, **FORMS[form]), AttnLRP(attention=mode), normalize_output=True)(
+            q, k, v, target=7, audit=True
+        )
         for eager in (False, True)
     )
     assert fused.ledger.imbalance < 1e-9
@@ -76,7 +78,10 @@ def test_books_balance_and_fused_equals_eager(form: str, mode: str, heads: int) 
 
 
 def test_half_gives_values_half_of_what_cp_gives_them() -> None:
-    half, cp = (LRP(Attention(), AttnLRP(attention=m))(*inputs(), target=7, audit=True) for m in ("half", "cp"))
+    half, cp = (
+        LRP(Attention(), AttnLRP(attention=m), normalize_output=True)(*inputs(), target=7, audit=True)
+        for m in ("half", "cp")
+    )
     assert_close(half.relevance[2], cp.relevance[2] / 2, rtol=1e-12)
     assert not half.relevance[0].any()
     assert not half.relevance[1].any()
@@ -122,7 +127,7 @@ class Logs(nn.Module):
 @pytest.mark.parametrize("bias", ["absorb", "distribute", "keep"])
 def test_log_softmax_inside_a_model_balances(bias: str) -> None:
     x = torch.tensor([[0.5, -1.0, 2.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
-    explained = LRP(Logs(), AttnLRP(softmax=bias), checks=False)(x, target=0, audit=True)
+    explained = LRP(Logs(), AttnLRP(softmax=bias), checks=False, normalize_output=True)(x, target=0, audit=True)
     assert explained.ledger.imbalance < 1e-9
     assert explained.ledger.sinks.get("softmax", 0.0) == pytest.approx(
         {"absorb": 2 - float(explained.relevance.sum()), "distribute": 0.0, "keep": 2.0}[bias], abs=1e-8

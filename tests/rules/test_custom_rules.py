@@ -287,5 +287,5 @@ def test_the_order_of_terms_is_free(audit: bool) -> None:
     torch.manual_seed(0)
     layer, a = nn.Linear(4, 3).double(), torch.rand(5, 4, dtype=torch.float64)
     shifted = (a + 1.0) * layer.weight[1]
-    found = LRP(layer, BoxFromBelow(stabilizer=0.0))(a, target=1, audit=audit).relevance
+    found = LRP(layer, BoxFromBelow(stabilizer=0.0), normalize_output=True)(a, target=1, audit=audit).relevance
     assert_close(found, (shifted / shifted.sum(-1, keepdim=True)).detach(), rtol=1e-9)

@@ -28,7 +28,7 @@ from relprop.engine.rewrites.softmax import strip_graph
 from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
 from relprop.rules import Rule
-from relprop.targets import Target, TargetLike, as_target
+from relprop.targets import Normalize, Target, TargetLike, as_target
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Call:
     Attributes:
         shared: the captured graph that serves the inputs.
         inputs: flat, one for each of the graph's inputs.
-        start: the node that targets speak of.
+        starts: the node that each target speaks of.
         targets: one for each explanation that is asked for.
         options: what else the method was asked.
     """
 
     shared: Shared
     inputs: list[Any]
-    start: Node
+    starts: list[Node]
     targets: list[Target]
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class Analyzer(ABC):
         canonize: see `LRP`.
         output: which of several outputs is explained, by name or number. None: the one called `logits` or `out` if
             there is one, else the first that depends on the inputs.
-        normalize_output: start with 1 at the target; `False`: with the output's value.
+        normalize_output: see `LRP`; of derivatives, `False` multiplies by the explained amount.
         checks: refuse inputs that are not finite and models that end in a softmax.
         classes: names of the classes, so that they can be targets. None: those of a Hugging Face config.
         operators: what `register_op` says, for this analyzer alone: operator -> the name of one that is like it, or
@@ -89,7 +89,7 @@ class Analyzer(ABC):
         example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
         canonize: Canonize = True,
         output: str | int | None = None,
-        normalize_output: bool = True,
+        normalize_output: Normalize = "magnitude",
         checks: bool = True,
         classes: Sequence[str] | None = None,
         operators: Mapping[Any, Any] | None = None,
@@ -100,6 +100,8 @@ class Analyzer(ABC):
             raise InputError(f"{type(self).__name__} takes a torch.nn.Module, got {type(model).__name__}.")
         if not (output is None or isinstance(output, (str, int))):
             raise InputError(f"output={output!r}: give the name or the number of one of the model's outputs.")
+        if normalize_output not in (True, False, "magnitude"):
+            raise InputError(f"normalize_output={normalize_output!r}: give 'magnitude', True or False.")
         model = unwrapped(model)
         self._strip = isinstance(model, WithoutSoftmax)
         self._source: nn.Module = model.model if isinstance(model, WithoutSoftmax) else model
@@ -167,8 +169,8 @@ class Analyzer(ABC):
     ) -> Iterator[Explanation]:
         known = {id(target): as_target(target, self._classes) for target in targets}  # the same one stays the same one
         call = self._call(inputs, [known[id(target)] for target in targets], options or {})
-        for answer in self.answers(call):
-            yield self._explanation(call, answer)
+        for target, answer in zip(call.targets, self.answers(call), strict=True):
+            yield self._explanation(call, target, answer)
 
     def _call(self, inputs: Inputs, targets: list[Target], options: Mapping[str, Any]) -> Call:
         """What comes before any work: checks, the captured graph, flat inputs."""
@@ -178,24 +180,23 @@ class Analyzer(ABC):
             masks = _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
         self._warn_once()
         shared = self._started(args, kwargs)
-        start = self.start_of(shared, options)
+        starts = [self.start_of(shared, options, target.output) for target in targets]
         detach = self.detaches(options)
         leaves = [usable(leaf, detach=detach) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]
         if masks:
             _checks.check_masks(shared.graph, leaves)
-        shape = shared.graph.shape_at(start, leaves)
-        samples = _checks.check_samples(shape, batch_size(args, kwargs) or 1)
-        for target in targets:
-            target.check(samples, shape[1:])
-        return Call(shared, leaves, start, targets, options)
+        for start, target in zip(starts, targets, strict=True):
+            shape = shared.graph.shape_at(start, leaves)
+            target.check(_checks.check_samples(shape, batch_size(args, kwargs) or 1), shape[1:])
+        return Call(shared, leaves, starts, targets, options)
 
     def detaches(self, options: Mapping[str, Any]) -> bool:
         """Inputs lose their autograd history, so that an explanation holds on to nothing."""
         return True
 
-    def start_of(self, shared: Shared, options: Mapping[str, Any]) -> Node:
-        """The node that targets speak of: an output of the model."""
-        return explained_output(shared.graph, self._output)
+    def start_of(self, shared: Shared, options: Mapping[str, Any], output: str | int | None) -> Node:
+        """The node that a target speaks of: an output of the model, the one that it names or else the analyzer's."""
+        return explained_output(shared.graph, self._output if output is None else output)
 
     def _started(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, explains: bool = True) -> Shared:
         """The captured graph that serves some inputs."""
@@ -216,11 +217,11 @@ class Analyzer(ABC):
         if not self._warned:
             self._warned = _checks.warn_if_training(self._source)
 
-    def rules_of(self, call: Call) -> Mapping[Node, Rule]:
-        """The rule of each operator, for the books."""
+    def rules_of(self, call: Call, target: Target) -> Mapping[Node, Rule]:
+        """The rule of each operator that a target's relevance reaches, for the books."""
         return {}
 
-    def _explanation(self, call: Call, answer: Answer) -> Explanation:
+    def _explanation(self, call: Call, target: Target, answer: Answer) -> Explanation:
         several = tuple(answer.inputs.values())
         books = answer.books
         return Explanation(
@@ -233,7 +234,9 @@ class Analyzer(ABC):
             parameters=answer.parameters,
             coefficients=answer.coefficients,
             edges=answer.edges,
-            ledger=None if books is None else ledger_of(books, several, self.rules_of(call)),
+            ledger=None if books is None else ledger_of(books, several, self.rules_of(call, target)),
+            explains=str(target),
+            _amount=answer.amount,
         )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from relprop.analyzers.analyzer import in_one
@@ -17,7 +17,8 @@ from relprop.engine.graph.signature import Inputs
 from relprop.errors import InputError, TargetError
 from relprop.explanations.explanation import Explanation
 from relprop.explanations.pairs import PairExplanation
-from relprop.targets.target import Shape, Target
+from relprop.targets.output import Verbatim
+from relprop.targets.target import Shape
 
 Pool = Callable[[Tensor], Tensor]
 Given = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -135,10 +136,10 @@ class _Side:
         return relevance.sum(1).reshape(-1, rows, side, columns, side).sum((2, 4)).flatten(1)
 
 
-class _Value(Target):
+class _Value(Verbatim):
     """The embedding's own values, whatever the analyzer starts with elsewhere."""
 
-    traceable: ClassVar[bool] = False
+    traceable = False
 
     def check(self, batch: int, shape: Shape) -> None:
         if len(shape) != 1:
@@ -154,9 +155,7 @@ class _Whole(_Value):
 
     embedding: Tensor
 
-    def seed(
-        self, output: Float[Tensor, "B *output"], index: Int[Tensor, " B"] | None, *, normalize: bool
-    ) -> Float[Tensor, "B *output"]:
+    def value(self, output: Float[Tensor, "B *output"]) -> Float[Tensor, "B *output"]:
         self.embedding = output.detach()
         return output
 
@@ -167,9 +166,7 @@ class _Dimension(_Value):
 
     k: int
 
-    def seed(
-        self, output: Float[Tensor, "B *output"], index: Int[Tensor, " B"] | None, *, normalize: bool
-    ) -> Float[Tensor, "B *output"]:
+    def value(self, output: Float[Tensor, "B *output"]) -> Float[Tensor, "B *output"]:
         seed = torch.zeros_like(output)
         seed[:, self.k] = output[:, self.k]
         return seed

@@ -319,5 +319,10 @@ def ledger_of(books: Books, inputs: Iterable[Tensor], rules: Mapping[Node, Rule]
         )
         for node, received in books.received.items()
     ]
+    if books.opening is not None:
+        amount, kept = books.opening
+        started = entries[0].received
+        magnitude = entries[0].magnitude + sum(map(abs, kept.values()))
+        entries.insert(0, Entry("target", "target", "", PassRule(), amount, started, dict(kept), magnitude))
     arrived = sum(float(r.detach().double().sum()) for r in inputs)
     return Ledger(tuple(entries), entries[0].received if entries else arrived, arrived)

@@ -23,8 +23,8 @@ class Exporting(Analyzer):
     _shared: Shared | None
 
     @abstractmethod
-    def _captured(self, shared: Shared) -> Captured:
-        """A captured graph with this analyzer's rules."""
+    def _captured(self, shared: Shared, output: str | int | None = None) -> Captured:
+        """A captured graph with this analyzer's rules, for the output that a target names or else the analyzer's."""
 
     def export(
         self,
@@ -58,7 +58,7 @@ class Exporting(Analyzer):
         file = write.check_path(path)
         seed, takes_target = write.seed_of(target, self._classes, self._normalize_output)
         args, kwargs = self._examples(example_inputs)
-        known = self._captured(self._started(args, kwargs, explains=False))
+        known = self._captured(self._started(args, kwargs, explains=False), seed.target.output)
         wanted = known.wanted(layers)
         job = write.Job(
             program=known.with_outputs(wanted),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,31 +44,33 @@ class FunctionAnalyzer(Analyzer):
         Args:
             function: inputs -> the explained output.
             inputs: floating point inputs and embeddings of token ids.
-            seed: the explained output -> the relevance that it starts with, and the explained entry's index.
+            seed: says where a derivative starts, at an explained output.
         """
 
     def answers(self, call: Call) -> Sequence[Answer]:
         """One answer for each target, each by `relevance`."""
-        return [self._answer(call, target) for target in call.targets]
+        return [self._answer(call, *each) for each in zip(call.starts, call.targets, strict=True)]
 
-    def _answer(self, call: Call, target: Target) -> Answer:
-        graph, reached = call.graph, reached_by_relevance(call.start)
+    def _answer(self, call: Call, start: Node, target: Target) -> Answer:
+        graph, reached = call.graph, reached_by_relevance(start)
         with torch.inference_mode(False), torch.no_grad():
             values = values_of(graph, call.inputs)
         arrivals = [n for n in graph.fx.nodes if n in reached and not needs_rule(n) and not _masks(n, values[n])]
 
         def function(given: Sequence[Tensor]) -> Tensor:
-            output: Tensor = values_of(graph, call.inputs, dict(zip(arrivals, given, strict=True)))[call.start]
+            output: Tensor = values_of(graph, call.inputs, dict(zip(arrivals, given, strict=True)))[start]
             return output
 
         with torch.inference_mode(False), torch.no_grad():
             seed = Seed(target, self._normalize_output)
-            index = seed(values[call.start])[1]
+            index = target.index(values[start])
             found = self.relevance(function, [values[n] for n in arrivals], seed)
         outputs = [values[o] if isinstance(o, Node) else o for o in graph.outputs]
         named = zip(graph.inputs, call.inputs, strict=True)
         relevance = dict(zip(arrivals, found, strict=True))
-        return Answer(lambda: outputs, index, by_input(named, arrivals, relevance))
+        return Answer(
+            lambda: outputs, index, by_input(named, arrivals, relevance), amount=partial(seed.amount, values[start])
+        )
 
 
 def _masks(node: Node, value: Tensor) -> bool:
@@ -76,17 +79,17 @@ def _masks(node: Node, value: Tensor) -> bool:
 
 
 def gradient(function: Function, inputs: Sequence[Tensor], seed: Seed) -> list[Tensor]:
-    """`∂/∂x Σ seed · function(x)` for each input, with the seed as a constant."""
+    """`∂y/∂x` of the explained amount y for each input; times y where the seed is not normalized."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     with torch.enable_grad():
         output = function(leaves)
-    start = seed(output.detach())[0]
+    start = seed.derivative(output.detach())
     found = torch.autograd.grad(output, leaves, start, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 class Gradient(FunctionAnalyzer):
-    """`R_i = ∂y/∂x_i` of the explained output `y` (Simonyan et al. 2014). With `normalize_output=False` times `y`."""
+    """`R_i = ∂y/∂x_i` of the explained amount `y` (Simonyan et al. 2014). With `normalize_output=False` times `y`."""
 
     def relevance(self, function: Function, inputs: Sequence[Tensor], seed: Seed) -> Sequence[Tensor]:
         return gradient(function, inputs, seed)

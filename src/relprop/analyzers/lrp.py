@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from relprop.analyzers.captured import Captured, Layers, captured
 from relprop.analyzers.captures import Shared, captures_of
 from relprop.analyzers.exporting import Exporting
 from relprop.analyzers.inputs import refuse_ambiguous
-from relprop.analyzers.options import Conditions, Edges, Options, Paths, check_masks, paired
+from relprop.analyzers.options import Conditions, Edges, Options, Paths, by_output, check_masks, paired
 from relprop.composites import Composite
 from relprop.composites.assign import rules_of_layers
 from relprop.composites.composite import as_composite
@@ -32,7 +33,7 @@ from relprop.engine.rewrites.modules import flatten_model
 from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
 from relprop.rules import Rule
-from relprop.targets import TargetLike
+from relprop.targets import Normalize, Target, TargetLike
 
 
 class LRP(Exporting):
@@ -55,7 +56,8 @@ class LRP(Exporting):
             the outermost containers.
         output: which of several outputs is explained, by name or number. None: the one called `logits` or `out` if
             there is one, else the first that depends on the inputs.
-        normalize_output: relevance starts with 1 at the target; `False`: with the output's value.
+        normalize_output: `"magnitude"`: relevance starts with the target's amount by its magnitude, so that what is
+            positive speaks for it whatever its sign; `True`: with 1; `False`: with the amount (docs/targets.md).
         checks: refuse inputs that are not finite and models that end in a softmax.
         classes: names of the classes, so that they can be targets. None: those of a Hugging Face config.
         operators: what `register_op` says, for this analyzer alone: operator -> the name of one that is like it, or
@@ -103,7 +105,7 @@ class LRP(Exporting):
         canonize: Canonize = True,
         flatten: bool = True,
         output: str | int | None = None,
-        normalize_output: bool = True,
+        normalize_output: Normalize = "magnitude",
         checks: bool = True,
         classes: Sequence[str] | None = None,
         operators: Mapping[Any, Any] | None = None,
@@ -124,7 +126,7 @@ class LRP(Exporting):
         defaults = LRP.__init__.__kwdefaults__ or {}
         self._changed = [f"{name}={value!r}" for name, value in made.items() if value != defaults.get(name)]
         self.composite = as_composite(composite)
-        self._known: weakref.WeakKeyDictionary[Shared, Captured] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Shared, dict[Any, Captured]] = weakref.WeakKeyDictionary()
         self._shared: Shared | None = None
         self._compiler: Compiler | None = None
         if is_sequential(self._source):
@@ -278,47 +280,48 @@ class LRP(Exporting):
         asked = {"options": options, "conditions": under, "chunk": chunk}
         return self._explanations(inputs, targets, asked)
 
-    def start_of(self, shared: Shared, options: Mapping[str, Any]) -> Node:
-        start: Node = options["options"].start_of(self._captured(shared))
+    def start_of(self, shared: Shared, options: Mapping[str, Any], output: str | int | None) -> Node:
+        start: Node = options["options"].start_of(self._captured(shared, output))
         return start
 
     def detaches(self, options: Mapping[str, Any]) -> bool:
         return not options["options"].differentiable
 
-    def rules_of(self, call: Call) -> Mapping[Node, Rule]:
-        return self._captured(call.shared).rules
+    def rules_of(self, call: Call, target: Target) -> Mapping[Node, Rule]:
+        return self._captured(call.shared, target.output).rules
 
     def answers(self, call: Call) -> Iterable[Answer]:
-        """One answer per target, on one forward pass."""
-        known, options = self._captured(call.shared), call.options["options"]
-        questions = [
-            options.question(known, target, self._normalize_output, condition)
-            for target, condition in zip(call.targets, call.options["conditions"], strict=True)
-        ]
+        """One answer per target, on one forward pass for each output that they speak of."""
+        found: dict[str | int | None, Iterator[Answer]] = {}
+        for output, rows in by_output(call.targets).items():
+            found[output] = iter(self._answers(call, self._captured(call.shared, output), rows))
+        return (next(found[target.output]) for target in call.targets)
+
+    def _answers(self, call: Call, known: Captured, rows: Sequence[int]) -> Iterable[Answer]:
+        """Of the targets of those numbers, which speak of one output."""
+        options, under, normalize = call.options["options"], call.options["conditions"], self._normalize_output
+        questions = [options.question(known, call.targets[i], normalize, under[i]) for i in rows]
         for question in questions:
             if question.conditions:
                 check_masks(question.conditions, batch_size(call.inputs, {}) or 1)
         options.warn_of_memory(self._checkpoint)
         program, inputs, questions = known.fit(call.inputs, questions)
-
-        def run() -> Iterator[Answer]:
-            segments = known.segments(program)
-            return answer(program, inputs, questions, chunk=call.options["chunk"], segments=segments)
-
+        chunk, segments = call.options["chunk"], known.segments(program)
+        run = partial(answer, program, inputs, questions, chunk=chunk, segments=segments)
         if self._compiler is None or len(questions) > 1:
             return run()
         found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
         if self._compiler.news:
-            warnings.warn(self._compiler.news, UserWarning, stacklevel=5)
+            warnings.warn(self._compiler.news, UserWarning, stacklevel=6)
             self._compiler.news = ""
         return [found]
 
     def compile(self, **options: Any) -> LRP:
         """Run forward and relevance as one graph that `torch.compile` made, from the next call on.
 
-        Compiling takes time at the first call of each kind: with and without a target, for each set of layers and each
-        new input signature. Batches may vary. Audited calls and target functions run as they are. Where `torch.compile`
-        fails, one warning says so, and everything runs as it is.
+        Compiling takes time at the first call of each kind: of each target that is no class, set of layers and input
+        signature. Batches may vary. Audited calls, functions and targets that hold tensors run as they are. Where
+        `torch.compile` fails, one warning says so, and everything runs as it is.
 
         Args:
             options: for `torch.compile`, such as `backend` and `mode`.
@@ -327,8 +330,8 @@ class LRP(Exporting):
             This analyzer, which has changed: `lrp = LRP(model, composite).compile()`.
         """
         self._compiler = Compiler(options)
-        for known in self._known.values():
-            known.compiled.clear()
+        for each in (each for known in self._known.values() for each in known.values()):
+            each.compiled.clear()
         return self
 
     def __repr__(self) -> str:
@@ -359,25 +362,20 @@ class LRP(Exporting):
         """What the latest call used, if it still fits the model."""
         shared = self._shared
         fits = shared is not None and captures_of(self._source).holds(self._source, shared)
-        return self._known.get(shared) if shared is not None and fits else None
+        return self._known.get(shared, {}).get(None) if shared is not None and fits else None
 
     def _assign(self, layers: list[Layer]) -> list[Rule]:
         """The rule of each row."""
         return rules_of_layers(self.composite, layers)
 
-    def _captured(self, shared: Shared) -> Captured:
-        """A captured graph with this analyzer's rules."""
+    def _captured(self, shared: Shared, output: str | int | None = None) -> Captured:
+        """A captured graph with this analyzer's rules, for the output that a target names or else the analyzer's."""
         with shared.lock:
-            if shared not in self._known:
-                self._known[shared] = captured(
-                    shared.graph,
-                    shared.constants(keep=self._keep_weights),
-                    self._source,
-                    self._assign,
-                    output=self._output,
-                    flatten=self._flatten,
-                    checks=self._checks,
-                    checkpoint=self._checkpoint,
-                )
+            known = self._known.setdefault(shared, {})
+            if output not in known:
+                constants, named = shared.constants(keep=self._keep_weights), self._output if output is None else output
+                how: Any = {"output": named, "flatten": self._flatten, "checkpoint": self._checkpoint}
+                how["checks"] = self._checks
+                known[output] = captured(shared.graph, constants, self._source, self._assign, **how)
         self._shared = shared
-        return self._known[shared]
+        return known[output]

@@ -15,7 +15,7 @@ from relprop.engine.graph.graph import Node, ancestors, shape_of, where_is
 from relprop.engine.program.condition import Condition, Entrywise, Mask, Stop
 from relprop.engine.program.question import Question
 from relprop.errors import InputError
-from relprop.targets import Seed, Target, TargetLike
+from relprop.targets import Normalize, Seed, Target, TargetLike
 
 STOP = "stop"
 
@@ -73,20 +73,14 @@ class Options:
             warnings.warn(
                 f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.",
                 UserWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def start_of(self, known: Captured) -> Node:
         """The node that relevance starts from."""
         return known.program.explained if self.start is None else known.node(self.start, "start")
 
-    def question(
-        self,
-        known: Captured,
-        target: Target,
-        normalize: bool,
-        conditions: Conditions,
-    ) -> Question:
+    def question(self, known: Captured, target: Target, normalize: Normalize, conditions: Conditions) -> Question:
         """What the engine is asked.
 
         Raises:
@@ -109,6 +103,14 @@ class Options:
             parameters=self.parameters,
             differentiable=self.differentiable,
         )
+
+
+def by_output(targets: Sequence[Target]) -> dict[str | int | None, list[int]]:
+    """The outputs that targets speak of -> which of the targets."""
+    found: dict[str | int | None, list[int]] = {}
+    for i, target in enumerate(targets):
+        found.setdefault(target.output, []).append(i)
+    return found
 
 
 def _condition(name: str | int, given: Any, known: Captured, start: Node) -> Condition:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from relprop.analyzers.gradient import Function, FunctionAnalyzer, gradient
 from relprop.errors import InputError
 from relprop.targets import Seed
-from relprop.targets.output import Given
 
 
 class SmoothGrad(FunctionAnalyzer):
@@ -79,9 +78,8 @@ class IntegratedGradients(FunctionAnalyzer):
 
 
 def _fixed(seed: Seed, function: Function, inputs: Sequence[Tensor]) -> Seed:
-    """The seed that explains, at other inputs too, the entry that it explains at these."""
-    index = seed(function(inputs))[1]
-    return seed if index is None else Seed(Given(index), seed.normalize)
+    """The seed that explains, at other inputs too, what it explains at these."""
+    return Seed(seed.target.held(function(inputs)), seed.normalize)
 
 
 def _normal(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from relprop.cli.once import Once
+from relprop.cli.options import (
+    Against,
+    BatchSize,
+    Clip,
+    Colormap,
+    CompositeName,
+    Device,
+    ExportFile,
+    ExportTarget,
+    Folder,
+    Images,
+    LayerNames,
+    Mean,
+    Model,
+    Overwrite,
+    OwnComposite,
+    Quiet,
+    Replace,
+    SimilarTo,
+    Size,
+    Std,
+    Targets,
+    Texts,
+)
 from relprop.cli.reporting import reporting, say
 from relprop.composites.names import DEFAULTS, composite_names
 from relprop.errors import RelpropError
@@ -25,10 +49,6 @@ COMPOSITES = f"Composites: {', '.join(composite_names('pictures'))}. For text: {
 EPILOG = f"{SPECS}\n\n{COMPOSITES}"
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-Model = Annotated[str, typer.Option(metavar="SPEC", help="The model, see below.")]
-CompositeName = Annotated[str, typer.Option(metavar="NAME", help="Which rules go to which layers, see below.")]
-Size = Annotated[int | None, typer.Option(min=1, help="Side of the model's square input, in pixels.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,86 +70,60 @@ def _root(version: Version = False) -> None: ...
 @app.command(cls=Once, epilog=EPILOG)
 def explain(
     model: Model,
-    images: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures, and folders of pictures.", show_default=False)
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SENTENCE", help="Explain text instead; more than once, or - for the lines of stdin."),
-    ] = None,
-    composite: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Which rules go to which layers, see below; by default "
-            f"{DEFAULTS['pictures']}, and {DEFAULTS['text']} for text.",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Class to explain, by index or name, or next token; by default the predicted one."),
-    ] = None,
-    similar_to: Annotated[
-        str | None,
-        typer.Option(metavar="SENTENCE", help="Text, encoders: explain the similarity to this sentence."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("relprop-out"),
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are explained at once.")] = 16,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")] = "cpu",
+    images: Images = None,
+    text: Texts = None,
+    composite: OwnComposite = None,
+    target: Targets = None,
+    against: Against = None,
+    similar_to: SimilarTo = None,
+    out: Folder = Path("relprop-out"),
+    batch_size: BatchSize = 16,
+    device: Device = "cpu",
     size: Size = None,
-    mean: Annotated[str | None, typer.Option(help="Mean for each channel, as 0.485,0.456,0.406.")] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation for each channel.")] = None,
-    cmap: Annotated[str, typer.Option(help="matplotlib colormap; a diverging one.")] = "seismic",
-    clip: Annotated[
-        float | None,
-        typer.Option(help="Percentile of |relevance| that gets the full colour; by default the maximum."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that exist; otherwise they stop the job.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")] = False,
+    mean: Mean = None,
+    std: Std = None,
+    cmap: Colormap = "seismic",
+    clip: Clip = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Explain pictures or text: write heatmaps or coloured pages and the relevance, and say what was predicted.
 
     Without pictures, the demo model explains its own samples.
     """
     with reporting():
+        asked: Any = {"targets": tuple(target or ()), "against": against, "model": model, "out": out, "device": device}
+        asked |= {"composite": composite or DEFAULTS["text" if text else "pictures"], "overwrite": overwrite}
         if text:
             if images:
                 raise RelpropError("give pictures or --text, not both")
             if size is not None or mean is not None or std is not None or clip is not None:
                 raise RelpropError("--size, --mean, --std and --clip are for pictures, not for --text")
-            from relprop.cli.text_report import run_texts, sentences
-            from relprop.jobs.text_plan import TextOptions
-
-            chosen, texts = composite or DEFAULTS["text"], sentences(text)
-            run_texts(TextOptions(texts, model, out, chosen, target, similar_to, device, overwrite), quiet)
+            _explain_texts(text, asked | {"similar_to": similar_to}, quiet)
             return
         if similar_to is not None:
             raise RelpropError("--similar-to needs --text")
-        if not images and model != "demo":
-            raise RelpropError(
-                "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
-            )
-        from relprop.cli.report import run
-        from relprop.jobs.picture_plan import PictureOptions
+        numbers = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
+        drawn = {"size": size, "cmap": cmap, "clip": clip, "batch_size": batch_size}
+        _explain_pictures(images, asked | numbers | drawn, quiet)
 
-        options = PictureOptions(
-            images=tuple(images or ()),
-            model=model,
-            composite=composite or DEFAULTS["pictures"],
-            target=target,
-            out=out,
-            batch_size=batch_size,
-            device=device,
-            size=size,
-            mean=_numbers(mean, "--mean"),
-            std=_numbers(std, "--std"),
-            cmap=cmap,
-            clip=clip,
-            overwrite=overwrite,
+
+def _explain_texts(texts: list[str], options: dict[str, Any], quiet: bool) -> None:
+    from relprop.cli.text_report import run_texts, sentences
+    from relprop.jobs.text_plan import TextOptions
+
+    run_texts(TextOptions(texts=sentences(texts), **options), quiet)
+
+
+def _explain_pictures(images: list[Path] | None, options: dict[str, Any], quiet: bool) -> None:
+    if not images and options["model"] != "demo":
+        raise RelpropError(
+            "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
         )
-        run(options, quiet)
+    from relprop.cli.report import run
+    from relprop.jobs.picture_plan import PictureOptions
+
+    run(PictureOptions(images=tuple(images or ()), **options), quiet)
 
 
 @app.command(cls=Once, epilog=EPILOG)
@@ -148,21 +142,12 @@ def layers(
 @app.command(cls=Once, epilog=EPILOG)
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A .pt2 file, which torch runs, or an .onnx file.")],
+    out: ExportFile,
     composite: CompositeName = DEFAULTS["pictures"],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="Class to explain, by index or name; input: one for each picture, given at each call; "
-            "by default the predicted one."
-        ),
-    ] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Also return relevance at these layers, names or globs; more than once."),
-    ] = None,
+    target: ExportTarget = None,
+    layers: LayerNames = None,
     size: Size = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    overwrite: Replace = False,
 ) -> None:
     """Write a program that returns output and relevance, and that runs where relprop is not installed."""
     with reporting():

@@ -37,8 +37,8 @@ def run(options: PictureOptions, quiet: bool) -> None:
 
 def tracked(results: Iterable[PictureResult], plan: PicturePlan, console: Console) -> Iterator[PictureResult]:
     """The same results, with a progress bar where there are many pictures to wait for."""
-    total = len(plan.pictures)
-    if total <= plan.options.batch_size:
+    total = len(plan.pictures) * len(plan.asked)
+    if len(plan.pictures) <= plan.options.batch_size:
         return iter(results)
     return iter(track(results, "explaining", total=total, console=console, transient=True))
 
@@ -50,7 +50,8 @@ def show(plan: PicturePlan, results: Sequence[PictureResult], console: Console) 
     console.print(_table(results))
     console.print(
         Text(
-            "Σ R: relevance that reached the picture, of 1 at the target; biases and ε keep the rest.",
+            "Σ R: relevance that reached the picture, of 1 at the target, or -1 where what is explained is negative; "
+            "biases and ε keep the rest.",
             style="dim",
         )
     )
@@ -59,10 +60,11 @@ def show(plan: PicturePlan, results: Sequence[PictureResult], console: Console) 
         console.print(Text(sentence, style="bold"))
     if plan.explains != "output":
         console.print(Text(f"Outputs and relevance are those of {plan.explains}.", style="dim"))
+    name = "NAME" if len(plan.asked) == 1 else "NAME.TARGET"
     kinds = "heatmap.png, .overlay.png and .relevance.safetensors"
     shown = sum(result.images is not None for result in results)
     first = f" of the first {shown} of them" if shown < len(results) else ""
-    files = f"Files: in {plan.options.out}: NAME.{kinds} for each picture, {OVERVIEW}{first} and {SUMMARY}"
+    files = f"Files: in {plan.options.out}: {name}.{kinds} for each picture, {OVERVIEW}{first} and {SUMMARY}"
     console.print(Text(visible(files)), soft_wrap=True)
 
 
@@ -73,7 +75,8 @@ def clever_hans(results: Sequence[PictureResult]) -> str | None:
         return None
     inside = sum(relevance for relevance, _ in shares) / len(shares)
     area = sum(area for _, area in shares) / len(shares)
-    pictures = "1 picture" if len(shares) == 1 else f"{len(shares)} pictures"
+    number = len({id(each.picture) for each in results if each.share and each.share.relevance})
+    pictures = "1 picture" if number == 1 else f"{number} pictures"
     return (
         f"Clever Hans: in {pictures} with a watermark, it covers {area:.1%} of the area and holds "
         f"{inside:.0%} of the positive relevance."

@@ -76,5 +76,6 @@ def show_texts(plan: TextPlan, results: Sequence[TextResult], console: Console) 
             Text("The length of an embedding says little; --similar-to SENTENCE explains a similarity.", "dim")
         )
     everything = f", and {ALL}" if len(results) > 1 else ""
-    kinds = "NAME.html, .relevance.safetensors and .tokens.json for each sentence"
+    name = "NAME" if len(plan.targets) == 1 else "NAME.TARGET"
+    kinds = f"{name}.html, .relevance.safetensors and .tokens.json for each sentence"
     console.print(Text(visible(f"Files: in {plan.options.out}: {kinds}{everything}")), soft_wrap=True)

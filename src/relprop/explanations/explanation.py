@@ -28,6 +28,7 @@ class Explanation:
         coefficients: `c` of `R = a · c` at the output of modules, by name, if `coefficients=` was given.
         edges: relevance that a module sent to another, by `"read -> reader"`, if `edges=` was given.
         ledger: who kept relevance, if `audit=True` was given.
+        explains: what is explained, in words.
     """
 
     relevance: Tensor | tuple[Tensor, ...]
@@ -39,12 +40,19 @@ class Explanation:
     coefficients: Mapping[str, Tensor] = field(default_factory=dict)
     edges: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
+    explains: str = ""
     _outputs: Callable[[], Any] | None = field(default=None, repr=False)
+    _amount: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     @cached_property
     def output(self) -> Any:
         """What the model returned. For a target at one position of a sequence the other positions are computed now."""
         return None if self._outputs is None else self._outputs()
+
+    @cached_property
+    def amount(self) -> Tensor | None:
+        """The number that is explained, (B,), before `normalize_output`: inputs and sinks sum to it."""
+        return None if self._amount is None else self._amount()
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -52,8 +60,8 @@ class Explanation:
         return self.by_input
 
     def __getstate__(self) -> dict[str, Any]:
-        output = self.output
-        return self.__dict__ | {"output": output, "_outputs": None}
+        known = {"output": self.output, "amount": self.amount}
+        return self.__dict__ | known | {"_outputs": None, "_amount": None}
 
     def heatmap(self, **options: Any) -> Any:
         """Relevance (B, C, H, W) as pictures: a PIL image for each sample, in a list. Of several inputs the first.
@@ -81,7 +89,7 @@ class Explanation:
         )
         known = [
             f"relevance={tuple(shapes)}",
-            f"target={self.target.tolist() if self.target is not None else None}",
+            f"target={self.target.tolist() if self.target is not None else self.explains or None}",
         ]
         known += [f"layers={len(self.layers)}"] if self.layers else []
         known += [f"ledger: imbalance {self.ledger.imbalance:.1e}"] if self.ledger is not None else []

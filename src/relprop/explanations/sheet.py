@@ -38,7 +38,7 @@ class Panel:
     images: tuple[Image, Image, Image]
 
 
-def contact_sheet(panels: Sequence[Panel], title: str, cmap: str = "seismic") -> Image:
+def contact_sheet(panels: Sequence[Panel], title: str, cmap: str = "seismic", together: int = 1) -> Image:
     """All panels side by side, in bands of at most `COLUMNS`, with a colour scale at the end.
 
     Raises:
@@ -48,6 +48,8 @@ def contact_sheet(panels: Sequence[Panel], title: str, cmap: str = "seismic") ->
     from PIL import Image, ImageDraw
 
     columns = max(1, math.ceil(len(panels) / math.ceil(len(panels) / COLUMNS)))  # bands of nearly equal length
+    if together <= COLUMNS:
+        columns = min(math.ceil(columns / together), COLUMNS // together) * together
     bands = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     head, foot, caption = 60, 56, 68
     band = caption + len(ROWS) * (CELL + GAP) + 2 * GAP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from relprop.errors import RelpropError
 
 OVERVIEW = "overview.png"
 SUMMARY = "summary.json"
-LONGEST = 200  # bytes of a name, of the 255 that file systems take
+LONGEST = 180  # bytes of a name, of the 255 that file systems take
+LABEL = 40  # bytes of a label behind it
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,15 @@ class Outputs:
         return iter((self.heatmap, self.overlay, self.relevance))
 
 
-def unique_names(paths: Sequence[Path]) -> list[str]:
+def with_labels(names: Sequence[str], labels: Sequence[str]) -> list[list[str]]:
+    """Of each name one for each label, `NAME.LABEL`, short enough; the names themselves where there is one label."""
+    if len(labels) < 2:
+        return [[name] for name in names]
+    plain = [Path(f"{re.sub('[./]', '_', label)}.x") for label in labels]
+    return [[f"{name}.{label}" for label in unique_names(plain, LABEL)] for name in names]
+
+
+def unique_names(paths: Sequence[Path], longest: int = LONGEST) -> list[str]:
     """A name for each picture: its stem, numbered where an earlier one took it.
 
     Names that differ only in case count as the same, because some file systems take them so. What cannot be shown in
@@ -44,7 +54,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     names = []
     for path in paths:
-        stem = _writable(path.stem)
+        stem = _writable(path.stem, longest)
         name, number = stem, 1
         while name.casefold() in taken:
             number += 1
@@ -54,9 +64,9 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _writable(stem: str) -> str:
+def _writable(stem: str, longest: int) -> str:
     shown = "".join(c if c.isprintable() else "_" for c in stem)
-    return shown.encode()[:LONGEST].decode(errors="ignore") or "_"
+    return shown.encode()[:longest].decode(errors="ignore") or "_"
 
 
 def check_folder(folder: Path, files: Sequence[Path], overwrite: bool) -> None:

@@ -16,8 +16,9 @@ from relprop.composites.names import check_composite
 from relprop.errors import ImageError, InputError, ModelError
 from relprop.explanations.heatmaps import heatmap
 from relprop.explanations.shown import encodable
+from relprop.jobs.asked import Asked, asked_for
 from relprop.jobs.composites import make_analyzer
-from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs, check_folder, unique_names
+from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs, check_folder, unique_names, with_labels
 from relprop.models import LoadedModel, load_model, open_picture, picture_suffixes
 from relprop.targets.names import resolve_target
 
@@ -30,7 +31,8 @@ class PictureOptions:
     model: str
     composite: str
     out: Path
-    target: str | None = None
+    targets: tuple[str, ...] = ()
+    against: str | None = None
     batch_size: int = 16
     device: str = "cpu"
     size: int | None = None
@@ -43,11 +45,11 @@ class PictureOptions:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture to explain, the name of its files, and where it has an artefact, (H, W), if that is known."""
+    """A picture to explain, its name, the files for each target, and where it has an artefact, (H, W), if known."""
 
     path: Path
     name: str
-    outputs: Outputs
+    outputs: tuple[Outputs, ...]
     mask: NDArray[np.bool_] | None = None
 
 
@@ -63,7 +65,7 @@ class PicturePlan:
     loaded: LoadedModel
     lrp: LRP
     explains: str
-    target: int | None
+    asked: list[Asked]
     device: torch.device
 
     @property
@@ -87,7 +89,7 @@ def make_picture_plan(options: PictureOptions) -> PicturePlan:
     device = device_named(options.device)
     check_composite(options.composite, "pictures")
     pictures = _pictures(options)
-    files = [file for picture in pictures for file in picture.outputs]
+    files = [file for picture in pictures for outputs in picture.outputs for file in outputs]
     check_folder(options.out, [*files, options.out / OVERVIEW, options.out / SUMMARY], options.overwrite)
     images = (open_picture(picture.path) for picture in pictures)
     first = next(images)
@@ -97,9 +99,11 @@ def make_picture_plan(options: PictureOptions) -> PicturePlan:
     loaded = replace(loaded, model=loaded.model.to(device))
     x = loaded.preprocess(first).to(device)
     outputs = count_outputs(loaded, x)
-    target = None if options.target is None else resolve_target(options.target, loaded.classes, outputs)
+    asked = asked_for(
+        options.targets, options.against, lambda text: resolve_target(text, loaded.classes, outputs), outputs
+    )
     lrp, explains = make_analyzer(loaded, options.composite, x)
-    return PicturePlan(options, pictures, loaded, lrp, explains, target, device)
+    return PicturePlan(options, pictures, loaded, lrp, explains, asked, device)
 
 
 def device_named(text: str) -> torch.device:
@@ -118,9 +122,10 @@ def _pictures(options: PictureOptions) -> list[Picture]:
     if not options.images and not masks:
         raise ImageError("give at least one picture or folder; only --model demo brings pictures of its own")
     paths = _expand(options.images) if options.images else list(masks)
+    names = unique_names(paths)
     return [
-        Picture(path, name, Outputs.of(options.out, name), masks.get(_place(path)))
-        for path, name in zip(paths, unique_names(paths), strict=True)
+        Picture(path, name, tuple(Outputs.of(options.out, file) for file in files), masks.get(_place(path)))
+        for path, name, files in zip(paths, names, with_labels(names, options.targets), strict=True)
     ]
 
 

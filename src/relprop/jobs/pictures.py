@@ -16,11 +16,12 @@ from torch import Tensor
 
 from relprop.errors import MissingExtraError
 from relprop.evaluation.localization import Share, positive_share
+from relprop.explanations.explanation import Explanation
 from relprop.explanations.files import replacing
 from relprop.explanations.heatmaps import heatmap, overlay
 from relprop.explanations.sheet import Panel, contact_sheet
 from relprop.explanations.shown import encodable
-from relprop.jobs.files import OVERVIEW, SUMMARY
+from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs
 from relprop.jobs.picture_plan import Picture, PicturePlan
 from relprop.models import Preprocess, open_picture
 
@@ -35,9 +36,14 @@ KEPT = 32  # only the first results keep their images, for the contact sheet and
 
 @dataclass(frozen=True, eq=False)
 class PictureResult:
-    """What is known about one picture after its explanation; `total` is `Σ R`, 1 if nothing was absorbed."""
+    """What is known about one picture after one explanation.
+
+    `output` is the number that is explained, `total` is `Σ R`: 1, or -1 if that number is negative, if nothing was
+    absorbed.
+    """
 
     picture: Picture
+    outputs: Outputs
     top: list[tuple[str, float]]
     target: int
     target_name: str
@@ -48,7 +54,7 @@ class PictureResult:
 
 
 def explain_pictures(plan: PicturePlan) -> Iterator[PictureResult]:
-    """Explain the pictures in batches, write three files for each, and yield a result for each.
+    """Explain the pictures in batches, write three files for each target of each, and yield a result for each.
 
     Raises:
         RelpropError: the model cannot be explained, or a file cannot be written.
@@ -56,17 +62,41 @@ def explain_pictures(plan: PicturePlan) -> Iterator[PictureResult]:
     done = 0
     for pictures, seen in _batches(plan):
         x = torch.cat([plan.loaded.preprocess.tensor(image) for image in seen]).to(plan.device)
-        explanation = plan.lrp(x, target=plan.target)
-        assert isinstance(explanation.relevance, Tensor)  # the plan has seen that the model is a classifier
-        assert explanation.target is not None
-        relevance, outputs = explanation.relevance.cpu(), explanation.output.detach().cpu()
-        targets = explanation.target.tolist()
-        images = _draw(plan, seen, relevance)
-        for i, picture in enumerate(pictures):
-            result = _result(plan, picture, images[i], relevance[i], outputs[i], targets[i])
-            _write(plan, result, relevance[i])
-            yield result if done < KEPT else replace(result, images=None)
-            done += 1
+        batches = [
+            list(zip(*_one_target(plan, k, pictures, seen, explanation), strict=True))
+            for k, explanation in enumerate(plan.lrp.each(x, targets=[asked.target for asked in plan.asked]))
+        ]
+        for i in range(len(pictures)):
+            for results in batches:
+                result, relevance = results[i]
+                _write(plan, result, relevance)
+                yield result if done < KEPT else replace(result, images=None)
+                done += 1
+
+
+def _one_target(
+    plan: PicturePlan, k: int, pictures: Sequence[Picture], seen: Sequence[Image], explanation: Explanation
+) -> tuple[list[PictureResult], list[Tensor]]:
+    """The results of a batch for one of the targets, and the relevance of each."""
+    assert isinstance(explanation.relevance, Tensor)  # the plan has seen that the model is a classifier
+    assert explanation.amount is not None
+    relevance, outputs = explanation.relevance.cpu(), explanation.output.detach().cpu()
+    images, classes, amounts = _draw(plan, seen, relevance), plan.asked[k].classes(outputs), explanation.amount.tolist()
+    results = [
+        PictureResult(
+            picture=picture,
+            outputs=picture.outputs[k],
+            top=_top(plan, outputs[i]),
+            target=classes[i],
+            target_name=plan.asked[k].name(classes[i], plan.class_name),
+            output=amounts[i],
+            total=float(relevance[i].double().sum()),
+            share=_share(plan, picture, relevance[i]),
+            images=images[i],
+        )
+        for i, picture in enumerate(pictures)
+    ]
+    return results, list(relevance)
 
 
 def finish_pictures(plan: PicturePlan, results: Sequence[PictureResult]) -> None:
@@ -79,10 +109,11 @@ def finish_pictures(plan: PicturePlan, results: Sequence[PictureResult]) -> None
     panels = [
         Panel(result.target_name, caption(result), result.images) for result in results if result.images is not None
     ]
-    some = f"The first {len(panels)} of {len(results)} pictures: " if len(panels) < len(results) else ""
+    what = "pictures" if len(plan.asked) == 1 else "heatmaps"
+    some = f"The first {len(panels)} of {len(results)} {what}: " if len(panels) < len(results) else ""
     title = f"{some}{plan.model_name}, {plan.options.composite}"
     with replacing(folder / OVERVIEW) as path:
-        contact_sheet(panels, title, plan.options.cmap).save(path)
+        contact_sheet(panels, title, plan.options.cmap, together=len(plan.asked)).save(path)
     with replacing(folder / SUMMARY) as path:
         path.write_text(json.dumps(_summary(plan, results), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
@@ -118,26 +149,14 @@ def _draw(plan: PicturePlan, seen: Sequence[Image], relevance: Tensor) -> list[t
     return list(zip(seen, heatmaps, overlays, strict=True))
 
 
-def _result(
-    plan: PicturePlan,
-    picture: Picture,
-    images: tuple[Image, Image, Image],
-    relevance: Tensor,
-    output: Tensor,
-    target: int,
-) -> PictureResult:
+def _top(plan: PicturePlan, output: Tensor) -> list[tuple[str, float]]:
     values, indices = output.float().topk(min(TOP, len(output)))
+    return [(plan.class_name(int(i)), float(value)) for i, value in zip(indices, values, strict=True)]
+
+
+def _share(plan: PicturePlan, picture: Picture, relevance: Tensor) -> Share | None:
     mask = None if picture.mask is None else _seen_mask(picture.mask, plan.loaded.preprocess)
-    return PictureResult(
-        picture=picture,
-        top=[(plan.class_name(int(i)), float(value)) for i, value in zip(indices, values, strict=True)],
-        target=target,
-        target_name=plan.class_name(target),
-        output=float(output[target]),
-        total=float(relevance.double().sum()),
-        share=None if mask is None or not mask.any() else positive_share(relevance, mask),
-        images=images,
-    )
+    return None if mask is None or not mask.any() else positive_share(relevance, mask)
 
 
 def _seen_mask(mask: NDArray[np.bool_], preprocess: Preprocess) -> NDArray[np.bool_]:
@@ -152,7 +171,7 @@ def _seen_mask(mask: NDArray[np.bool_], preprocess: Preprocess) -> NDArray[np.bo
 def _write(plan: PicturePlan, result: PictureResult, relevance: Tensor) -> None:
     assert result.images is not None
     _, heat, laid = result.images
-    outputs = result.picture.outputs
+    outputs = result.outputs
     with replacing(outputs.heatmap) as path:
         heat.save(path)
     with replacing(outputs.overlay) as path:
@@ -180,7 +199,7 @@ def _metadata(plan: PicturePlan, result: PictureResult) -> dict[str, str]:
         "target": str(result.target),
         "class": result.target_name,
         "output": repr(result.output),
-        "normalize_output": "true",
+        "normalize_output": "magnitude",
     }
 
 
@@ -197,7 +216,7 @@ def _summary(plan: PicturePlan, results: Sequence[PictureResult]) -> dict[str, A
 def _record(result: PictureResult) -> dict[str, Any]:
     record = {
         "picture": encodable(str(result.picture.path)),
-        "files": [file.name for file in result.picture.outputs],
+        "files": [file.name for file in result.outputs],
         "top": [{"class": name, "output": value} for name, value in result.top],
         "target": result.target,
         "class": result.target_name,

@@ -12,11 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from relprop.errors import RelpropError
+from relprop.explanations.explanation import Explanation
 from relprop.explanations.files import replacing
 from relprop.explanations.ledger import Ledger
 from relprop.explanations.text import ExplainedText, save_page
 from relprop.jobs.pictures import save_relevance
-from relprop.jobs.text_plan import ALL, Sentence, TextPlan
+from relprop.jobs.text_plan import ALL, Sentence, TextOutputs, TextPlan
 
 FORGOTTEN = 5e-4  # sinks with less of all relevance that was kept or arrived are not named
 LARGE = 1e3  # times the output: relevance that cancels to that extent means nothing
@@ -52,6 +53,7 @@ class TextResult:
     """What is known about one sentence after its explanation."""
 
     sentence: Sentence
+    outputs: TextOutputs
     explained: ExplainedText
     target: int | None
     target_name: str
@@ -60,35 +62,39 @@ class TextResult:
 
 
 def explain_texts(plan: TextPlan) -> Iterator[TextResult]:
-    """Explain sentences one by one, write three files for each, and yield a result for each.
+    """Explain sentences one by one, write three files for each target of each, and yield a result for each.
 
     Raises:
         RelpropError: the model cannot be explained, or a file cannot be written.
     """
     for sentence in plan.sentences:
-        explanation = plan.lrp(
-            sentence.inputs["input_ids"], sentence.inputs["attention_mask"], target=plan.seed, audit=True
-        )
-        assert isinstance(explanation.relevance, Tensor)  # token ids are the only input that carries relevance
-        assert explanation.ledger is not None
-        relevance = explanation.relevance[0].cpu()
-        _check(sentence, relevance, explanation.ledger, plan)
-        index = None if explanation.target is None else int(explanation.target[0])
-        books, name = Books.of(explanation.ledger), plan.target_name(index)
-        explained = ExplainedText.of(
-            plan.loaded.tokenizer,
-            sentence.text,
-            relevance.double().sum(-1),
-            title=f"{name}: {books.output:.4g}",
-            notes=(f"{books}. The books balance to {books.imbalance:.0e}.",),
-        )
-        result = TextResult(sentence, explained, index, name, books.output, books)
-        _write(plan, result, relevance)
-        yield result
+        inputs = sentence.inputs["input_ids"], sentence.inputs["attention_mask"]
+        for k, explanation in enumerate(plan.lrp.each(*inputs, targets=plan.targets, audit=True)):
+            yield _explained(plan, sentence, k, explanation)
+
+
+def _explained(plan: TextPlan, sentence: Sentence, k: int, explanation: Explanation) -> TextResult:
+    """Write the files of one of the targets."""
+    assert isinstance(explanation.relevance, Tensor)  # token ids are the only input that carries relevance
+    assert explanation.ledger is not None
+    relevance = explanation.relevance[0].cpu()
+    _check(sentence, relevance, explanation.ledger, plan)
+    index, name = plan.explained(k, explanation.output)
+    books = Books.of(explanation.ledger)
+    explained = ExplainedText.of(
+        plan.loaded.tokenizer,
+        sentence.text,
+        relevance.double().sum(-1),
+        title=f"{name}: {books.output:.4g}",
+        notes=(f"{books}. The books balance to {books.imbalance:.0e}.",),
+    )
+    result = TextResult(sentence, sentence.outputs[k], explained, index, name, books.output, books)
+    _write(plan, result, relevance)
+    return result
 
 
 def finish_texts(plan: TextPlan, results: Sequence[TextResult]) -> None:
-    """Put all sentences on one page, where there are several.
+    """Put all explanations on one page, where there are several.
 
     Raises:
         RelpropError: the file cannot be written.
@@ -114,7 +120,7 @@ def _heading(plan: TextPlan) -> str:
 
 
 def _write(plan: TextPlan, result: TextResult, relevance: Tensor) -> None:
-    outputs = result.sentence.outputs
+    outputs = result.outputs
     save_page(outputs.page, [result.explained], _heading(plan))
     with replacing(outputs.relevance) as path:
         save_relevance(path, relevance, {key: str(value) for key, value in _facts(plan, result).items()})

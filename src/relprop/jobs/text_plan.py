@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from relprop.analyzers.lrp import LRP
 from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite
 from relprop.errors import TargetError
 from relprop.explanations.shown import encodable
-from relprop.jobs.files import check_folder, unique_names
+from relprop.jobs.asked import Asked, asked_for
+from relprop.jobs.files import check_folder, unique_names, with_labels
 from relprop.jobs.picture_plan import device_named
 from relprop.models import TextModel, load_text
-from relprop.targets.embeddings import embedding_length, similarity_to
+from relprop.targets import Similarity, TargetLike, embedding_length
 from relprop.targets.names import resolve_target
 
 ALL = "overview.html"  # all sentences on one page, where there are several
@@ -33,7 +33,8 @@ class TextOptions:
     model: str
     out: Path
     composite: str = DEFAULTS["text"]
-    target: str | None = None
+    targets: tuple[str, ...] = ()
+    against: str | None = None
     similar_to: str | None = None
     device: str = "cpu"
     overwrite: bool = False
@@ -56,10 +57,10 @@ class TextOutputs:
 
 @dataclass(frozen=True, eq=False)
 class Sentence:
-    """A sentence to explain, as the model takes it."""
+    """A sentence to explain, the files for each target, and what the model takes."""
 
     text: str
-    outputs: TextOutputs
+    outputs: tuple[TextOutputs, ...]
     inputs: dict[str, Tensor]
 
 
@@ -67,30 +68,36 @@ class Sentence:
 class TextPlan:
     """Checked: the model loads and can be explained, the sentences fit, the target exists, files can be written.
 
-    `target` is an output's index, or None for the largest output; `other` is the embedding to compare with.
+    `asked` is what is explained of classes or next tokens, `other` is the embedding to compare with.
     """
 
     options: TextOptions
     sentences: list[Sentence]
     loaded: TextModel
     lrp: LRP
-    target: int | None
+    asked: list[Asked]
     other: Tensor | None
 
     @property
-    def seed(self) -> int | Callable[[Tensor], Tensor] | None:
-        """What `LRP` calls the target."""
+    def targets(self) -> list[TargetLike]:
+        """What `LRP` calls the targets."""
         if self.loaded.kind != "encoder":
-            return self.target
-        return embedding_length if self.other is None else similarity_to(self.other)
+            return [asked.target for asked in self.asked]
+        return [embedding_length if self.other is None else Similarity(self.other)]
 
-    def target_name(self, index: int | None) -> str:
-        """What an explained output is called."""
-        if index is None:
-            return "length of the embedding" if self.other is None else f"similarity to “{self.options.similar_to}”"
+    def explained(self, k: int, outputs: Tensor) -> tuple[int | None, str]:
+        """The index, if there is one, and the name of what the k-th target explains, given outputs (1, ...)."""
+        if self.loaded.kind == "encoder":
+            said = "length of the embedding" if self.other is None else f"similarity to “{self.options.similar_to}”"
+            return None, said
+        (index,) = self.asked[k].classes(outputs)
+        kind = "" if self.loaded.kind == "classifier" else "next token "
+        return index, kind + self.asked[k].name(index, self._output_name)
+
+    def _output_name(self, index: int) -> str:
         if self.loaded.kind == "classifier":
             return encodable(self.loaded.classes[index]) if self.loaded.classes else f"class {index}"
-        return f"next token {self.loaded.tokenizer.decode([index])!r}"
+        return repr(self.loaded.tokenizer.decode([index]))
 
     @property
     def model_name(self) -> str:
@@ -107,19 +114,21 @@ def make_text_plan(options: TextOptions) -> TextPlan:
     device = device_named(options.device)
     check_composite(options.composite, "text")
     names = unique_names([Path(_slug(text)) for text in options.texts])
-    outputs = [TextOutputs.of(options.out, name) for name in names]
-    files = [file for each in outputs for file in (each.page, each.relevance, each.tokens)]
+    outputs = [
+        tuple(TextOutputs.of(options.out, name) for name in several) for several in with_labels(names, options.targets)
+    ]
+    files = [file for several in outputs for each in several for file in (each.page, each.relevance, each.tokens)]
     check_folder(options.out, [*files, options.out / ALL], options.overwrite)
     loaded = load_text(options.model)
     loaded = replace(loaded, model=loaded.model.to(device))
-    target, other = _target(options, loaded)
+    asked, other = _asked(options, loaded)
     sentences = [Sentence(t, o, loaded.encode(t)) for t, o in zip(options.texts, outputs, strict=True)]
     inputs = sentences[0].inputs
     composite = make_composite(options.composite, Given(loaded.model), "text")
     lrp = LRP(
         loaded.model, composite, example_inputs=(inputs["input_ids"], inputs["attention_mask"]), normalize_output=False
     )
-    return TextPlan(options, sentences, loaded, lrp, target, other)
+    return TextPlan(options, sentences, loaded, lrp, asked, other)
 
 
 def resolve_token(text: str, loaded: TextModel) -> int:
@@ -159,21 +168,24 @@ def _warned(taken: int, text: str, loaded: TextModel) -> int:
     return taken
 
 
-def _target(options: TextOptions, loaded: TextModel) -> tuple[int | None, Tensor | None]:
-    if options.similar_to is not None and loaded.kind != "encoder":
-        raise TargetError(f"--similar-to compares embeddings, but {loaded.name} is a {loaded.kind}: use --target")
+def _asked(options: TextOptions, loaded: TextModel) -> tuple[list[Asked], Tensor | None]:
+    """What is explained of outputs, and the embedding to compare with."""
     if loaded.kind == "encoder":
-        if options.target is not None:
+        if options.targets or options.against is not None:
             raise TargetError(f"{loaded.name} has no classes but embeddings: use --similar-to SENTENCE, not --target")
         if options.similar_to is None:
-            return None, None
+            return [], None
         with torch.no_grad():
-            return None, loaded.model(**loaded.encode(options.similar_to))
-    if options.target is None:
-        return None, None
+            return [], loaded.model(**loaded.encode(options.similar_to))
+    if options.similar_to is not None:
+        raise TargetError(f"--similar-to compares embeddings, but {loaded.name} is a {loaded.kind}: use --target")
     if loaded.kind == "causal-lm":
-        return resolve_token(options.target, loaded), None
-    return resolve_target(options.target, loaded.classes, len(loaded.classes or ())), None
+        tokens = len(loaded.tokenizer.get_vocab())
+        return asked_for(options.targets, options.against, lambda text: resolve_token(text, loaded), tokens), None
+    classes = len(loaded.classes or ())
+    return asked_for(
+        options.targets, options.against, lambda text: resolve_target(text, loaded.classes, classes), classes
+    ), None
 
 
 def _slug(text: str) -> str:

@@ -24,7 +24,7 @@ from relprop.models.source import Source
 from relprop.models.sources import parse, register_source
 from relprop.models.spec import Spec
 from relprop.models.text import TextModel, load_text
-from relprop.targets.embeddings import embedding_length, similarity_to
+from relprop.targets.embeddings import embedding_length
 
 __all__ = [
     "LoadedModel",
@@ -40,5 +40,4 @@ __all__ = [
     "parse",
     "picture_suffixes",
     "register_source",
-    "similarity_to",
 ]

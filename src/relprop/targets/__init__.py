@@ -3,19 +3,37 @@
 What may live here: kinds of targets, and the names and embeddings that they speak of. No model, no graph.
 """
 
-from relprop.targets.embeddings import embedding_length, similarity_to
-from relprop.targets.output import Function, Index, Largest, PerSample, TargetLike, as_target
-from relprop.targets.target import Seed, Target
+from relprop.targets.combine import Output, Reference
+from relprop.targets.contrast import Contrast, Difference, LogOdds
+from relprop.targets.embeddings import Similarity, embedding_length
+from relprop.targets.output import Function, Largest, Logit, OneHot, PerSample, Relevance, TargetLike, as_target
+from relprop.targets.probability import LogProbability, Probability
+from relprop.targets.regions import Mask, Span, TopK
+from relprop.targets.target import Normalize, Seed, Sum, Target
 
 __all__ = [
+    "Contrast",
+    "Difference",
     "Function",
-    "Index",
     "Largest",
+    "LogOdds",
+    "LogProbability",
+    "Logit",
+    "Mask",
+    "Normalize",
+    "OneHot",
+    "Output",
     "PerSample",
+    "Probability",
+    "Reference",
+    "Relevance",
     "Seed",
+    "Similarity",
+    "Span",
+    "Sum",
     "Target",
     "TargetLike",
+    "TopK",
     "as_target",
     "embedding_length",
-    "similarity_to",
 ]

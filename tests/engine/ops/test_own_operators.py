@@ -62,7 +62,7 @@ def model_and_input() -> tuple[nn.Module, Tensor]:
 def test_an_own_step_says_how_relevance_goes_back() -> None:
     model, x = model_and_input()
     rp.register_op(torch.ops.aten.special_i1, step=TaylorStep)
-    expl = LRP(model, ZeroRule(stabilizer=0.0))(x, target=0, audit=True)
+    expl = LRP(model, ZeroRule(stabilizer=0.0), normalize_output=True)(x, target=0, audit=True)
     y = torch.special.i1(x)
     slope = torch.special.i0(x) - y / x  # I₁' = I₀ − I₁ / x
     arrived = model[1].weight[0].detach() * y / (y @ model[1].weight[0].detach())[:, None]
@@ -123,9 +123,10 @@ def test_an_own_step_is_not_lost_in_a_spelled_out_activation() -> None:
 
     x = torch.rand(2, 4, dtype=torch.float64) + 0.5
     with rp.register_op("special_i1", like="tanh"):
-        assert_close(LRP(Spelled())(x, target=1).relevance.sum(1), torch.ones(2).double())
+        assert_close(LRP(Spelled(), normalize_output=True)(x, target=1).relevance.sum(1), torch.ones(2).double())
     with rp.register_op("special_i1", like="tanh", step=TaylorStep):
-        R = LRP(Spelled(), Composite(GlobalTypeMap({ProductLayer: ProductRule("uniform")})))(x, target=1).relevance
+        composite = Composite(GlobalTypeMap({ProductLayer: ProductRule("uniform")}))
+        R = LRP(Spelled(), composite, normalize_output=True)(x, target=1).relevance
     y = torch.special.i1(x[:, 1])
     assert_close(R.sum(1), 1 / 2 + (x[:, 1] * torch.special.i0(x[:, 1]) / y - 1) / 2, rtol=1e-6)
 
@@ -196,7 +197,7 @@ def test_a_registered_module_is_taken_back_and_the_closest_class_counts() -> Non
     with rp.register_module(Bessel), rp.register_module(Special, rule=PassRule()):
         assert units.registered_rule(Special) == PassRule()
         assert units.registered_rule(Bessel) == ZeroRule()
-        assert_close(LRP(Special())(x, target=0).relevance[:, 0], torch.ones(2))
+        assert_close(LRP(Special(), normalize_output=True)(x, target=0).relevance[:, 0], torch.ones(2))
     with pytest.raises(UnexplainedError):
         LRP(Special())(x)
 

@@ -73,7 +73,7 @@ def network() -> nn.Module:
 def test_it_adds_up_to_the_books(rule: Rule) -> None:
     torch.manual_seed(0)
     model, x = network().double().eval(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
-    lrp = LRP(model, Composite(GlobalTypeMap({nn.Conv2d: rule, nn.Linear: rule})))
+    lrp = LRP(model, Composite(GlobalTypeMap({nn.Conv2d: rule, nn.Linear: rule})), normalize_output=True)
     found, passed, kept = of_parameters(lrp, x)
     for path in ("0", "2", "6", "8"):
         layer = model.get_submodule(path)
@@ -95,7 +95,7 @@ def test_a_linear_layer_worked_by_hand() -> None:
         layer.weight.copy_(torch.tensor([[5.0, 7.0], [1.0, 2.0]]))
         layer.bias.copy_(torch.tensor([3.0, -1.0]))
     x = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
-    found, _, _ = of_parameters(LRP(nn.Sequential(layer), ZeroRule(stabilizer=0.0)), x)
+    found, _, _ = of_parameters(LRP(nn.Sequential(layer), ZeroRule(stabilizer=0.0), normalize_output=True), x)
     assert_close(found["0.weight"], torch.tensor([[0.0, 0.0], [5 / 6, 5 / 3]], dtype=torch.float64), rtol=1e-9)
     assert_close(found["0.bias"], torch.tensor([0.0, -0.5], dtype=torch.float64), rtol=1e-9)
 
@@ -139,7 +139,8 @@ class Tokens(nn.Module):
 def test_constants_repeated_layers_and_some_rows() -> None:
     torch.manual_seed(0)
     model, x = Tokens().double().eval(), torch.randn(2, 3, 6, dtype=torch.float64)
-    lrp = LRP(model, Composite(*CPLRP().primitives, GlobalTypeMap({nn.Linear: EpsilonRule(0.1)})))
+    composite = Composite(*CPLRP().primitives, GlobalTypeMap({nn.Linear: EpsilonRule(0.1)}))
+    lrp = LRP(model, composite, normalize_output=True)
     found, passed, kept = of_parameters(lrp, x)
     for path in ("twice", "joint", "last"):
         assert found[f"{path}.weight"].shape == model.get_submodule(path).weight.shape
@@ -160,7 +161,7 @@ def test_parameters_and_inputs_get_all_relevance() -> None:
     """What does not reach the inputs is with biases, constants and stabilizers: the books, told by parameters."""
     torch.manual_seed(0)
     model, x = Tokens().double().eval(), torch.randn(2, 3, 6, dtype=torch.float64)
-    lrp = LRP(model, Composite(*CPLRP().primitives))
+    lrp = LRP(model, Composite(*CPLRP().primitives), normalize_output=True)
     found, _, _ = of_parameters(lrp, x)
     expl = lrp(x, target=1, audit=True)
     biases = sum(float(R.sum()) for name, R in found.items() if not name.endswith("weight"))
@@ -182,7 +183,7 @@ def test_it_is_not_told_unasked() -> None:
 def test_an_analyzer_tells_it(checkpoint: bool | int) -> None:
     torch.manual_seed(0)
     model, x = network().double().eval(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
-    lrp = LRP(model, checkpoint=checkpoint)
+    lrp = LRP(model, checkpoint=checkpoint, normalize_output=True)
     by_hand, _, _ = of_parameters(lrp, x)
     told = lrp(x, target=1, parameters=True).parameters
     assert told.keys() == by_hand.keys()

@@ -54,7 +54,7 @@ def test_what_no_rule_explains_is_refused_with_a_table() -> None:
 def test_registered_module_by_differentiation() -> None:
     rp.register_module(Odd)
     model, x = WithOdd().double(), torch.rand(2, 4, dtype=torch.float64)
-    lrp = LRP(model, ZeroRule())  # an ε of 1e-6 would weigh where an output is near 0
+    lrp = LRP(model, ZeroRule(), normalize_output=True)  # an ε of 1e-6 would weigh where an output is near 0
     expl = lrp(x, target=0, audit=True)
     a = model.first(x).detach()
     b = model.odd(a).detach()
@@ -97,7 +97,7 @@ def test_registered_operator() -> None:
     with pytest.raises(UnexplainedError, match="special_i1"):
         LRP(model)(x)
     rp.register_op(torch.ops.aten.special_i1, family="activation")
-    assert_each_close(LRP(model)(x, target=0).relevance.sum(1), torch.ones(2), atol=1e-5)
+    assert_each_close(LRP(model, normalize_output=True)(x, target=0).relevance.sum(1), torch.ones(2), atol=1e-5)
     for wrong in ({}, {"like": "relu", "family": "max"}, {"like": "nonsense"}, {"family": "nonsense"}):
         with pytest.raises(rp.RelpropError):
             rp.register_op("special_i1", **wrong)

@@ -42,7 +42,7 @@ def test_signs_are_not_taken_for_granted(kind: str) -> None:
     model = Signed(kind).double()
     x = torch.rand(40, 4, dtype=torch.float64) * 2
     rules = Composite(GlobalTypeMap({LinearLayer: ZPlusRule()}))
-    lrp = LRP(model, rules)
+    lrp = LRP(model, rules, normalize_output=True)
     a = model.before(x).detach()
     assert (a < 0).any()
     for target in range(3):

@@ -148,6 +148,6 @@ WAYS = {
 def test_a_gate_stays_one_wherever_it_is_moved(way: str) -> None:
     x, y = torch.randn(2, 3), torch.randn(2, 3)
     composite = Composite(GlobalTypeMap({ProductLayer: ProductRule("signal")}))
-    R_x, R_y = LRP(Gated(WAYS[way]), composite)(x, y, target=1).relevance
+    R_x, R_y = LRP(Gated(WAYS[way]), composite, normalize_output=True)(x, y, target=1).relevance
     assert_close(R_x.sum(1), torch.ones(2), rtol=1e-6)
     assert not R_y.any()

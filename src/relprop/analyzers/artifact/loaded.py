@@ -130,8 +130,12 @@ class Artifact:
         if len(shape) == len(self.metadata.explained):
             chosen = as_target(target)
             chosen.check(len(first), shape)
-            index = chosen.index(first.new_zeros((), dtype=torch.float32).expand(len(first), *shape))
-            assert index is not None
+            blank = first.new_zeros((), dtype=torch.float32).expand(len(first), *shape)
+            index = chosen.index(blank) if chosen.knows_index else None
+            if index is None:
+                raise TargetError(
+                    f"{self.path.name} takes one output for each sample, and not {chosen}: export it with that target."
+                )
             return index
         if isinstance(target, Tensor) and target.dtype == torch.long and target.shape == (len(first),):
             return target

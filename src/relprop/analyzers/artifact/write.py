@@ -33,7 +33,7 @@ from relprop.engine.program.question import Question
 from relprop.engine.program.trace import Names, Traced, trace
 from relprop.errors import ArtifactError, RelpropError, TargetError
 from relprop.explanations.files import replacing
-from relprop.targets import Largest, Seed, Target, TargetLike, as_target
+from relprop.targets import Largest, Normalize, Seed, Target, TargetLike, as_target
 from relprop.targets.output import Given
 
 FROM_INPUT: Literal["input"] = "input"
@@ -214,7 +214,7 @@ def _input_spec(name: str, value: Any, symbols: dict[str, str]) -> InputSpec:
     return InputSpec(name, str(value.dtype).removeprefix("torch."), tuple(shape))
 
 
-def seed_of(given: TargetLike, classes: Sequence[str] | None, normalize_output: bool) -> tuple[Seed, bool]:
+def seed_of(given: TargetLike, classes: Sequence[str] | None, normalize_output: Normalize) -> tuple[Seed, bool]:
     """Where relevance starts, and whether the program is to take its target as an input.
 
     Raises:

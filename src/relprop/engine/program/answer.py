@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -171,6 +172,7 @@ class Run:
                 activations={name: tape.values[n] for name, n in question.activations.items()},
                 coefficients=coefficients,
                 edges=edges,
+                amount=partial(question.seed.amount, tape.values[question.start]),
             )
 
     def in_segments(self, segments: int) -> Iterator[Answer]:
@@ -205,6 +207,7 @@ class Run:
             edges=watch.edges,
             parameters=walk.parameters or {},
             books=watch.books,
+            amount=walk.amount,
         )
 
     def _by_input(self, found: Found) -> dict[str, Tensor]:
@@ -221,8 +224,12 @@ class Walk:
     def __init__(self, program: Program, question: Question, tape: Tape, start: Tensor | None = None) -> None:
         self.program, self.question, self.watch = program, question, Watch(question)
         self.index: Tensor | None = None
+        explained = tape.values[question.start]
+        self.amount = partial(question.seed.amount, explained)
         if start is None:
-            start, self.index = question.seed(tape.values[question.start])
+            start, self.index = question.seed(explained)
+        if self.watch.books is not None:
+            self.watch.books.opening = question.seed.opening(explained)
         self.relevance = {question.start: Message(R=start.to(tape.dtype))}
         self.ahead = program.steps
         self.activations = {name: tape.values[n] for name, n in question.activations.items()}

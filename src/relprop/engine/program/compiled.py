@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph.graph import fake_value, is_open
+from relprop.engine.program.loops import forward, mode
 from relprop.engine.program.outputs import Outputs
 from relprop.engine.program.program import Program
 from relprop.engine.program.question import Answer, Question
@@ -86,6 +87,7 @@ class Compiler:
             index=found if question.reported is None else question.reported,
             inputs=by_input,
             relevance=layers,
+            amount=lambda: question.seed.amount(_explained(program, inputs, outputs)),
         )
 
     def _give_up(self, error: Exception) -> None:
@@ -95,6 +97,16 @@ class Compiler:
             "g++; lrp.compile(backend='aot_eager') does not. "
             f"{type(error).__name__}: {' '.join(str(error).split()[:40])}"
         )
+
+
+def _explained(program: Program, inputs: Sequence[Any], outputs: Sequence[Any]) -> Tensor:
+    """The explained output's value: among the outputs, or by a forward pass of its own."""
+    if program.later:
+        with mode(False):
+            kept = frozenset({program.explained})
+            return forward(program, inputs, kept, record=False).values[program.explained]  # type: ignore[no-any-return]
+    found: Tensor = outputs[program.graph.outputs.index(program.explained)]
+    return found
 
 
 def _compiles(program: Program, question: Question) -> bool:

@@ -76,12 +76,15 @@ class Books:
         received, magnitude: per node, what came in: its sum and the sum of its magnitudes.
         sent: per node, what went on to its inputs.
         sinks: per node, what it kept, by name.
+        opening: the amount that is explained, and what of it the target keeps, by name; None where relevance starts
+            with all of it.
     """
 
     received: dict[Node, float] = field(default_factory=dict)
     magnitude: dict[Node, float] = field(default_factory=dict)
     sent: dict[Node, float] = field(default_factory=dict)
     sinks: dict[Node, dict[str, float]] = field(default_factory=dict)
+    opening: tuple[float, Mapping[str, float]] | None = None
 
     def receive(self, node: Node, relevance: Tensor, *, more: bool = False) -> None:
         """Enter what came to a node, or what came besides."""
@@ -102,6 +105,7 @@ class Answer:
             is absent.
         parameters: relevance of parameters by name, if they were asked for.
         books: if the question was audited.
+        amount: computes the number that is explained, (B,), before it is normalized.
     """
 
     outputs: Callable[[], list[Any]]
@@ -113,3 +117,4 @@ class Answer:
     edges: dict[str, Tensor] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
     books: Books | None = None
+    amount: Callable[[], Tensor] | None = None
