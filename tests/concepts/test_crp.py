@@ -99,7 +99,7 @@ def test_against_dense_matrices() -> None:
         R_a = (z / z.sum(1, keepdim=True)).T @ (mask_b * R_b)
         z = model[0].weight * x[0]
         R_x = (z / z.sum(1, keepdim=True)).T @ (mask_a * R_a)
-    lrp = LRP(model, ZeroRule(stabilizer=0.0))
+    lrp = LRP(model, ZeroRule(stabilizer=0.0), normalize_output=True)
     found = lrp(x, target=2, conditions={"2": Channels(*kept[1]), "0": Channels(*kept[0])})
     assert_close(found.relevance[0], R_x, rtol=1e-9)
 
