@@ -312,7 +312,7 @@ class LRP(Exporting):
             return run()
         found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
         if self._compiler.news:
-            warnings.warn(self._compiler.news, UserWarning, stacklevel=6)
+            warnings.warn(self._compiler.news, UserWarning, stacklevel=5)
             self._compiler.news = ""
         return [found]
 

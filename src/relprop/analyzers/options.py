@@ -73,7 +73,7 @@ class Options:
             warnings.warn(
                 f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.",
                 UserWarning,
-                stacklevel=7,
+                stacklevel=6,
             )
 
     def start_of(self, known: Captured) -> Node:
