@@ -19,7 +19,7 @@ TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 def _linear(node: Node, tape: Tape, w: Tensor, s: Tensor) -> Tensor | None:
-    rows = s.contiguous().reshape(-1, s.shape[-1])  # torch 2.9 cannot trace a product of more dimensions with open sizes
+    rows = s.contiguous().reshape(-1, s.shape[-1])  # of more dimensions, torch 2.9 cannot trace it with open sizes
     return (rows @ w).reshape(*s.shape[:-1], w.shape[-1])
 
 
