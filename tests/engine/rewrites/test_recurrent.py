@@ -105,7 +105,7 @@ def test_a_learned_initial_state_is_a_sink():
             sequence: Tensor = self.lstm(x, (start, start))[0]
             return sequence[:, -1]
 
-    expl = LRP(Learned(), EXACT)(noise(B, T, D), target=0, audit=True)
+    expl = LRP(Learned(), EXACT, normalize_output=True)(noise(B, T, D), target=0, audit=True)
     kept = sum(expl.ledger.sinks.values())
     assert abs(kept) > 1e-3
     assert expl.ledger.input + kept == pytest.approx(2.0, abs=1e-9)
