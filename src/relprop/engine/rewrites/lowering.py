@@ -297,7 +297,7 @@ def _one_of_several(graph: Graph, node: Node) -> Node | None:
     return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
 
 
-def _one_of_broadcast(graph: Graph, node: Node, tensors: Sequence[Node], index: int) -> Node | None:
+def _one_of_broadcast(graph: Graph, node: Node, tensors: Any, index: Any) -> Node | None:
     """One of several tensors that are broadcast together: the others only lend their shape."""
     x, full = tensors[index], _shape_texts(node)
     if _shape_texts(x) == full:
