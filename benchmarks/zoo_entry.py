@@ -20,12 +20,14 @@ class Entry:
         library, name: where the architecture comes from, and what it is called there.
         build: makes the model and one batch of inputs by name (`x`: the positional one).
         target: what is explained, None for each sample's largest output.
+        output: which of the model's outputs, None for the one that an analyzer takes by itself.
     """
 
     library: str
     name: str
     build: Callable[[], Built]
     target: Any = None
+    output: str | None = None
 
     def __call__(self) -> Built:
         """The model in eval mode with this zoo's weights, and its inputs."""
@@ -81,10 +83,14 @@ def settle(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         norm.train()
     if norms:
         with torch.no_grad():
-            call(model, {k: torch.cat([v, torch.randn_like(v)]) for k, v in inputs.items()})
+            call(model, {k: torch.cat([v, _random_like(v)]) for k, v in inputs.items()})
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def _random_like(x: Tensor) -> Tensor:
+    return torch.randn_like(x) if x.is_floating_point() else x
 
 
 def call(function: Callable[..., Any], inputs: Mapping[str, Tensor], **options: Any) -> Any:

@@ -247,20 +247,20 @@ PICTURES: dict[str, dict[str, Any]] = {
 def hf_entries() -> Iterator[Entry]:
     """All families; the names are those of the model classes."""
     for family, config in ENCODERS.items():
-        yield _entry(f"{family}ForSequenceClassification", f"{family}Config", config, {"input_ids": ids})
+        yield entry(f"{family}ForSequenceClassification", f"{family}Config", config, {"input_ids": ids})
     for name, config in DECODERS.items():
         family = name.removesuffix("ForCausalLM").removesuffix("LMHead")
         settings = "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config"
         model = f"{name}Model" if name.endswith("LMHead") else name
-        yield _entry(model, settings, {**config, "use_cache": False}, {"input_ids": ids}, NEXT)
+        yield entry(model, settings, {**config, "use_cache": False}, {"input_ids": ids}, NEXT)
     for family, config in SEQ2SEQ.items():
         both = {"input_ids": ids, "decoder_input_ids": ids}
-        yield _entry(f"{family}ForConditionalGeneration", f"{family}Config", config or BART, both, NEXT)
+        yield entry(f"{family}ForConditionalGeneration", f"{family}Config", config or BART, both, NEXT)
     for family, config in PICTURES.items():
         size = {"Hiera": 64, "LevitForImageClassification": 224}.get(family, 32)
         name = family if family.startswith("Levit") else f"{family}ForImageClassification"
         settings = f"{family.removesuffix('ForImageClassification')}Config"
-        yield _entry(name, settings, config, {"pixel_values": pixels(size)})
+        yield entry(name, settings, config, {"pixel_values": pixels(size)})
     yield from _others()
 
 
@@ -269,7 +269,7 @@ def _others() -> Iterator[Entry]:
     for family in ("Wav2Vec2", "Hubert", "SEW", "WavLM", "UniSpeech"):
         sound = {"input_values": lambda: torch.randn(2, 800)}
         config = {**AUDIO, **({"squeeze_factor": 2} if family == "SEW" else {})}
-        yield _entry(f"{family}ForSequenceClassification", f"{family}Config", config, sound)
+        yield entry(f"{family}ForSequenceClassification", f"{family}Config", config, sound)
     spectrogram = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -278,23 +278,21 @@ def _others() -> Iterator[Entry]:
         "num_mel_bins": 32,
         "max_length": 64,
     }
-    yield _entry(
-        "ASTForAudioClassification", "ASTConfig", spectrogram, {"input_values": lambda: torch.randn(2, 64, 32)}
-    )
+    yield entry("ASTForAudioClassification", "ASTConfig", spectrogram, {"input_values": lambda: torch.randn(2, 64, 32)})
     whisper = {**BART, "num_mel_bins": 8, "max_source_positions": 16, "suppress_tokens": None}
     heard = {"input_features": lambda: torch.randn(2, 8, 32), "decoder_input_ids": ids}
-    yield _entry("WhisperForConditionalGeneration", "WhisperConfig", whisper, heard, NEXT)
+    yield entry("WhisperForConditionalGeneration", "WhisperConfig", whisper, heard, NEXT)
     both = {"input_ids": ids, "pixel_values": pixels(32)}
     for family in ("CLIP", "Siglip", "AltCLIP", "ChineseCLIP"):
-        yield _entry(
+        yield entry(
             f"{family}Model",
             f"{family}Config",
             {"text_config": {**SMALL, "eos_token_id": 2}, "vision_config": VISION, "projection_dim": 32},
             both,
             target=0,
         )
-    yield _entry("LlavaForConditionalGeneration", "LlavaConfig", _llava, {"input_ids": _with_image, **_PIXELS}, (19, 3))
-    yield _entry(
+    yield entry("LlavaForConditionalGeneration", "LlavaConfig", _llava, {"input_ids": _with_image, **_PIXELS}, (19, 3))
+    yield entry(
         "PaliGemmaForConditionalGeneration",
         "PaliGemmaConfig",
         _paligemma,
@@ -354,12 +352,13 @@ def _with_image() -> Tensor:
     return tokens
 
 
-def _entry(
+def entry(
     model: str,
     config: str,
     options: dict[str, Any] | Callable[[], dict[str, Any]],
     inputs: dict[str, Callable[[], Tensor]],
     target: Any = None,
+    output: str | None = None,
 ) -> Entry:
     def build() -> Built:
         import transformers
@@ -371,4 +370,4 @@ def _entry(
         built = getattr(transformers, model)(settings)
         return built, {name: make() for name, make in inputs.items()}
 
-    return Entry("transformers", model, build, target)
+    return Entry("transformers", model, build, target, output)

@@ -19,7 +19,7 @@ from relprop import LRP
 from relprop.composites import CPLRP
 from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph
-from relprop.errors import CaptureError, UnexplainedError
+from relprop.errors import CaptureError, InputError, RuleError, UnexplainedError
 
 BALANCED = 1e-4
 """The largest imbalance of an account that counts as balanced."""
@@ -36,7 +36,7 @@ def measure(entry: Entry) -> dict[str, Any]:
         model, inputs = entry()
         row["parameters"] = sum(p.numel() for p in model.parameters())
         with captured_once():
-            row |= {"captured": True, "unexplained": []} | books(LRP(model), entry, inputs)
+            row |= {"captured": True, "unexplained": []} | books(LRP(model, output=entry.output), entry, inputs)
             row |= conservation(entry, model, inputs)
         if not row["imbalance"] <= BALANCED:
             row |= books_in_float64(entry, inputs)
@@ -44,6 +44,8 @@ def measure(entry: Entry) -> dict[str, Any]:
             row |= in_float64(entry, model, inputs)
     except UnexplainedError as error:
         row |= {"captured": True, "unexplained": unexplained_names(str(error))}
+    except (RuleError, InputError) as error:  # refused by decision, with the reason
+        row |= {"captured": True, "refused": True, "error": str(error)[:600]}
     except CaptureError as error:
         row |= {"captured": False, "error": str(error)[:600]}
     except Exception as error:
@@ -75,7 +77,8 @@ def books(lrp: LRP, entry: Entry, inputs: dict[str, Tensor]) -> dict[str, Any]:
 def conservation(entry: Entry, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """Without biases: input relevance over output relevance, and what constants kept of it."""
     forget_biases(model)
-    ledger = call(LRP(model, CONSERVING, normalize_output=True), inputs, target=entry.target, audit=True).ledger
+    lrp = LRP(model, CONSERVING, output=entry.output, normalize_output=True)
+    ledger = call(lrp, inputs, target=entry.target, audit=True).ledger
     kept = {k: v / ledger.output for k, v in ledger.sinks.items()}
     return {"conservation": ledger.input / ledger.output, "kept": kept}
 
@@ -88,7 +91,7 @@ def books_in_float64(entry: Entry, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """
     model, _ = entry()
     try:
-        ledger = call(LRP(model.double()), wide(inputs), target=entry.target, audit=True).ledger
+        ledger = call(LRP(model.double(), output=entry.output), wide(inputs), target=entry.target, audit=True).ledger
     except Exception:
         return {}
     return {"imbalance_float64": ledger.imbalance}

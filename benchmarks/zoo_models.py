@@ -18,10 +18,17 @@ from zoo_entry import Built, Entry
 def zoo() -> list[Entry]:
     """All entries, library by library."""
     from support.torchvision_shim import install
-    from zoo_hf import hf_entries
+    from zoo_hf import entry, hf_entries
+    from zoo_own import own_entries
+    from zoo_several import SEVERAL, several_entries
+    from zoo_sight import DETECTION, MASKS
+    from zoo_signals import SERIES, SOUND, VIDEO
+    from zoo_texts import DECODERS, SEQ2SEQ, TEXTS
 
     install()
-    return [*torchvision_entries(), *timm_entries(), *hf_entries()]
+    tables = (DETECTION, MASKS, VIDEO, SOUND, SERIES, TEXTS, DECODERS, SEQ2SEQ, SEVERAL)
+    rows = [entry(*row) for table in tables for row in table]
+    return [*torchvision_entries(), *timm_entries(), *hf_entries(), *rows, *several_entries(), *own_entries()]
 
 
 # torchvision

@@ -43,6 +43,10 @@ OTHERS = [
     "transformers/T5ForConditionalGeneration",
     "transformers/SwinForImageClassification",
     "transformers/Wav2Vec2ForSequenceClassification",
+    "transformers/LongformerForSequenceClassification",
+    "transformers/ViltForQuestionAnswering",
+    "written_out/GAT",
+    "written_out/TabNet",
 ]
 
 CP = Composite(GlobalTypeMap({"scaled_dot_product_attention": AttentionRule("cp"), "softmax": StopRule()}))

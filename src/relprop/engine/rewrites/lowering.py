@@ -299,7 +299,8 @@ def _one_of_several(graph: Graph, node: Node) -> Node | None:
 
 def _one_of_broadcast(graph: Graph, node: Node, tensors: Any, index: Any) -> Node | None:
     """One of several tensors that are broadcast together: the others only lend their shape."""
-    x, full = tensors[index], _shape_texts(node)
+    x: Node = tensors[index]
+    full = _shape_texts(node)
     if _shape_texts(x) == full:
         return x
     if all(isinstance(n, int) for n in fake_value(node).shape):
