@@ -36,7 +36,9 @@ def measure(entry: Entry) -> dict[str, Any]:
         model, inputs = entry()
         row["parameters"] = sum(p.numel() for p in model.parameters())
         with captured_once():
-            row |= {"captured": True, "unexplained": []} | books(LRP(model, output=entry.output), entry, inputs)
+            row |= {"captured": True, "unexplained": []} | books(
+                LRP(model, output=entry.output, normalize_output=True), entry, inputs
+            )
             row |= conservation(entry, model, inputs)
         if not row["imbalance"] <= BALANCED:
             row |= books_in_float64(entry, inputs)
