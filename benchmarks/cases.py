@@ -11,6 +11,7 @@ from networks import (
     llama,
     mlp,
     picture,
+    sentences,
     tiny_densenet,
     tiny_efficientnet,
     tiny_resnet,
@@ -121,5 +122,17 @@ CASES = (
         picture(RESNET50, 1, 224, targets=10),
         picture(tiny_resnet, 1, 32, targets=3),
         ("plain gradient", *MANY),
+    ),
+    Case(
+        "VGG16, 20 channels",
+        picture(VGG16, 1, 224, targets=20),
+        picture(tiny_vgg, 1, 32, targets=3),
+        ("plain gradient", "plain gradients by channel", "relprop EpsilonPlusFlat, CRP"),
+    ),
+    Case(
+        "Two sentences of 32 tokens",
+        sentences(6, 384, 12, 30522, length=32),
+        sentences(1, 8, 2, 50, length=6),
+        ("plain gradient", "relprop BiLRP", "relprop BiLRP, a call each"),
     ),
 )

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import torch
 from networks import Built
-from torch import Tensor
+from torch import Tensor, nn
 
 from relprop import LRP
 from relprop import composites as ours
+from relprop.analyzers import BiLRP
+from relprop.concepts import CRP, IndexedFeatures
 from relprop.rules import EpsilonRule, GeneralizedGammaRule, ZeroRule
 
 BOX = (-3.0, 3.0)
@@ -87,18 +89,78 @@ def explain_one_by_one(lrp: LRP, x: Tensor, targets: tuple[int, ...]) -> Tensor:
 Many = Callable[[LRP, Tensor, tuple[int, ...]], Tensor]
 
 
-def relprop_many(composite: Callable[[], ours.Composite], explain: Many = explain_many) -> Prepare:
+def relprop_many(
+    composite: Callable[[], ours.Composite], explain: Many = explain_many, *, parts: bool = False
+) -> Prepare:
+    """Several explanations; `parts` of what is explained, which do not conserve it each."""
+
     def prepare(build: Callable[[], Built]) -> Run:
         case = build()
         lrp = LRP(case.model, composite(), normalize_output=True)
 
         def run() -> Explained:
             relevance = explain(lrp, case.x, case.targets)
-            return Explained(relevance, torch.ones(len(relevance), device=relevance.device))
+            return Explained(relevance, None if parts else torch.ones(len(relevance), device=relevance.device))
 
         return run
 
     return prepare
+
+
+def last_convolution(model: nn.Module) -> str:
+    """The layer whose channels are explained."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)][-1]
+
+
+def explain_channels(lrp: LRP, x: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """Relevance of x by each of the channels of the last convolution, stacked."""
+    concepts = CRP(lrp, last_convolution(lrp.model), IndexedFeatures(*channels))(x)
+    return torch.cat([_tensor(part.relevance) for part in concepts])
+
+
+def channel_gradients(build: Callable[[], Built]) -> Run:
+    """Gradients by way of each channel of the last convolution: one forward pass, one pass down to it, and one each."""
+    case = build()
+    layer = case.model.get_submodule(last_convolution(case.model))
+
+    def run() -> Explained:
+        leaf, seen = case.leaf(), []
+        hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        explained = case.explained(case.logits(leaf))
+        hook.remove()
+        (down,) = torch.autograd.grad(explained.sum(), seen[0], retain_graph=True)
+        each = []
+        for channel in case.targets:
+            masked = torch.zeros_like(down)
+            masked[:, channel] = down[:, channel]
+            each.append(torch.autograd.grad(seen[0], leaf, masked, retain_graph=True)[0])
+        return Explained(torch.cat(each), None)
+
+    return run
+
+
+def pairs(build: Callable[[], Built]) -> Run:
+    """BiLRP of a sentence with itself."""
+    case = build()
+    bilrp = BiLRP(LRP(case.model, ours.CPLRP()))
+
+    def run() -> Explained:
+        return Explained(bilrp({"input_ids": case.x}, {"input_ids": case.x}).relevance, None)
+
+    return run
+
+
+def calls_for_pairs(build: Callable[[], Built]) -> Run:
+    """As many calls as the embedding has dimensions, for either sentence, and products of what they return."""
+    case = build()
+    lrp = LRP(case.model, ours.CPLRP(), normalize_output=False)
+    size = case.model(input_ids=case.x).shape[1]
+
+    def run() -> Explained:
+        sides = [[_tensor(lrp(input_ids=case.x, target=k).relevance).sum(2) for k in range(size)] for _ in range(2)]
+        return Explained(torch.einsum("kbp,kbq->bpq", *map(torch.stack, sides)), None)
+
+    return run
 
 
 def relprop(composite: Callable[[], ours.Composite], *, compiled: bool = False) -> Prepare:
@@ -189,4 +251,8 @@ METHODS: dict[str, Method] = {
     "relprop EpsilonPlusFlat, a call each": Method(
         relprop_many(ours.EpsilonPlusFlat, explain_one_by_one), "relprop EpsilonPlusFlat, each target"
     ),
+    "plain gradients by channel": Method(channel_gradients),
+    "relprop EpsilonPlusFlat, CRP": Method(relprop_many(ours.EpsilonPlusFlat, explain_channels, parts=True)),
+    "relprop BiLRP": Method(pairs),
+    "relprop BiLRP, a call each": Method(calls_for_pairs, "relprop BiLRP"),
 }

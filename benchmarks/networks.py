@@ -60,7 +60,8 @@ class Built:
         elif self.is_decoder:
             logits = self.model(inputs_embeds=leaf, use_cache=False).logits[:, -1]
         else:
-            logits = self.model(inputs_embeds=leaf).logits
+            found = self.model(inputs_embeds=leaf)
+            logits = found if isinstance(found, Tensor) else found.logits
         return logits
 
     def explained(self, logits: Tensor) -> Tensor:
@@ -192,6 +193,35 @@ def bert(layers: int, width: int, heads: int, vocabulary: int, *, batch: int, le
         )
         model = modeling_bert.BertForSequenceClassification(config)
         return built(model, token_ids(vocabulary, batch, length), 1.0, device)
+
+    return build
+
+
+class SentenceEncoder(nn.Module):
+    """A BERT whose output is the mean of its last hidden states, (B, width)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def get_input_embeddings(self) -> nn.Module:
+        found: nn.Module = self.body.get_input_embeddings()  # type: ignore[operator]
+        return found
+
+    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        hidden: Tensor = self.body(input_ids=input_ids, inputs_embeds=inputs_embeds).last_hidden_state
+        return hidden.mean(1)
+
+
+def sentences(layers: int, width: int, heads: int, vocabulary: int, *, length: int) -> Build:
+    def build(device: str) -> Built:
+        from transformers import BertConfig
+        from transformers.models.bert import modeling_bert
+
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+        config = BertConfig(vocab_size=vocabulary, intermediate_size=4 * width, **sizes)
+        encoder = SentenceEncoder(modeling_bert.BertModel(config, add_pooling_layer=False))
+        return built(encoder, token_ids(vocabulary, 1, length), 1.0, device)
 
     return build
 

@@ -34,6 +34,8 @@ round by round, after a first call: the table has medians. Slow methods have few
 - *CPLRP gamma outside attention*: γ where LXT's example for vision transformers has it. Its hooks on modules do not
   see the projections inside `nn.MultiheadAttention`; `CPLRP gamma` reaches them too.
 - *10 targets*: ten classes of one picture; ratios are to the gradient of one class. Gradients share one forward pass.
+- *20 channels*: relevance by each of 20 channels of the last convolution; gradients share the way down to it.
+- *Two sentences*: BiLRP of a sentence embedding of 384 dimensions (the sizes of MiniLM), and 768 calls of `LRP`.
 - Where a method cannot run, its row says what it said.
 """
 
