@@ -8,6 +8,7 @@ from relprop.concepts.crp import CRP
 from relprop.concepts.explanation import ConceptExplanation
 from relprop.concepts.features import Features, IndexedFeatures, TopNFeatures
 from relprop.concepts.groups import Blocks, Channels, Directions, Entries, Group, Heads, Neurons, Tokens
+from relprop.concepts.vectors import ProjectOut, pattern_vector
 
 __all__ = [
     "CRP",
@@ -21,6 +22,8 @@ __all__ = [
     "Heads",
     "IndexedFeatures",
     "Neurons",
+    "ProjectOut",
     "Tokens",
     "TopNFeatures",
+    "pattern_vector",
 ]

@@ -56,7 +56,7 @@ def _by_derivative(forward: Any, inputs: Any, output: Tensor, relevance: Tensor)
     """The derivative of a soft minimum are its weights, which add up to 1."""
     with torch.enable_grad():
         h = inputs[0].detach().requires_grad_()
-        (share,) = torch.autograd.grad(forward(h), h, relevance)
+        share: Tensor = torch.autograd.grad(forward(h), h, relevance)[0]
     return share
 
 

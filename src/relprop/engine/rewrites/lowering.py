@@ -292,7 +292,7 @@ def _one_of_several(graph: Graph, node: Node) -> Node | None:
     source, index = node.args
     if not isinstance(source, Node) or not isinstance(source.target, torch._ops.OpOverload) or not is_floating(node):
         return None
-    if operator_name(source) == "broadcast_tensors":
+    if operator_name(source) == "broadcast_tensors" and isinstance(index, int):
         return _one_of_broadcast(graph, node, positional(source)[0], index)
     return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
 
