@@ -3,7 +3,7 @@
     python examples/ignore_watermark.py            # about two minutes on two cores
     python examples/ignore_watermark.py --steps 5  # a look at the machinery
 
-The loss is cross entropy plus the share of relevance that lies in the watermark of stars. Everything follows from the seed.
+The loss is cross entropy plus the share of relevance that lies in the watermark of stars. All follows from the seed.
 """
 
 from __future__ import annotations

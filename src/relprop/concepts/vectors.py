@@ -42,7 +42,7 @@ def pattern_vector(
 
 
 class ProjectOut(nn.Module):
-    """Moves activations along v to where samples without the concept are: `a - v vᵀ (a - z)` (P-ClArC, Anders et al. 2022).
+    """Moves activations to where samples without the concept are: `a - v vᵀ (a - z)` (P-ClArC, Anders et al. 2022).
 
     Put it behind the layer: `model.layer = nn.Sequential(model.layer, ProjectOut(v, z))`. Nothing is trained.
 
