@@ -280,6 +280,16 @@ class LRP(Exporting):
         asked = {"options": options, "conditions": under, "chunk": chunk}
         return self._explanations(inputs, targets, asked)
 
+    def nodes(self, inputs: Inputs, names: Sequence[str]) -> list[Node]:
+        """Where modules are in the graph that serves some inputs, for analyzers that are made of this one."""
+        known = self._captured(self._started(*inputs))
+        return [known.node(name, "layers") for name in names]
+
+    @property
+    def settings(self) -> str:
+        """The options that change relevance and are not what they are by default, as `repr` prints them."""
+        return ", ".join(given for given in self._changed if given.split("=")[0] not in ("memory", "checkpoint"))
+
     def start_of(self, shared: Shared, options: Mapping[str, Any], output: str | int | None) -> Node:
         start: Node = options["options"].start_of(self._captured(shared, output))
         return start

@@ -31,7 +31,7 @@ class Concept(Protocol):
         """What goes on."""
 
 
-Conditions = Mapping[str | int, Tensor | Concept | Callable[[Tensor], Tensor] | str] | None
+Conditions = Mapping[str | int, Tensor | Concept | Condition | Callable[[Tensor], Tensor] | str] | None
 """Module, by name or by its number in the table -> a mask, a concept, a linear function of each entry, or `"stop"`."""
 
 Paths = Literal["all", "through"]

@@ -4,16 +4,21 @@ What may live here: what a concept is (groups), which are looked at (features), 
 concepts over data. Nothing that a reverse pass does: a concept says itself as a condition to the engine.
 """
 
+from relprop.concepts.atlas import atlas, cropped
 from relprop.concepts.crp import CRP
 from relprop.concepts.explanation import ConceptExplanation
 from relprop.concepts.features import Features, IndexedFeatures, TopNFeatures
+from relprop.concepts.graph import AttributionGraph, Concept, attribution_graph
 from relprop.concepts.groups import Blocks, Channels, Directions, Entries, Group, Heads, Neurons, Tokens
+from relprop.concepts.references import References, ReferenceSample, collect
 from relprop.concepts.vectors import ProjectOut, pattern_vector
 
 __all__ = [
     "CRP",
+    "AttributionGraph",
     "Blocks",
     "Channels",
+    "Concept",
     "ConceptExplanation",
     "Directions",
     "Entries",
@@ -23,7 +28,13 @@ __all__ = [
     "IndexedFeatures",
     "Neurons",
     "ProjectOut",
+    "ReferenceSample",
+    "References",
     "Tokens",
     "TopNFeatures",
+    "atlas",
+    "attribution_graph",
+    "collect",
+    "cropped",
     "pattern_vector",
 ]

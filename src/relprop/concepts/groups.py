@@ -94,8 +94,24 @@ class Blocks(Group):
 
     def sums(self, relevance: Float[Tensor, "B *layer"]) -> Float[Tensor, "B n"]:
         """Each feature's sum over its entries."""
-        view, dim = self.viewed(relevance.shape)
-        return relevance.reshape(view).movedim(dim, 1).flatten(2).sum(2) if len(view) > 2 else relevance.reshape(view)
+        return self.entries(relevance).sum(2)
+
+    def entries(self, value: Float[Tensor, "B *layer"]) -> Float[Tensor, "B n m"]:
+        """The m entries of each feature, in the order in which they lie in the layer."""
+        view, dim = self.viewed(value.shape)
+        viewed = value.reshape(view).movedim(dim, 1)
+        return viewed.flatten(2) if viewed.dim() > 2 else viewed[..., None]
+
+    def single(
+        self, features: Int[Tensor, " B"], places: Int[Tensor, " B"], like: Float[Tensor, "B *layer"]
+    ) -> Float[Tensor, "B *layer"]:
+        """1 at one entry per sample: that place among the feature's `entries`."""
+        view, dim = self.viewed(like.shape)
+        features, places = (index.to(like.device)[:, None] for index in (features, places))
+        B, n, m = self.entries(like).shape
+        flat = like.new_zeros(B, n * m).scatter(1, features % n * m + places, 1)
+        beside = [size for d, size in enumerate(view) if d not in (0, dim)]
+        return flat.reshape(B, n, *beside).movedim(1, dim).reshape(like.shape)
 
     def keep(self, features: Int[Tensor, "B k"]) -> Condition:
         return Choice(lambda arrived: Mask(self.mask(features, arrived.like)))
