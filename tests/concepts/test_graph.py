@@ -79,7 +79,7 @@ def test_a_residual_network_against_dense_matrices() -> None:
         )
         kept = to_two * (1 - shares(model.second.weight, h, two_in).sum(1))
     for c in graph.levels[2]:
-        assert graph.lost[c] == pytest.approx(float(kept[c.feature].sum()), rel=1e-6, abs=1e-9)
+        assert graph.lost[c] == pytest.approx(float(kept[c.feature].sum().detach()), rel=1e-6, abs=1e-9)
         assert graph.hidden[c] == pytest.approx(0, abs=1e-12)
     assert any(abs(graph.lost[c]) > 1e-3 for c in graph.levels[2])
     assert {c: graph.activation[c] for c in graph.levels[1]} == pytest.approx(

@@ -153,6 +153,26 @@ def test_references_by_relevance_are_the_class_under_the_condition() -> None:
         assert_close(found.field, lrp(x, target=label, conditions={"1": mask}).relevance[0], rtol=1e-9)
 
 
+def test_what_goes_around_the_layer_is_not_the_features() -> None:
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.one, self.two, self.three = (nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.three(self.one(x) + self.two(x))
+
+    lrp, x = LRP(Shortcut().double()), torch.rand(3, 4, dtype=torch.float64)
+    found = References(lrp, "one", target=1).collect([x]).of(2, x, 1)[0]
+    asked = {"target": 1, "conditions": {"one": Channels(2)}}
+    through, everything = (
+        lrp(x[found.sample][None], **asked, paths=paths).relevance[0] for paths in ("through", "all")
+    )
+    assert_close(found.relevance, through, rtol=1e-9)
+    assert not torch.allclose(through, everything, rtol=0.1)
+
+
 def test_references_by_activation_start_at_the_rectified_feature() -> None:
     lrp, net = analyzer(), model()
     cut = LRP(net[:3], EpsilonPlus())
