@@ -43,7 +43,7 @@ def test_variable_numbers_of_inputs() -> None:
         assert_each_close(relevance[:, 1], given[:, 1] / total, atol=1e-6)
 
 
-def test_captums_signature() -> None:
+def test_attribute_returns_relevance_alone() -> None:
     model, x = small(), torch.rand(2, 3, 12, 12)
     lrp = LRP(model, EpsilonPlus())
     assert torch.equal(lrp.attribute(x, target=2), lrp(x, target=2).relevance)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import torchvision_shim
 from support.pages import DOCS, ROOT, Checker, blocks_of, run_doctest, run_page
 from torch import nn
 from torch.nn import functional as F
@@ -39,6 +40,7 @@ MODULES = [name for name in MODULES if not name.endswith("__main__")]  # importi
 LANGUAGES = {"pycon", "console", "python", "text"}
 WITH_CODE = {
     "README.md", "index.md", "tutorial.md", "rules.md", "composites.md", "extending.md", "accounting.md", "deploy.md",
+    "other-analyzers.md", "coming-from-zennit.md", "coming-from-captum.md",
 }  # fmt: skip
 
 in_order = {"ids": lambda value: value.relative_to(ROOT).as_posix() if isinstance(value, Path) else None}
@@ -62,6 +64,8 @@ def clean_slate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_the_code_of_a_page_runs(page: Path):
     text = page.read_text(encoding="utf-8")
     for module in re.findall(r"<!-- needs (\w+) -->", text):
+        if module == "zennit":
+            torchvision_shim.install()  # it imports torchvision
         pytest.importorskip(module)
     run_page(text, page.name)
 

@@ -33,6 +33,7 @@ from relprop.targets import (
     TopK,
     as_target,
 )
+from relprop.targets.positions import Positions
 
 B = 3
 CLASSES = ["ant", "bee", "cat", "dog", "elk"]
@@ -58,6 +59,7 @@ IDS = torch.tensor([[0, 3, 6, 2, 2, 1], [1, 1, 0, 5, 4, 3], [2, 0, 3, 1, 6, 6]])
 REGION = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)
 REGIONS = torch.stack([REGION, REGION.T, ~REGION])
 PER_SAMPLE = torch.tensor([4, 0, 2])
+PLACES = torch.tensor([[0, 1, 2], [3, 0, -1], [2, 2, 2]])
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ ROWS = {
     "map": Row((2, 1, -1), "maps"),
     "map, rest": Row(Contrast((2, 1, 0), "rest", dim=1), "maps"),
     "map, log-odds": Row(LogOdds((0, 2, 2), dim=1), "maps"),
+    "map, per sample": Row(Positions(PLACES), "maps", lambda b: Positions(PLACES[b : b + 1])),
     "region": Row(Mask(REGION, of=2), "maps"),
     "region, mean": Row(Mask(REGION, of=-1, mean=True), "maps"),
     "regions": Row(Mask(REGIONS, of=1), "maps", lambda b: Mask(REGIONS[b], of=1)),
@@ -168,6 +171,20 @@ def test_normalized_it_sums_to_one_by_sign(row: Row) -> None:
     for normalize, by in ((True, 1 / y), ("magnitude", 1 / y.abs()), (False, torch.ones_like(y))):
         start, _ = Seed(target, normalize)(z)
         assert_each_close(start, scaled(s, by), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalize", ["magnitude", True, False])
+def test_what_starts_follows_from_the_amount(row: Row, normalize: Any) -> None:
+    target, z = target_of(row), output_of(row)
+    start = target.seed(z, target.index(z), normalize=normalize).reshape(B, -1).sum(1)
+    sinks = sum(target.sinks(z).values()) * target.scale(z, normalize)
+    assert_each_close(target.started(target.amount(z), normalize), start + sinks, rtol=1e-12, atol=1e-12)
+
+
+def test_a_change_is_the_difference_of_amounts(row: Row) -> None:
+    target, z = target_of(row), output_of(row)
+    other = z + 0.1 * rand(*z.shape)
+    assert_each_close(target.change(z, other), target.amount(z) - target.amount(other), rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_is_its_samples(row: Row) -> None:

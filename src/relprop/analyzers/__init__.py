@@ -4,20 +4,34 @@ What may live here: the base that all of them share, each method, the checks bef
 """
 
 from relprop.analyzers.analyzer import Analyzer, Call
+from relprop.analyzers.augmentation import (
+    Augmentation,
+    InterpolationAugmentation,
+    NoiseAugmentation,
+    TranslationAugmentation,
+)
 from relprop.analyzers.bilrp import BiLRP
+from relprop.analyzers.gradcam import GradCAM
 from relprop.analyzers.gradient import FunctionAnalyzer, Gradient, InputTimesGradient, gradient
 from relprop.analyzers.lrp import LRP
+from relprop.analyzers.occlusion import Occlusion
 from relprop.analyzers.sampling import IntegratedGradients, SmoothGrad
 
 __all__ = [
     "LRP",
     "Analyzer",
+    "Augmentation",
     "BiLRP",
     "Call",
     "FunctionAnalyzer",
+    "GradCAM",
     "Gradient",
     "InputTimesGradient",
     "IntegratedGradients",
+    "InterpolationAugmentation",
+    "NoiseAugmentation",
+    "Occlusion",
     "SmoothGrad",
+    "TranslationAugmentation",
     "gradient",
 ]

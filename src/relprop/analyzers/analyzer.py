@@ -81,6 +81,8 @@ class Analyzer(ABC):
     """
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset({"target"})
+    multiplies_by_inputs: bool = True
+    """Relevance is a share of the output. A derivative is none, before it is multiplied by the input."""
 
     def __init__(
         self,
@@ -144,7 +146,14 @@ class Analyzer(ABC):
         return self._explained(in_one(inputs), [target])[0]
 
     def attribute(self, inputs: Any, target: TargetLike = None, **kwargs: Any) -> Any:
-        """Captum's signature: relevance of `inputs`, a tensor for a tensor, a tuple for a tuple, a dict for a dict.
+        """The call's relevance alone: a tensor for a tensor, a tuple for a tuple, a dict for a dict.
+
+        For the arguments and the forms of targets that Captum's methods take, see `relprop.analyzers.adapters.captum`.
+
+        Args:
+            inputs: the model's inputs in one object.
+            target: as in a call.
+            **kwargs: options of the call, and further inputs by name.
 
         Raises:
             InputError, TargetError: as the call does.
@@ -158,6 +167,10 @@ class Analyzer(ABC):
         return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
 
     # What a call does.
+
+    def asked(self, **options: Any) -> Mapping[str, Any]:
+        """A call's keywords, but for `target`, as `answers` finds them in `Call.options`."""
+        return options
 
     def _explained(
         self, inputs: Inputs, targets: Sequence[TargetLike], options: Mapping[str, Any] | None = None

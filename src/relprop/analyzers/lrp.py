@@ -290,6 +290,10 @@ class LRP(Exporting):
         """The options that change relevance and are not what they are by default, as `repr` prints them."""
         return ", ".join(given for given in self._changed if given.split("=")[0] not in ("memory", "checkpoint"))
 
+    def asked(self, **options: Any) -> Mapping[str, Any]:
+        given = Options(**options)
+        return {"options": given, "conditions": [given.conditions], "chunk": None}
+
     def start_of(self, shared: Shared, options: Mapping[str, Any], output: str | int | None) -> Node:
         start: Node = options["options"].start_of(self._captured(shared, output))
         return start

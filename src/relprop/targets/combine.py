@@ -68,6 +68,12 @@ class Output(Target):
     ) -> Float[Tensor, "B *output"]:
         return self._inner.seed(output, index, normalize=normalize)
 
+    def started(self, y: Float[Tensor, " B"], normalize: Normalize) -> Float[Tensor, " B"]:
+        return self._inner.started(y, normalize)
+
+    def change(self, output: Float[Tensor, "B *output"], other: Float[Tensor, "B *output"]) -> Float[Tensor, " B"]:
+        return self._inner.change(output, other)
+
     def at_position(self, shape: Shape) -> tuple[int, Target] | None:
         return self._inner.at_position(shape)
 

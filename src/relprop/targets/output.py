@@ -17,7 +17,7 @@ from torch import Tensor
 
 from relprop.errors import TargetError
 from relprop.targets.names import resolve_target
-from relprop.targets.target import Normalize, Shape, Target
+from relprop.targets.target import Normalize, Shape, Target, per_sample
 
 TargetLike = Target | SupportsIndex | str | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 """None: the largest output of each sample. int, or the name of a class: that class. (B,) integers, or one-hot rows: a
@@ -50,6 +50,9 @@ class Entry(Target):
 
     def value(self, output: Float[Tensor, "B *output"]) -> Float[Tensor, "B *output"]:
         return self.seed(output, self.index(output), normalize=False)
+
+    def started(self, y: Float[Tensor, " B"], normalize: Normalize) -> Float[Tensor, " B"]:
+        return y if normalize is False else torch.where(y == 0, 1, super().started(y, normalize))
 
     def amount(self, output: Float[Tensor, "B *output"]) -> Float[Tensor, " B"]:
         index = self.index(output)
@@ -197,6 +200,14 @@ class Verbatim(Target):
 
     def coefficients(self, output: Float[Tensor, "B *output"]) -> Float[Tensor, "B *output"]:
         return self.value(output)
+
+    def started(self, y: Float[Tensor, " B"], normalize: Normalize) -> Float[Tensor, " B"]:
+        return y
+
+    def change(self, output: Float[Tensor, "B *output"], other: Float[Tensor, "B *output"]) -> Float[Tensor, " B"]:
+        """`Σ s (z − z')`, with the relevance s of z as weights: what a derivative is of, from one output to another."""
+        s = self.value(output)
+        return per_sample(torch.where(s == 0, 0, s * (output - other)))
 
 
 @dataclass(frozen=True)

@@ -120,11 +120,17 @@ class Target(ABC):
 
     def scale(self, output: Float[Tensor, "B *output"], normalize: Normalize) -> Float[Tensor, " B"]:
         """What `value` and `sinks` are multiplied by: 1/|y|, 1/y or 1, and 1 where y is 0."""
-        if normalize is False:
+        if normalize is False:  # without a look at the output
             return output.new_ones(()).expand(output.shape[0])
-        y = self.amount(output)
-        by = y if normalize is True else y.abs()
-        return torch.where(y == 0, 1, 1 / torch.where(y == 0, 1, by))
+        return _scale(self.amount(output), normalize)
+
+    def started(self, y: Float[Tensor, " B"], normalize: Normalize) -> Float[Tensor, " B"]:
+        """How much relevance starts, sinks of the target included, where y is the amount."""
+        return y * _scale(y, normalize)
+
+    def change(self, output: Float[Tensor, "B *output"], other: Float[Tensor, "B *output"]) -> Float[Tensor, " B"]:
+        """How much of the amount goes where the output becomes another one: `y(z) − y(z')`."""
+        return self.amount(output) - self.amount(other)
 
     def at_position(self, shape: Shape) -> tuple[int, Target] | None:
         """Of an output (B, T, ...): the one position that it speaks of, and the same target in (B, 1, ...).
@@ -209,6 +215,9 @@ class Sum(Target):
     def coefficients(self, output: Float[Tensor, "B *output"]) -> Float[Tensor, "B *output"]:
         return _added([w * part.coefficients(output) for w, part in self.terms])
 
+    def change(self, output: Float[Tensor, "B *output"], other: Float[Tensor, "B *output"]) -> Float[Tensor, " B"]:
+        return _added([w * part.change(output, other) for w, part in self.terms])
+
     def at_position(self, shape: Shape) -> tuple[int, Target] | None:
         places = [part.at_position(shape) for part in self.parts()]
         found = [place for place in places if place is not None]
@@ -262,6 +271,13 @@ class Seed:
         scale = self.target.scale(z, self.normalize).double()
         kept = {name: float((share * scale).sum()) for name, share in sinks.items()}
         return float((self.target.amount(z) * scale).sum()), kept
+
+
+def _scale(y: Float[Tensor, " B"], normalize: Normalize) -> Float[Tensor, " B"]:
+    if normalize is False:
+        return torch.ones_like(y)
+    by = y if normalize is True else y.abs()
+    return torch.where(y == 0, 1, 1 / torch.where(y == 0, 1, by))
 
 
 def per_sample(s: Float[Tensor, "B *output"]) -> Float[Tensor, " B"]:

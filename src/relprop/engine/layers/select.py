@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from relprop.engine.graph.graph import Graph, Node, info
@@ -15,11 +15,11 @@ INPUT = ":input"
 """What the name of a module's input ends in."""
 
 
-def module_outputs(graph: Graph, layers: Sequence[Layer], forms: Mapping[Node, Forms]) -> dict[str, Node]:
+def module_outputs(graph: Graph, layers: Sequence[Layer], passed: Container[Node]) -> dict[str, Node]:
     """Name -> the node that is the output of a layer or a module, for all that relevance passes."""
     members: dict[str, list[Node]] = {}
     for node in graph.operators():
-        if node in forms:
+        if node in passed:
             for path in {info(node).path, *info(node).aliases}:
                 parts = path.split(".") if path else []
                 for depth in range(1, len(parts) + 1):
