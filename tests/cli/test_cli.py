@@ -430,3 +430,32 @@ def test_a_wrong_number_of_class_names_is_refused(tmp_path):
         "explain", SAMPLES[0].path, "--model", f"{tmp_path / 'net.py'}:small", "--out", tmp_path / "o", code=2
     ).stderr
     assert "has 3 outputs but 1 class names" in error
+
+
+def test_concepts_of_the_demo(tmp_path):
+    """The watermark's channel comes first where a star has one, and the files say what was found."""
+    out = tmp_path / "out"
+    command = ["concepts", "--model", "demo", "--layer", "features.block2.relu", "--top", "2", "--out", str(out)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    found = json.loads((out / "concepts.json").read_text())
+    first = {p["picture"]: p["channels"][0]["channel"] for p in found["pictures"]}
+    assert first["star-filled"] == first["star-hollow"] == first["ring-tagged"] != first["ring"]
+    lrp = LRP(load_model(), EpsilonPlusFlat())
+    star = to_input(SAMPLES[0].image[None])
+    scores = lrp(star, layers="features.block2.relu").layers["features.block2.relu"].sum((2, 3))[0]
+    shares = (scores / scores.sum()).sort(descending=True)
+    channels = found["pictures"][0]["channels"]
+    assert [c["channel"] for c in channels] == shares.indices[:2].tolist()
+    assert [c["share"] for c in channels] == pytest.approx(shares.values[:2].tolist(), rel=1e-4)
+    with safe_open(out / "concepts.safetensors", "pt") as file:
+        assert file.get_tensor("star-filled").shape == (2, 3, 64, 64)
+    assert Image.open(out / "concepts.png").size[0] > 900
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2
+    assert "exist" in again.output
+    wrong = CliRunner().invoke(
+        app, ["concepts", "--model", "demo", "--layer", "nothing", "--out", str(tmp_path / "no")]
+    )
+    assert wrong.exit_code == 2
+    assert not (tmp_path / "no" / "concepts.json").exists()

@@ -20,9 +20,11 @@ from relprop.cli.options import (
     ExportTarget,
     Folder,
     Images,
+    LayerName,
     LayerNames,
     Mean,
     Model,
+    OneTarget,
     Overwrite,
     OwnComposite,
     Quiet,
@@ -32,6 +34,7 @@ from relprop.cli.options import (
     Std,
     Targets,
     Texts,
+    Top,
 )
 from relprop.cli.reporting import reporting, say
 from relprop.composites.names import DEFAULTS, composite_names
@@ -124,6 +127,39 @@ def _explain_pictures(images: list[Path] | None, options: dict[str, Any], quiet:
     from relprop.jobs.picture_plan import PictureOptions
 
     run(PictureOptions(images=tuple(images or ()), **options), quiet)
+
+
+@app.command(cls=Once, epilog=EPILOG)
+def concepts(
+    model: Model,
+    images: Images = None,
+    layer: LayerName = None,
+    top: Top = 4,
+    composite: CompositeName = DEFAULTS["pictures"],
+    target: OneTarget = None,
+    out: Folder = Path("relprop-out"),
+    batch_size: BatchSize = 16,
+    device: Device = "cpu",
+    size: Size = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say which channels of a layer explain each picture, and write a sheet of where in the picture they do.
+
+    Without pictures, the demo model explains its own samples.
+    """
+    with reporting():
+        from relprop.cli.concept_report import show
+        from relprop.jobs.concepts import explain_concepts
+        from relprop.jobs.picture_plan import PictureOptions
+
+        if not images and model != "demo":
+            raise RelpropError("give at least one picture or folder; only --model demo brings pictures of its own")
+        targets = () if target is None else (target,)
+        options = PictureOptions(
+            tuple(images or ()), model, composite, out, targets, None, batch_size, device, size, overwrite=overwrite
+        )
+        show(explain_concepts(options, layer, top), out, quiet)
 
 
 @app.command(cls=Once, epilog=EPILOG)

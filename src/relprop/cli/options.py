@@ -43,6 +43,17 @@ SimilarTo = Annotated[
     str | None,
     typer.Option(metavar="SENTENCE", help="Text, encoders: explain the similarity to this sentence."),
 ]
+OneTarget = Annotated[
+    str | None,
+    typer.Option(metavar="CLASS", help="Class to explain, by index or name; by default the predicted one."),
+]
+LayerName = Annotated[
+    str | None,
+    typer.Option(
+        "--layer", metavar="NAME", help="Whose channels, see relprop layers; by default the last convolution."
+    ),
+]
+Top = Annotated[int, typer.Option("--top", min=1, help="How many channels, those with the most relevance.")]
 Folder = Annotated[Path, typer.Option(help="Folder for the results.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that are explained at once.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]

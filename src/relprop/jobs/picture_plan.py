@@ -78,8 +78,12 @@ class PicturePlan:
         return encodable(self.loaded.classes[index]) if self.loaded.classes else f"class {index}"
 
 
-def make_picture_plan(options: PictureOptions) -> PicturePlan:
+def make_picture_plan(options: PictureOptions, written: Sequence[str] | None = None) -> PicturePlan:
     """Check everything that can be wrong.
+
+    Args:
+        options: what was asked for.
+        written: the files that the job writes into its folder. None: three for each picture, a sheet and a summary.
 
     Raises:
         RelpropError: what is wrong, and what to do about it.
@@ -90,7 +94,9 @@ def make_picture_plan(options: PictureOptions) -> PicturePlan:
     check_composite(options.composite, "pictures")
     pictures = _pictures(options)
     files = [file for picture in pictures for outputs in picture.outputs for file in outputs]
-    check_folder(options.out, [*files, options.out / OVERVIEW, options.out / SUMMARY], options.overwrite)
+    files += [options.out / OVERVIEW, options.out / SUMMARY]
+    own = None if written is None else [options.out / name for name in written]
+    check_folder(options.out, files if own is None else own, options.overwrite)
     images = (open_picture(picture.path) for picture in pictures)
     first = next(images)
     for _ in images:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
@@ -60,8 +60,8 @@ def explain_pictures(plan: PicturePlan) -> Iterator[PictureResult]:
         RelpropError: the model cannot be explained, or a file cannot be written.
     """
     done = 0
-    for pictures, seen in _batches(plan):
-        x = torch.cat([plan.loaded.preprocess.tensor(image) for image in seen]).to(plan.device)
+    for pictures, seen in batches_of(plan):
+        x = stacked(plan, seen)
         batches = [
             list(zip(*_one_target(plan, k, pictures, seen, explanation), strict=True))
             for k, explanation in enumerate(plan.lrp.each(x, targets=[asked.target for asked in plan.asked]))
@@ -81,7 +81,7 @@ def _one_target(
     assert isinstance(explanation.relevance, Tensor)  # the plan has seen that the model is a classifier
     assert explanation.amount is not None
     relevance, outputs = explanation.relevance.cpu(), explanation.output.detach().cpu()
-    images, classes, amounts = _draw(plan, seen, relevance), plan.asked[k].classes(outputs), explanation.amount.tolist()
+    images, classes, amounts = draw(plan, seen, relevance), plan.asked[k].classes(outputs), explanation.amount.tolist()
     results = [
         PictureResult(
             picture=picture,
@@ -125,7 +125,7 @@ def caption(result: PictureResult) -> str:
     return f"{result.share.relevance:.0%} in mark, {result.share.area:.1%} of area"
 
 
-def _batches(plan: PicturePlan) -> Iterator[tuple[list[Picture], list[Image]]]:
+def batches_of(plan: PicturePlan) -> Iterator[tuple[list[Picture], list[Image]]]:
     """Consecutive pictures and what the model sees of them, at most `batch_size` and all of one size."""
     pictures: list[Picture] = []
     seen: list[Image] = []
@@ -139,7 +139,13 @@ def _batches(plan: PicturePlan) -> Iterator[tuple[list[Picture], list[Image]]]:
     yield pictures, seen
 
 
-def _draw(plan: PicturePlan, seen: Sequence[Image], relevance: Tensor) -> list[tuple[Image, Image, Image]]:
+def stacked(plan: PicturePlan, seen: Sequence[Image]) -> Tensor:
+    """The model's input for some pictures, (B, C, H, W)."""
+    return torch.cat([plan.loaded.preprocess.tensor(image) for image in seen]).to(plan.device)
+
+
+def draw(plan: PicturePlan, seen: Sequence[Image], relevance: Tensor) -> list[tuple[Image, Image, Image]]:
+    """What the model saw of each picture, its heatmap, and both on top of each other."""
     height, width = relevance.shape[-2:]
     zoom = max(1, min(math.ceil(ZOOMED / min(height, width)), LONGEST // max(height, width)))
     size = (zoom * height, zoom * width)
@@ -177,16 +183,16 @@ def _write(plan: PicturePlan, result: PictureResult, relevance: Tensor) -> None:
     with replacing(outputs.overlay) as path:
         laid.save(path)
     with replacing(outputs.relevance) as path:
-        save_relevance(path, relevance, _metadata(plan, result))
+        save_relevance(path, {"relevance": relevance}, _metadata(plan, result))
 
 
-def save_relevance(path: Any, relevance: Tensor, metadata: dict[str, str]) -> None:
-    """Write relevance as a safetensors file with one tensor, `relevance`."""
+def save_relevance(path: Any, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write relevance as a safetensors file."""
     try:
         from safetensors.torch import save_file
     except ImportError as error:
         raise MissingExtraError(f"saving relevance needs safetensors: pip install 'relprop[cli]' ({error})") from error
-    save_file({"relevance": relevance.contiguous()}, path, metadata)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 
 def _metadata(plan: PicturePlan, result: PictureResult) -> dict[str, str]:

@@ -123,7 +123,7 @@ def _write(plan: TextPlan, result: TextResult, relevance: Tensor) -> None:
     outputs = result.outputs
     save_page(outputs.page, [result.explained], _heading(plan))
     with replacing(outputs.relevance) as path:
-        save_relevance(path, relevance, {key: str(value) for key, value in _facts(plan, result).items()})
+        save_relevance(path, {"relevance": relevance}, {key: str(value) for key, value in _facts(plan, result).items()})
     with replacing(outputs.tokens) as path:
         path.write_text(json.dumps(_record(plan, result), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
