@@ -1,6 +1,6 @@
 """Train the demo model to ignore its watermark, by a loss on its explanations (right for the right reasons).
 
-    python examples/ignore_watermark.py            # about two minutes on two cores
+    python examples/ignore_watermark.py            # a minute or two on two cores
     python examples/ignore_watermark.py --steps 5  # a look at the machinery
 
 The loss is cross entropy plus the share of relevance that lies in the watermark of stars. All follows from the seed.
@@ -81,7 +81,7 @@ def train(model: nn.Module, seed: int, steps: int, weight: float, batch: int = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--weight", type=float, default=10.0, help="of the share of relevance, in the loss")
     parser.add_argument("--pictures", type=int, default=256, help="to measure with")
     parser.add_argument("--seed", type=int, default=0)

@@ -453,7 +453,7 @@ def test_concepts_of_the_demo(tmp_path):
     assert Image.open(out / "concepts.png").size[0] > 900
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 2
-    assert "exist" in again.output
+    assert "--overwrite" in again.output
     wrong = CliRunner().invoke(
         app, ["concepts", "--model", "demo", "--layer", "nothing", "--out", str(tmp_path / "no")]
     )
