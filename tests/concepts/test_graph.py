@@ -97,6 +97,17 @@ def test_what_goes_around_a_layer_is_lost() -> None:
     assert abs(around) > 1e-3
 
 
+def test_what_goes_around_a_concept_is_not_its_own() -> None:
+    """Relevance on the skip connection comes to the lower layer, too, but not from the concepts on the branch."""
+    _, lrp = residual()
+    whole = lrp(X, target=1, layers="one", edges=[("one", "second"), ("one", ":add")])
+    graph = attribution_graph(lrp, X, ["two", "one"], target=1, width=9)
+    balanced(graph)
+    sent = sum(sum(graph.children(c).values()) for c in graph.levels[1])
+    assert sent == pytest.approx(float(whole.edges["one -> second"].sum()), rel=1e-6)
+    assert abs(sent - float(whole.layers["one"].sum())) > 1e-3
+
+
 def test_width_hides_and_keeps_the_strongest() -> None:
     _, lrp = residual()
     scores = lrp(X, target=1, layers="three").layers["three"][0]

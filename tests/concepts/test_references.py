@@ -33,11 +33,16 @@ def analyzer() -> LRP:
     return LRP(model(), EpsilonPlus())
 
 
+def amounts() -> LRP:
+    """Relevance in units of the output, which scores are in whatever the analyzer starts with."""
+    return LRP(model(), EpsilonPlus(), normalize_output=False)
+
+
 def test_scores_by_relevance_and_by_activation() -> None:
     lrp = analyzer()
     relevance, activation = References(lrp, "1", k=5), References(lrp, "2", kind="activation", k=5)
     collect([(X[:9], Y[:9]), (X[9:], Y[9:])], [relevance, activation])
-    whole = lrp(X, target=Y, layers="1", activations="2")
+    whole = amounts()(X, target=Y, layers="1", activations="2")
     R, a = whole.layers["1"], whole.activations["2"]
     assert float(a.amin()) < 0, "nothing to rectify"
     for found, scores, entries in (
@@ -58,9 +63,22 @@ def test_labels_targets_or_the_largest_output_are_explained() -> None:
     largest = lrp(X, layers="1")
     assert predicted.store.top.label[0].tolist() == largest.target[predicted.store.top.sample[0]].tolist()
     given = References(lrp, "1", k=N, target=2).collect([(X, Y)])
-    scores = lrp(X, target=2, layers="1").layers["1"].sum((2, 3))
+    scores = amounts()(X, target=2, layers="1").layers["1"].sum((2, 3))
     assert_close(given.store.top.score[1], scores[given.store.top.sample[1], 1], rtol=1e-6)
     assert given.store.top.label[1].tolist() == Y[given.store.top.sample[1]].tolist()
+
+
+@pytest.mark.parametrize("normalize", [True, False, "magnitude"])
+def test_scores_are_in_units_of_the_output(normalize: Any) -> None:
+    """A share of an output near 0 is large whatever the sample shows; such samples are not the first."""
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(2))
+        net[2].weight.copy_(torch.tensor([[2.0, -1.0]]))
+    x = torch.tensor([[1.0, 1.999], [3.0, 1.0], [1.5, 4.0]], dtype=torch.float64)
+    found = References(LRP(net, normalize_output=normalize), "1", target=0, k=3).collect([x]).store.top
+    assert found.sample[0].tolist() == [1, 2, 0]
+    assert_close(found.score, torch.tensor([[6.0, 3, 2], [-1, -1.999, -4]]), rtol=1e-3)
 
 
 def test_parts_in_any_order_and_resumed_are_one_pass(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from relprop.concepts import store as room
+from relprop.concepts import tensors as room
 from relprop.concepts.store import Batch, Store
 from relprop.errors import InputError
 
@@ -119,5 +119,5 @@ def test_refusals(tmp_path: Path) -> None:
         new().added(bad)
     (tmp_path / "text").write_text("no store")
     for name in ("text", "nothing"):
-        with pytest.raises(InputError, match="is no store"):
+        with pytest.raises(InputError, match="is no file of relprop"):
             Store.load(tmp_path / name)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, cast
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -120,6 +122,24 @@ class Analyzer(ABC):
             _checks.check_last_module(self._source)
         if examples is not None:
             self._started(*examples, explains=False)
+
+    def in_units_of_the_amount(
+        self, explanation: Explanation, scores: Float[Tensor, "B *any"]
+    ) -> Float[Tensor, "B *any"]:
+        """Scores of relevance as `normalize_output=False` gives them, so that they compare between samples.
+
+        A share of an output that is near 0 is large whatever the sample shows.
+
+        Args:
+            explanation: that they are of.
+            scores: sums of its relevance, a row for each sample.
+        """
+        amount = explanation.amount
+        if self._normalize_output is False or amount is None:
+            return scores
+        by = amount if self._normalize_output is True else amount.abs()
+        by = torch.where(by == 0, 1, by).to(device=scores.device, dtype=scores.dtype)
+        return scores * by.reshape(-1, *[1] * (scores.dim() - 1))
 
     @abstractmethod
     def answers(self, call: Call) -> Iterable[Answer]:

@@ -8,8 +8,10 @@ from relprop.concepts.atlas import atlas, cropped
 from relprop.concepts.crp import CRP
 from relprop.concepts.explanation import ConceptExplanation
 from relprop.concepts.features import Features, IndexedFeatures, TopNFeatures
-from relprop.concepts.graph import AttributionGraph, Concept, attribution_graph
+from relprop.concepts.flow import attribution_graph
+from relprop.concepts.graph import AttributionGraph, Concept
 from relprop.concepts.groups import Blocks, Channels, Directions, Entries, Group, Heads, Neurons, Tokens
+from relprop.concepts.prototypes import Comparison, Prototypes
 from relprop.concepts.references import References, ReferenceSample, collect
 from relprop.concepts.vectors import ProjectOut, pattern_vector
 
@@ -18,6 +20,7 @@ __all__ = [
     "AttributionGraph",
     "Blocks",
     "Channels",
+    "Comparison",
     "Concept",
     "ConceptExplanation",
     "Directions",
@@ -28,6 +31,7 @@ __all__ = [
     "IndexedFeatures",
     "Neurons",
     "ProjectOut",
+    "Prototypes",
     "ReferenceSample",
     "References",
     "Tokens",

@@ -1,37 +1,22 @@
-"""Attribution graphs: how relevance flows from concepts to those of the layer below (Achtibat et al. 2023).
-
-`R_(g ← f) = Σ_(j∈g) R_j(x | f)`: what comes to the lower concept g of the relevance that passes the upper concept f. No
-threshold, no normalization: what a concept sends to those that are shown, to those that are not, and what never comes
-to the next layer add up to its relevance.
-"""
+"""Attribution graphs: concepts, the relevance that flows between them, their picture, and circuit viewers' JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from relprop.analyzers.analyzer import in_one
-from relprop.analyzers.lrp import LRP
-from relprop.analyzers.options import Conditions, Options
-from relprop.concepts.circuits import circuit, drawn
-from relprop.concepts.groups import Blocks, Channels
-from relprop.concepts.references import check_layer
-from relprop.engine.graph.graph import ancestors
-from relprop.engine.graph.signature import Inputs, batch_size
-from relprop.errors import InputError
-from relprop.targets import TargetLike
+from relprop.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from networkx import DiGraph
 
 TARGET = "target"
+
+CONCEPT, REST, LOGIT = "cross layer transcoder", "mlp reconstruction error", "logit"
+"""The schema's words for a concept, for what the shown concepts do not account for, and for what is explained."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +87,7 @@ class AttributionGraph:
             target: name of what is explained; None: its number.
             probability: the model's, of the target, which viewers show.
         """
-        return circuit(self, name, text, str(self.target.feature) if target is None else target, probability)
+        return _circuit(self, name, text, str(self.target.feature) if target is None else target, probability)
 
     def plot(self, *, names: Mapping[Concept, str] | None = None) -> Figure:
         """Draw it, the target on top: red flow speaks for it, blue against it.
@@ -113,124 +98,107 @@ class AttributionGraph:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return drawn(self, names or {})
+        return _drawn(self, names or {})
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{level[0].layer}: {len(level)}" for level in self.levels[1:])
         return f"AttributionGraph({sizes}; {len(self.edges)} edges)"
 
 
-def attribution_graph(
-    lrp: LRP,
-    x: Any,
-    layers: Sequence[str] | Mapping[str, Blocks],
-    *,
-    target: TargetLike = None,
-    width: int | Sequence[int] = 4,
-    conditions: Conditions = None,
-    chunk: int | None = None,
-) -> AttributionGraph:
-    """How one sample's relevance flows through concepts: the strongest of each layer, and what they send each other.
+def _circuit(graph: AttributionGraph, name: str, text: str, target: str, probability: float) -> dict[str, Any]:
+    """The graph in the schema of circuit-tracer and Neuronpedia, version 1, at one position of a prompt.
 
-    All flow is computed on one forward pass, behind the one that finds the concepts.
-
-    Args:
-        lrp: the analyzer.
-        x: one sample, (1, ...), or a dict of keyword inputs.
-        layers: from the output down, each with what a concept of it is; names alone mean `Channels()`.
-        target: as for `LRP`.
-        width: concepts of each layer, by magnitude of relevance; several numbers: one for each layer.
-        conditions: relevance passes these first, by no other way: `{layer: Channels(5)}` asks what one concept above
-            is made of.
-        chunk: concepts at a time. None: one on a CPU, all on other devices.
-
-    Raises:
-        InputError: several samples; layers that do not lie below each other.
-
-    Examples:
-        >>> import torch
-        >>> from torch import nn
-        >>> from relprop import LRP
-        >>> from relprop.concepts import attribution_graph
-        >>> model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-        >>> attribution_graph(LRP(model), torch.rand(1, 5), ["3", "1"], target=0, width=[2, 3])
-        AttributionGraph(3: 2, 1: 3; 8 edges)
+    Layers are counted from the lowest up, from 1, and links lead up. One node of each layer stands for what the shown
+    concepts do not get, so that the links into a node add up to its relevance.
     """
-    groups = dict(layers) if isinstance(layers, Mapping) else {name: Channels() for name in layers}
-    for layer, group in groups.items():
-        check_layer(lrp, layer, group)
-    inputs = in_one(x)
-    if not groups or batch_size(*inputs) != 1:
-        raise InputError("An attribution graph is of one sample, (1, ...), and of at least one layer.")
-    widths = [width] * len(groups) if isinstance(width, int) else list(width)
-    if len(widths) != len(groups) or not all(isinstance(w, int) and w > 0 for w in widths):
-        raise InputError(f"width={width!r}: give how many concepts, or that for each of the {len(groups)} layers.")
-    _check_order(lrp, inputs, list(groups))
-    return _Flow(lrp, inputs, target, groups, widths, conditions or {}, chunk).graph()
+    height = len(graph.levels)
+    number = {c: height - level for level, concepts in enumerate(graph.levels) for c in concepts}
+    id_of = {c: f"{number[c]}_{c.feature}_0" for c in number}
+    nodes = []
+    for c, influence in _cumulative(graph).items():
+        layer = number[c]
+        told = {"influence": influence, "activation": graph.activation[c]}
+        nodes.append(_node(id_of[c], layer, _paired(layer, c.feature), CONCEPT, f"{layer}_{c.feature}-0", str(c), told))
+    nodes += [_node(f"0_{n}_0", n, -1, REST, f"{n}_0-0", f"not shown or lost at layer {n}") for n in range(1, height)]
+    said = {"token_prob": probability, "is_target_logit": True}
+    clerp = f'Output "{target}" (p={probability:.3f})'
+    feature = graph.target.feature
+    nodes.append(_node(id_of[graph.target], height, feature, LOGIT, f"L_{feature}-0", clerp, said))
+    links = [(id_of[lower], id_of[upper], flow) for (upper, lower), flow in graph.edges.items()]
+    links += [(f"0_{number[c] - 1}_0", id_of[c], graph.hidden[c] + graph.lost[c]) for c in graph.hidden]
+    return {
+        "metadata": {
+            "slug": name,
+            "scan": name,
+            "transcoder_list": [],
+            "prompt": text,
+            "prompt_tokens": [text],
+            "node_threshold": 1.0,
+            "schema_version": 1,
+        },
+        "qParams": {"linkType": "both", "pinnedIds": [], "clickedId": "", "supernodes": [], "sg_pos": ""},
+        "nodes": nodes,
+        "links": [{"source": source, "target": to, "weight": weight} for source, to, weight in links],
+    }
 
 
-@dataclass(frozen=True)
-class _Flow:
-    """What is asked."""
-
-    lrp: LRP
-    inputs: Inputs
-    target: TargetLike
-    groups: Mapping[str, Blocks]
-    widths: Sequence[int]
-    conditions: Mapping[Any, Any]
-    chunk: int | None
-
-    def graph(self) -> AttributionGraph:
-        names, given = list(self.groups), self.conditions
-        options = Options(names, True, None, given, names, paths="through" if given else "all")
-        whole = next(self.lrp.ask(self.inputs, [self.target], options))
-        assert whole.ledger is not None
-        root = Concept(TARGET, -1 if whole.target is None else int(whole.target[0]))
-        scores = {name: self._sums(name, whole.layers[name]) for name in names}
-        levels = [(root,), *(_strongest(name, scores[name], w) for name, w in zip(names, self.widths, strict=True))]
-        relevance = {c: float(scores[c.layer][c.feature]) for level in levels[1:] for c in level}
-        activation = {
-            c: float(self.groups[c.layer].entries(whole.activations[c.layer])[0, c.feature].max()) for c in relevance
-        }
-        relevance[root] = whole.ledger.output
-        reached = {root: scores[names[0]]} | self._reached(levels)
-        edges: dict[tuple[Concept, Concept], float] = {}
-        hidden, lost = {}, {}
-        for level, below in pairwise(levels):
-            for c in level:
-                flow = {lower: float(reached[c][lower.feature]) for lower in below}
-                edges |= {(c, lower): amount for lower, amount in flow.items()}
-                total = float(reached[c].double().sum())
-                hidden[c], lost[c] = total - sum(flow.values()), relevance[c] - total
-        return AttributionGraph(tuple(levels), relevance, activation, edges, hidden, lost)
-
-    def _reached(self, levels: Sequence[Sequence[Concept]]) -> dict[Concept, Tensor]:
-        """Relevance of all features of the next layer under each concept, but for the target and the last layer's."""
-        names = list(self.groups)
-        upper = [c for level in levels[1:-1] for c in level]
-        if not upper:
-            return {}
-        under: list[Conditions] = [
-            {**self.conditions, c.layer: self.groups[c.layer].keep(torch.tensor([[c.feature]]))} for c in upper
-        ]
-        options = Options(names[1:], paths="through")
-        found = self.lrp.ask(self.inputs, [self.target] * len(upper), options, under, chunk=self.chunk)
-        below = dict(pairwise(names))
-        return {c: self._sums(below[c.layer], e.layers[below[c.layer]]) for c, e in zip(upper, found, strict=True)}
-
-    def _sums(self, name: str, relevance: Tensor) -> Float[Tensor, " n"]:
-        return self.groups[name].sums(relevance.detach())[0].cpu()
+def _node(
+    node_id: str, layer: int, feature: int, kind: str, js_id: str, clerp: str, told: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    node = {"node_id": node_id, "feature": feature, "layer": str(layer), "ctx_idx": 0, "feature_type": kind}
+    node |= {"token_prob": 0.0, "is_target_logit": False, "run_idx": 0, "reverse_ctx_idx": 0}
+    return {**node, "jsNodeId": js_id, "clerp": clerp, "influence": None, "activation": None, **(told or {})}
 
 
-def _strongest(layer: str, scores: Float[Tensor, " n"], width: int) -> tuple[Concept, ...]:
-    order = scores.abs().argsort(descending=True, stable=True)[:width]
-    return tuple(Concept(layer, int(f)) for f in order)
+def _cumulative(graph: AttributionGraph) -> dict[Concept, float]:
+    """Of each concept the share of all magnitude that it and the stronger ones have: viewers cut the weakest off."""
+    concepts = sorted((c for level in graph.levels[1:] for c in level), key=lambda c: -abs(graph.relevance[c]))
+    total, so_far, shares = sum(abs(graph.relevance[c]) for c in concepts) or 1.0, 0.0, {}
+    for c in concepts:
+        so_far += abs(graph.relevance[c])
+        shares[c] = min(1.0, so_far / total)
+    return shares
 
 
-def _check_order(lrp: LRP, inputs: Inputs, names: list[str]) -> None:
-    """Raise `InputError` unless each layer feeds the one before it."""
-    nodes = lrp.nodes(inputs, names)
-    for (upper, above), (lower, below) in pairwise(zip(names, nodes, strict=True)):
-        if above is below or below not in ancestors(above):
-            raise InputError(f"{lower!r} does not feed {upper!r}: name the layers from the output down, along one way.")
+def _paired(x: int, y: int) -> int:
+    """Cantor's number of a pair, which viewers read layer and feature from."""
+    return (x + y) * (x + y + 1) // 2 + y
+
+
+def _drawn(graph: AttributionGraph, names: Mapping[Concept, str]) -> Figure:
+    """The graph in rows, the target on top."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise MissingExtraError("drawing a graph needs matplotlib: pip install 'relprop[images]'") from error
+    widest = max(map(len, graph.levels))
+    figure, axis = plt.subplots(figsize=(2.2 + 1.1 * widest, 0.6 + 1.2 * len(graph.levels)), layout="constrained")
+    place = {
+        c: ((i + 0.5) * widest / len(level), -row)
+        for row, level in enumerate(graph.levels)
+        for i, c in enumerate(level)
+    }
+    _flows(axis, graph, place)
+    scale = abs(graph.relevance[graph.target]) or 1.0
+    for c, (x, y) in place.items():
+        colour = "tab:red" if graph.relevance[c] > 0 else "tab:blue"
+        box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
+        label = names.get(c, c.layer if c is graph.target else str(c.feature))
+        text = f"{label}\n{graph.relevance[c] / scale:.0%}"
+        axis.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box, zorder=3)
+    for row, level in enumerate(graph.levels[1:], 1):
+        axis.text(-0.15, -row, level[0].layer, ha="right", va="center", fontsize=9)
+    axis.set(xlim=(-0.1, widest), ylim=(0.5 - len(graph.levels), 0.5))
+    axis.set_axis_off()
+    found: Figure = figure
+    return found
+
+
+def _flows(axis: Axes, graph: AttributionGraph, place: Mapping[Concept, tuple[float, float]]) -> None:
+    """Lines as wide and as opaque as what flows."""
+    largest = max(map(abs, graph.edges.values()), default=1.0) or 1.0
+    for (upper, lower), flow in sorted(graph.edges.items(), key=lambda edge: abs(edge[1])):
+        strength = abs(flow) / largest
+        (x, y), (to_x, to_y) = place[upper], place[lower]
+        colour = "tab:red" if flow > 0 else "tab:blue"
+        axis.plot([x, to_x], [y, to_y], color=colour, linewidth=0.5 + 6 * strength, alpha=0.15 + 0.65 * strength)

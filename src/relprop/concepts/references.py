@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from relprop.analyzers.analyzer import in_one
 from relprop.analyzers.lrp import LRP
 from relprop.analyzers.options import Conditions, Options
+from relprop.concepts.batches import input_of, inputs_and_labels, placed_with, rows_of
 from relprop.concepts.groups import Blocks, Channels
 from relprop.concepts.store import UNKNOWN, Batch, Store, refuse_other
 from relprop.engine.graph.signature import batch_size
@@ -55,7 +56,7 @@ class ReferenceSample:
 class References:
     """The samples of a dataset with the highest scores of each feature of a layer.
 
-    - `kind="relevance"`: a feature's relevance for the sample's class, summed over places.
+    - `kind="relevance"`: a feature's relevance for the sample's class, summed over places, in units of that output.
     - `kind="activation"`: a feature's largest positive value at the layer.
 
     Args:
@@ -110,7 +111,7 @@ class References:
         self.path = None if path is None else Path(path)
         made = {"layer": layer, "group": repr(self.group), "kind": kind}
         made |= {"preprocessing": preprocessing, "dataset": dataset}
-        made |= {"target": "" if kind == "activation" else _without_addresses(repr(target))}
+        made |= {"target": "" if kind == "activation" else without_addresses(repr(target))}
         self.store = Store({**fingerprint_of(lrp), **made}, k, per_class)
         if self.path is not None and self.path.exists():
             self.load(self.path)
@@ -186,7 +187,7 @@ class References:
             raise InputError(f"There are {len(top.sample)} features with reference samples, no feature {feature}.")
         n = min(n, top.found)
         numbers, places, labels = (t[feature, :n] for t in (top.sample, top.neuron, top.label))
-        samples = [_input_of(dataset[int(i)]) for i in numbers]
+        samples = [input_of(dataset[int(i)]) for i in numbers]
         batch = pytree.tree_map(lambda *parts: torch.stack(parts), *samples)
         whole, single = self._explained(batch, torch.full((n,), feature), places, labels)
         return [
@@ -200,7 +201,7 @@ class References:
         self, batch: Any, features: Int[Tensor, " B"], places: Int[Tensor, " B"], labels: Int[Tensor, " B"]
     ) -> list[Tensor]:
         """Relevance of a batch for a feature each, and for one entry of it."""
-        group, inputs = self.group, in_one(batch)
+        group, inputs = self.group, in_one(placed_with(self.lrp.model, batch))
 
         def masks(like: Tensor) -> tuple[Tensor, Tensor]:
             return group.mask(features[:, None], like), group.single(features, places, like)
@@ -242,13 +243,19 @@ def collect(batches: Iterable[Any], references: Sequence[References], *, start: 
     for r in references:  # the model may have been trained on meanwhile
         refuse_other({name: r.store.fingerprint[name] for name in now}, now)
     for i, given in enumerate(batches, 1):
-        inputs, labels = _batch(given)
+        inputs, labels = inputs_and_labels(given)
+        inputs = placed_with(references[0].lrp.model, inputs)
         length = batch_size(*in_one(inputs)) or 1
         numbers = torch.arange(start, start + length)
         start += length
         fresh = ~torch.stack([r.store.has(numbers) for r in references]).all(0)
         if bool(fresh.any()):
-            _see(references, _rows(inputs, fresh, length), None if labels is None else labels[fresh], numbers[fresh])
+            _see(
+                references,
+                rows_of(inputs, fresh, length),
+                None if labels is None else labels[fresh.to(labels.device)],
+                numbers[fresh],
+            )
         if i % every == 0:
             _write(references)
     _write(references)
@@ -267,6 +274,8 @@ def _see(references: Sequence[References], inputs: Any, labels: Tensor | None, n
     for r in references:
         value = (expl.layers if r.kind == "relevance" else expl.activations)[r.layer]
         score, neuron = scored(r.group.entries(value.detach()), r.kind)
+        if r.kind == "relevance":
+            score = r.lrp.in_units_of_the_amount(expl, score)
         batch = Batch(score.cpu(), neuron.cpu(), numbers, classes)
         r.store = r.store.added(batch.rows(~r.store.has(numbers)))
 
@@ -279,13 +288,13 @@ def scored(entries: Float[Tensor, "B n m"], kind: Kind) -> tuple[Float[Tensor, "
 
 def fingerprint_of(lrp: LRP) -> dict[str, str]:
     """What relevance depends on: the model, by a hash of its structure and values, and the analyzer's rules."""
-    digest = hashlib.sha256(_without_addresses(repr(lrp.model)).encode())
+    digest = hashlib.sha256(without_addresses(repr(lrp.model)).encode())
     for name, value in lrp.model.state_dict().items():
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    composite = _without_addresses(f"{lrp.composite!r}")
-    return {"model": digest.hexdigest(), "composite": composite, "settings": _without_addresses(lrp.settings)}
+    composite = without_addresses(f"{lrp.composite!r}")
+    return {"model": digest.hexdigest(), "composite": composite, "settings": without_addresses(lrp.settings)}
 
 
 def check_layer(lrp: LRP, layer: str, group: Any) -> None:
@@ -308,39 +317,12 @@ def _labels_as_target(labels: Int[Tensor, " B"]) -> Tensor | None:
     return None if bool((labels == UNKNOWN).any()) else labels
 
 
-def _batch(given: Any) -> tuple[Any, Tensor | None]:
-    """Inputs and labels."""
-    if isinstance(given, (Tensor, Mapping)):
-        return given, None
-    if isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], (Tensor, Mapping)):
-        labels = torch.as_tensor(given[1])
-        if labels.dim() == 1 and not labels.is_floating_point() and not labels.is_complex():
-            return given[0], labels
-    raise InputError("A batch is an input (B, ...), a dict of keyword inputs, or a pair of that and labels (B,).")
-
-
-def _rows(inputs: Any, kept: Tensor, length: int) -> Any:
-    """Some samples of a batch."""
-    if bool(kept.all()):
-        return inputs
-    return pytree.tree_map(
-        lambda leaf: (
-            leaf[kept.to(leaf.device)] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == length else leaf
-        ),
-        inputs,
-    )
-
-
-def _input_of(item: Any) -> Any:
-    """A sample without its label."""
-    return item[0] if isinstance(item, (tuple, list)) else item
-
-
 def _write(references: Sequence[References]) -> None:
     for r in references:
         if r.path is not None:
             r.save()
 
 
-def _without_addresses(text: str) -> str:
+def without_addresses(text: str) -> str:
+    """A repr without what differs from process to process."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)

@@ -6,18 +6,16 @@ parts, and in which order, a dataset came.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from relprop.errors import InputError, MissingExtraError
-from relprop.explanations.files import replacing
+from relprop.concepts.tensors import read, written
+from relprop.errors import InputError
 
 HEADER = "relprop.references"
 FIELDS = ("sample", "score", "neuron", "label")
@@ -182,13 +180,7 @@ class Store:
         tensors |= {f"class.{n}": torch.stack([getattr(t, n) for t in tables]) for n in FIELDS if tables}
         tensors |= {"class": torch.tensor(list(self.classes)), "seen": torch.tensor(self.seen).reshape(-1, 2)}
         header = {"fingerprint": dict(self.fingerprint), "k": self.k, "per_class": self.per_class}
-        with replacing(Path(path), InputError) as file:
-            # one entry: several would come in an order of their own
-            _safetensors().torch.save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                file,
-                metadata={HEADER: json.dumps(header, sort_keys=True)},
-            )
+        written(path, HEADER, header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> Store:
@@ -201,15 +193,7 @@ class Store:
             InputError: it is no such file.
             MissingExtraError: safetensors is not installed.
         """
-        library = _safetensors()
-        try:
-            with library.safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})[HEADER])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        except (OSError, KeyError, ValueError, library.SafetensorError) as error:
-            raise InputError(
-                f"{path} is no store of reference samples: {error}. References.save writes one."
-            ) from error
+        header, tensors = read(path, HEADER)
         classes = {
             c: Top(*(tensors[f"class.{name}"][i] for name in FIELDS)) for i, c in enumerate(tensors["class"].tolist())
         }
@@ -256,13 +240,3 @@ def _united(*several: Sequence[Span]) -> tuple[Span, ...]:
         else:
             joined.append((first, last))
     return tuple(joined)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise MissingExtraError(
-            f"saving reference samples needs safetensors: pip install 'relprop[cli]' ({error})"
-        ) from error
-    return safetensors
