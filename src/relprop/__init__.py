@@ -12,6 +12,7 @@ from relprop.engine.ops import register_op
 from relprop.engine.ops.units import register_module
 from relprop.engine.rewrites.modules import canonize, flatten_model, strip_softmax
 from relprop.errors import RelpropError
+from relprop.evaluation import Evaluation, evaluate
 from relprop.explanations import heatmaps, text
 from relprop.explanations.explanation import Explanation
 
@@ -20,6 +21,7 @@ __version__ = version("relprop")
 __all__ = [
     "LRP",
     "Artifact",
+    "Evaluation",
     "Explanation",
     "RelpropError",
     "analyzers",
@@ -27,6 +29,7 @@ __all__ = [
     "composites",
     "concepts",
     "errors",
+    "evaluate",
     "flatten_model",
     "heatmaps",
     "layer_indices",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,9 @@ from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
 from relprop.rules import Rule
 from relprop.targets import Normalize, Target, TargetLike, as_target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,23 @@ class Analyzer(ABC):
         several = isinstance(inputs, (tuple, list))
         relevance = found.relevance
         return (relevance if isinstance(relevance, tuple) else (relevance,)) if several else relevance
+
+    def on(self, model: nn.Module) -> Self:
+        """The same method with the same options on another model that is built alike, such as one with other weights.
+
+        Args:
+            model: in the place of the analyzer's.
+        """
+        twin = copy(self)
+        model = unwrapped(model)
+        twin._source = model.model if isinstance(model, WithoutSoftmax) else model
+        twin._warned = False
+        return twin
+
+    @property
+    def explained(self) -> nn.Module:
+        """The model whose output is explained: without the softmax that it was given without."""
+        return WithoutSoftmax(self._source) if self._strip else self._source
 
     # What a call does.
 

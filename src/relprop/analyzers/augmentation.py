@@ -7,10 +7,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relprop.analyzers.analyzer import Analyzer, Call
 from relprop.analyzers.captures import Shared
@@ -25,6 +25,9 @@ from relprop.engine.program.question import Answer
 from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
 from relprop.targets import Seed, Target, TargetLike
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Back = Callable[[Tensor], Tensor]
 Variants = Iterator[tuple[Sequence[Tensor], Back]]
@@ -54,6 +57,15 @@ class Augmentation(Analyzer):
         self._source, self._classes = analyzer._source, analyzer._classes
         self._normalize_output, self._ambiguous = analyzer._normalize_output, analyzer._ambiguous
         self.multiplies_by_inputs = analyzer.multiplies_by_inputs
+
+    def on(self, model: nn.Module) -> Self:
+        twin = super().on(model)
+        twin.analyzer = self.analyzer.on(model)
+        return twin
+
+    @property
+    def explained(self) -> nn.Module:
+        return self.analyzer.explained
 
     @abstractmethod
     def variants(self, inputs: Sequence[Tensor], batch: int) -> Variants:
