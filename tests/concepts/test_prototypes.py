@@ -39,6 +39,7 @@ def test_they_are_mixtures_of_concept_vectors() -> None:
     for c, known in found.classes.items():
         own = vectors[c == Y]
         assert_close(known.mixture.means[0], own.mean(0), rtol=1e-9)
+        assert_close(known.scores, (-known.mixture.log_density(own)).sort().values, rtol=1e-7)
         near = (own - own.mean(0)).norm(dim=1).argsort()[:3]
         assert known.nearest[0].tolist() == (c == Y).nonzero()[near, 0].tolist()
 
@@ -112,7 +113,7 @@ def test_stars_without_the_watermark_are_outliers_and_its_channels_say_so() -> N
         found.compare(inputs(some), star) for some in (plain, [paste_watermark(rng, picture) for picture in plain])
     )
     assert float(without.rank.min()) > 0.95
-    assert float(with_mark.rank.mean()) < 0.8
+    assert 0.2 < float(with_mark.rank.mean()) < 0.8
     lacks = without.difference.mean(0).argsort()[:3].tolist()
     assert 5 in lacks
     gaps = [float(some.difference[:, 5].mean()) for some in (without, with_mark)]
