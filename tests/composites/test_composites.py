@@ -18,6 +18,7 @@ from relprop.composites import (
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
     EpsilonGammaBox,
+    EpsilonGammaFlat,
     EpsilonPlus,
     EpsilonPlusFlat,
     FirstLayerMap,
@@ -38,7 +39,17 @@ from relprop.composites import (
 )
 from relprop.engine.layers.layers import layers_of_modules
 from relprop.errors import CompositeError, RuleError
-from relprop.rules import AlphaBetaRule, EpsilonRule, FlatRule, GammaRule, PassRule, ZBoxRule, ZeroRule, ZPlusRule
+from relprop.rules import (
+    AlphaBetaRule,
+    EpsilonRule,
+    FlatRule,
+    GammaRule,
+    GeneralizedGammaRule,
+    PassRule,
+    ZBoxRule,
+    ZeroRule,
+    ZPlusRule,
+)
 
 MARK = EpsilonRule(0.5)
 
@@ -148,6 +159,7 @@ def test_operator_names_are_types() -> None:
         (EpsilonAlpha2Beta1(), AlphaBetaRule(2, 1), AlphaBetaRule(2, 1)),
         (EpsilonAlpha2Beta1Flat(), AlphaBetaRule(2, 1), FlatRule()),
         (EpsilonGammaBox(-1.0, 1.0), GammaRule(0.25), ZBoxRule(-1.0, 1.0)),
+        (EpsilonGammaFlat(), GeneralizedGammaRule(0.1), FlatRule()),
     ],
 )
 def test_presets(preset: Composite, conv: object, first: object) -> None:

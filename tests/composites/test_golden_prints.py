@@ -24,8 +24,10 @@ from relprop.composites import (
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
     EpsilonGammaBox,
+    EpsilonGammaFlat,
     EpsilonPlus,
     EpsilonPlusFlat,
+    ResLRP,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,6 +50,8 @@ PRINTS: dict[str, tuple[Callable[[], object], str]] = {
     "epsilon_alpha2_beta1": (EpsilonAlpha2Beta1, "composites.md"),
     "epsilon_alpha2_beta1_flat": (EpsilonAlpha2Beta1Flat, "composites.md"),
     "epsilon_gamma_box": (lambda: EpsilonGammaBox(low=-3.0, high=3.0), "composites.md"),
+    "epsilon_gamma_flat": (EpsilonGammaFlat, "composites.md"),
+    "res_lrp": (ResLRP, "composites.md"),
     "attn_lrp": (AttnLRP, "composites.md"),
     "cp_lrp": (CPLRP, "composites.md"),
     "lrp_zero": (lambda: LRP(tutorial_model()), "tutorial.md"),

@@ -8,6 +8,7 @@ from relprop.composites.presets import (
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
     EpsilonGammaBox,
+    EpsilonGammaFlat,
     EpsilonPlus,
     EpsilonPlusFlat,
 )
@@ -25,7 +26,7 @@ from relprop.composites.primitives import (
     RangeMap,
     RangeTypeMap,
 )
-from relprop.composites.transformers import CPLRP, AttnLRP, recommended
+from relprop.composites.transformers import CPLRP, AttnLRP, ResLRP, recommended
 from relprop.engine.layers.kinds import (
     ActivationLayer,
     AttentionLayer,
@@ -37,6 +38,7 @@ from relprop.engine.layers.kinds import (
     PoolingLayer,
     ProductLayer,
     ReshapingLayer,
+    ResidualLayer,
     SoftmaxLayer,
     TypeGroup,
 )
@@ -53,6 +55,7 @@ __all__ = [
     "EpsilonAlpha2Beta1",
     "EpsilonAlpha2Beta1Flat",
     "EpsilonGammaBox",
+    "EpsilonGammaFlat",
     "EpsilonPlus",
     "EpsilonPlusFlat",
     "FirstLayerMap",
@@ -71,7 +74,9 @@ __all__ = [
     "ProductLayer",
     "RangeMap",
     "RangeTypeMap",
+    "ResLRP",
     "ReshapingLayer",
+    "ResidualLayer",
     "SoftmaxLayer",
     "TypeGroup",
     "recommended",

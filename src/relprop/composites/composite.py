@@ -26,8 +26,10 @@ PRESETS = (
     "EpsilonAlpha2Beta1",
     "EpsilonAlpha2Beta1Flat",
     "EpsilonGammaBox",
+    "EpsilonGammaFlat",
     "EpsilonPlus",
     "EpsilonPlusFlat",
+    "ResLRP",
 )
 
 

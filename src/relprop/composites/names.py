@@ -16,11 +16,12 @@ from relprop.composites.presets import (
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
     EpsilonGammaBox,
+    EpsilonGammaFlat,
     EpsilonPlus,
     EpsilonPlusFlat,
 )
 from relprop.composites.primitives import GlobalTypeMap
-from relprop.composites.transformers import CPLRP, AttnLRP, recommended
+from relprop.composites.transformers import CPLRP, AttnLRP, ResLRP, recommended
 from relprop.engine.layers.kinds import ConvLayer, LinearLayer
 from relprop.errors import CompositeError
 from relprop.rules import EpsilonRule, GammaRule
@@ -62,12 +63,14 @@ TABLE = (
     Named("epsilon-alpha2-beta1-flat", PICTURES, lambda _: EpsilonAlpha2Beta1Flat()),
     Named("epsilon-alpha2-beta1", PICTURES, lambda _: EpsilonAlpha2Beta1()),
     Named("epsilon-gamma-box", PICTURES, _box),
+    Named("epsilon-gamma-flat", PICTURES, lambda _: EpsilonGammaFlat()),
     Named("attnlrp", TEXT, lambda _: AttnLRP()),
     Named("attnlrp-epsilon", TEXT, lambda _: AttnLRP(epsilon=1e-6)),
     Named("attnlrp-gamma", TEXT, lambda _: AttnLRP(gamma_linear=0.25)),
     Named("cplrp", TEXT, lambda _: CPLRP()),
     Named("cplrp-epsilon", TEXT, lambda _: CPLRP(epsilon=1e-6)),
     Named("cplrp-gamma", TEXT, lambda _: CPLRP(gamma_linear=0.25)),
+    Named("reslrp", TEXT, lambda _: ResLRP()),
     Named("zero", PICTURES + TEXT, lambda _: Composite()),
     Named("epsilon", PICTURES + TEXT, lambda _: Composite(EpsilonRule())),
     Named("gamma", PICTURES, lambda _: Composite(GlobalTypeMap({ConvLayer: GammaRule(), LinearLayer: GammaRule()}))),

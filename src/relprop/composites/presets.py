@@ -25,6 +25,7 @@ from relprop.rules import (
     EpsilonRule,
     FlatRule,
     GammaRule,
+    GeneralizedGammaRule,
     PassRule,
     Rule,
     Stabilizer,
@@ -83,6 +84,28 @@ def EpsilonAlpha2Beta1Flat(
     """`EpsilonAlpha2Beta1`, with the flat rule for the first layer if it is a convolution."""
     flat = FlatRule(stabilizer=stabilizer, bias=bias)
     return _preset(AlphaBetaRule(2.0, 1.0, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)
+
+
+@preset
+def EpsilonGammaFlat(
+    epsilon: Stabilizer = 1e-6,
+    gamma: float = 0.1,
+    *,
+    stabilizer: Stabilizer = 1e-9,
+    bias: Bias = "absorb",
+) -> Composite:
+    """Generalized γ-rule for convolutions, ε-rule for linear layers, flat rule for a first layer that convolves.
+
+    It is safe for outputs of either sign, which convolutions in front of residual sums and batch norms have.
+
+    Args:
+        epsilon: ε of the ε-rule.
+        gamma: γ of the generalized γ-rule.
+        stabilizer: of all rules but the ε-rule.
+        bias: policy of all rules.
+    """
+    flat = FlatRule(stabilizer=stabilizer, bias=bias)
+    return _preset(GeneralizedGammaRule(gamma, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)
 
 
 @preset

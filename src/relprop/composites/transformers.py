@@ -20,6 +20,7 @@ from relprop.engine.layers.kinds import (
     NormalizationLayer,
     ProductLayer,
     ReshapingLayer,
+    ResidualLayer,
     SoftmaxLayer,
 )
 from relprop.rules import (
@@ -46,6 +47,7 @@ def AttnLRP(
     gate: Literal["uniform", "signal"] = "uniform",
     gamma_linear: float | None = None,
     gamma_conv: float | None = None,
+    gamma_residual: float | None = None,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
 ) -> Composite:
@@ -61,6 +63,7 @@ def AttnLRP(
         gate: how products of data with data share: every factor alike, or signals take all from activated gates.
         gamma_linear: γ of linear layers; None: no γ.
         gamma_conv: γ of convolutions; None: no γ.
+        gamma_residual: γ of sums of data with data; None: no γ.
         epsilon: ε of linear layers and convolutions.
         bias: policy of all affine rules.
     """
@@ -78,6 +81,8 @@ def AttnLRP(
         ReshapingLayer: PassRule(),
         ActivationLayer: PassRule(),
     }
+    if gamma_residual is not None:
+        rules[ResidualLayer] = GeneralizedGammaRule(gamma_residual, bias=bias)
     return Composite(ZeroRule(bias=bias), GlobalTypeMap(rules))
 
 
@@ -89,6 +94,7 @@ def CPLRP(
     gate: Literal["uniform", "signal"] = "uniform",
     gamma_linear: float | None = None,
     gamma_conv: float | None = None,
+    gamma_residual: float | None = None,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
 ) -> Composite:
@@ -104,6 +110,39 @@ def CPLRP(
         gate=gate,
         gamma_linear=gamma_linear,
         gamma_conv=gamma_conv,
+        gamma_residual=gamma_residual,
+        epsilon=epsilon,
+        bias=bias,
+    )
+
+
+@preset
+def ResLRP(
+    *,
+    attention: AttentionMode = "attnlrp",
+    softmax: SoftmaxBias = "absorb",
+    gate: Literal["uniform", "signal"] = "uniform",
+    gamma_linear: float | None = None,
+    gamma_conv: float | None = None,
+    gamma_residual: float | None = 1.0,
+    epsilon: float = 0.0,
+    bias: Bias = "absorb",
+) -> Composite:
+    """`AttnLRP` with the generalized γ-rule, γ = 1, on residual sums (ResLRP, 2026).
+
+    Where a block takes back a part of what it is added to, the 0-rule gives both large shares of opposite signs, and
+    more so from block to block; with γ what is added in the direction of the sum gets more, and neither grows without
+    bound.
+
+    It takes what `AttnLRP` takes.
+    """
+    return AttnLRP(
+        attention=attention,
+        softmax=softmax,
+        gate=gate,
+        gamma_linear=gamma_linear,
+        gamma_conv=gamma_conv,
+        gamma_residual=gamma_residual,
         epsilon=epsilon,
         bias=bias,
     )

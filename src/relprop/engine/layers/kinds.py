@@ -117,6 +117,10 @@ SoftmaxLayer = _group("SoftmaxLayer", (nn.Softmax, nn.LogSoftmax))
 """Softmax and log-softmax, as in attention that is spelled out."""
 AttentionLayer = _group("AttentionLayer", ())
 """Fused attention."""
+JOINED = "joined"
+"""What a layer is said to consist of besides its operators, where it adds up several values of data."""
+ResidualLayer = _group("ResidualLayer", (), JOINED)
+"""Sums of data with data, such as residual connections; not those of data with position embeddings and the like."""
 
 PASSING = DropoutLayer | ReshapingLayer | ActivationLayer
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from relprop.engine.graph.graph import Graph, Node, info
-from relprop.engine.layers.kinds import PASSING, LayerType, ModuleType, type_matches
+from relprop.engine.graph.graph import Graph, Node, data_inputs, info, operator_name
+from relprop.engine.layers.kinds import JOINED, PASSING, LayerType, ModuleType, type_matches
 from relprop.engine.ops import lookup
 from relprop.engine.ops.analysis import needs_rule
 from relprop.engine.ops.registry import op_of
@@ -132,6 +132,8 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
             label, name = describe(modules[path]), path + (f"@{call}" if call else "")
         kinds = [n for n in nodes if not _moves(n)] or nodes  # a layer that also reshapes is of its operator's kind
         operators = frozenset(name for n in kinds for name in (info(n).operator, op_of(n).like) if name)
+        if any(operator_name(n) == "add" and len(data_inputs(n)) > 1 for n in kinds):
+            operators |= {JOINED}
         rows.append(Layer(name, (), label, _type_of_row(module, modules.get(path), operator), operators, tuple(nodes)))
     return _with_fused(rows, modules)
 
