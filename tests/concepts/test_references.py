@@ -171,6 +171,16 @@ def test_references_by_relevance_are_the_class_under_the_condition() -> None:
         assert_close(found.field, lrp(x, target=label, conditions={"1": mask}).relevance[0], rtol=1e-9)
 
 
+def test_references_of_one_class() -> None:
+    found = References(analyzer(), "1", per_class=2).collect([(X, Y)])
+    scores = amounts()(X, target=Y, layers="1").layers["1"].sum((2, 3))[:, 2]
+    for label in range(3):
+        order = sorted((Y == label).nonzero()[:, 0].tolist(), key=lambda i: (-float(scores[i].float()), i))[:2]
+        assert [r.sample for r in found.of(2, X, label=label)] == order
+        assert {r.label for r in found.of(2, X, label=label)} == {label}
+    assert all(t.dtype == torch.int32 for t in (found.store.top.neuron, found.store.top.label))  # thousands of classes fit
+
+
 def test_what_goes_around_the_layer_is_not_the_features() -> None:
     class Shortcut(nn.Module):
         def __init__(self) -> None:
@@ -244,6 +254,7 @@ def test_refusals() -> None:
         "made of entries": lambda: References(lrp, "1", group=Channels(2)),
         "at least 1": lambda: References(lrp, "1", k=0),
         "no feature 9": lambda: References(lrp, "1").collect([X]).of(9, X),
+        "of classes .0, 1, 2. were seen": lambda: References(lrp, "1").collect([(X, Y)]).of(0, X, label=7),
         "no feature 0": lambda: References(lrp, "1").of(0, X),
         "A batch is": lambda: References(lrp, "1").collect([(X, Y.double())]),
         "one analyzer": lambda: collect([X], [References(lrp, "1"), References(analyzer(), "1")]),

@@ -167,7 +167,7 @@ class References:
         """
         return self.store.statistics(feature, n)
 
-    def of(self, feature: int, dataset: Any, n: int = 8) -> list[ReferenceSample]:
+    def of(self, feature: int, dataset: Any, n: int = 8, *, label: int | None = None) -> list[ReferenceSample]:
         """The feature's first samples, with what of them it looks at, all on one forward pass.
 
         By relevance, the sample's class is explained under the condition that relevance passes the feature; by
@@ -178,15 +178,18 @@ class References:
             dataset: `dataset[i]` is the i-th sample as it was collected, without a dimension of samples; or a pair of
                 that and a label.
             n: how many.
+            label: of which class, at most `per_class` of it; None: of all.
 
         Raises:
-            InputError: nothing was collected, or the layer has no such feature.
+            InputError: nothing was collected, or the layer has no such feature, or no sample of the class was seen.
         """
-        top = self.store.top
+        if label is not None and label not in self.store.classes:
+            raise InputError(f"label={label}: samples of classes {list(self.store.classes)} were seen.")
+        top = self.store.top if label is None else self.store.classes[label]
         if not 0 <= feature < len(top.sample):
             raise InputError(f"There are {len(top.sample)} features with reference samples, no feature {feature}.")
         n = min(n, top.found)
-        numbers, places, labels = (t[feature, :n] for t in (top.sample, top.neuron, top.label))
+        numbers, places, labels = (t[feature, :n].long() for t in (top.sample, top.neuron, top.label))
         samples = [input_of(dataset[int(i)]) for i in numbers]
         batch = pytree.tree_map(lambda *parts: torch.stack(parts), *samples)
         whole, single = self._explained(batch, torch.full((n,), feature), places, labels)

@@ -45,7 +45,7 @@ class Top:
     def empty(cls, features: int, k: int) -> Top:
         """Nothing was seen yet."""
         none = torch.full((features, k), UNKNOWN)
-        return cls(none, torch.full((features, k), -torch.inf), none, none)
+        return cls(none, torch.full((features, k), -torch.inf), none.int(), none.int())
 
     @property
     def found(self) -> int:
@@ -84,7 +84,7 @@ class Batch:
     def top(self) -> Top:
         """As a table of one column per sample."""
         shape = self.score.T.shape
-        return Top(self.sample.expand(shape), self.score.T.float(), self.neuron.T, self.label.expand(shape))
+        return Top(self.sample.expand(shape), self.score.T.float(), self.neuron.T.int(), self.label.int().expand(shape))
 
 
 @dataclass(frozen=True)
