@@ -175,10 +175,10 @@ def test_references_of_one_class() -> None:
     found = References(analyzer(), "1", per_class=2).collect([(X, Y)])
     scores = amounts()(X, target=Y, layers="1").layers["1"].sum((2, 3))[:, 2]
     for label in range(3):
-        order = sorted((Y == label).nonzero()[:, 0].tolist(), key=lambda i: (-float(scores[i].float()), i))[:2]
+        order = sorted((label == Y).nonzero()[:, 0].tolist(), key=lambda i: (-float(scores[i].float()), i))[:2]
         assert [r.sample for r in found.of(2, X, label=label)] == order
         assert {r.label for r in found.of(2, X, label=label)} == {label}
-    assert all(t.dtype == torch.int32 for t in (found.store.top.neuron, found.store.top.label))  # thousands of classes fit
+    assert all(t.dtype == torch.int32 for t in (found.store.top.neuron, found.store.top.label))
 
 
 def test_what_goes_around_the_layer_is_not_the_features() -> None:
