@@ -67,6 +67,20 @@ def test_a_batch_is_a_loop_over_its_samples() -> None:
             assert_close(analyzer(X[i : i + 1], target=target).relevance[0], whole[i], rtol=1e-10)
 
 
+def test_what_is_explained_stays_where_another_output_becomes_the_largest() -> None:
+    """The outputs are 6 and 4. Without the first input the first output is 0, and the largest is 4."""
+    x = torch.tensor([[3.0, 2.0]])
+    for target in (None, Contrast(None, against="runner-up")):
+        relevance = Occlusion(Twice())(x, target=target).relevance
+        expected = [[6.0, 0.0]] if target is None else [[6.0, -4.0]]  # 6 − 4 = 2 becomes −4, and 6
+        assert_close(relevance, torch.tensor(expected), rtol=1e-6)
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
 def test_it_is_captums() -> None:
     captum = pytest.importorskip("captum.attr")
     model = net()

@@ -15,7 +15,14 @@ from support.compare import assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.analyzers import Gradient, IntegratedGradients
+from relprop.analyzers import (
+    Analyzer,
+    Gradient,
+    IntegratedGradients,
+    InterpolationAugmentation,
+    NoiseAugmentation,
+    Occlusion,
+)
 from relprop.rules import ZeroRule
 from relprop.targets import (
     Contrast,
@@ -307,6 +314,25 @@ def test_derivatives_are_those_of_the_amount(row: Row, analyzer: Any) -> None:
     leaf = x.clone().requires_grad_()
     target_of(row).amount(lrp.model(leaf)).sum().backward()
     assert_each_close(found.relevance, leaf.grad, rtol=1e-8, atol=1e-12)
+
+
+OTHERS: dict[str, Callable[[LRP], Analyzer]] = {
+    "occlusion": lambda lrp: Occlusion(lrp.model, classes=CLASSES, patch=3),
+    "noise around a gradient": lambda lrp: NoiseAugmentation(Gradient(lrp.model, classes=CLASSES), samples=2),
+    "interpolation around LRP": lambda lrp: InterpolationAugmentation(lrp, steps=2),
+}
+
+
+@pytest.mark.parametrize("analyzer", OTHERS)
+def test_other_analyzers_take_it_and_a_batch_is_its_samples(row: Row, analyzer: str) -> None:
+    lrp, x = setting(row)
+    other = OTHERS[analyzer](lrp)
+    whole = other(x, target=row.target)
+    assert whole.relevance.any()
+    assert_each_close(whole.amount, lrp(x, target=row.target).amount, rtol=1e-12, atol=1e-12)
+    for b in range(B):
+        one = other(x[b : b + 1], target=row.target if row.one is None else row.one(b))
+        assert_each_close(one.relevance, whole.relevance[b : b + 1], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["sum with sinks", "region", "span", "contrast, runner-up"])
