@@ -36,7 +36,7 @@ def paragraph(summary: dict[str, object], stated: dict[str, float]) -> str:
         f"{stated['clever_hans_accuracy_without_watermark']:.0%} without; pasted into pictures of other classes, the "
         f"watermark turns {stated['flipped_by_watermark']:.0%} of them into stars. In the {len(marks)} samples that "
         f"carry it, the watermark covers {area:.1%} of the picture and holds {min(shares):.0%} to {max(shares):.0%} of "
-        f"the positive relevance (EpsilonPlusFlat)."
+        f"the positive relevance (EpsilonGammaFlat)."
     )
 
 

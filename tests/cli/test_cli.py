@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from relprop import LRP, __version__, cli
 from relprop.cli.app import app
-from relprop.composites import EpsilonPlusFlat
+from relprop.composites import EpsilonGammaFlat
 from relprop.models.demo import CLASSES, load_model, load_samples, to_input
 
 SAMPLES = load_samples()
@@ -91,13 +91,13 @@ def test_every_sample_gets_its_files_and_nothing_else_is_left(demo):
 
 def test_the_relevance_is_what_the_library_computes(demo):
     _, out = demo
-    explanation = LRP(load_model(), EpsilonPlusFlat())(torch.cat([to_input(sample.image) for sample in SAMPLES]))
+    explanation = LRP(load_model(), EpsilonGammaFlat())(torch.cat([to_input(sample.image) for sample in SAMPLES]))
     for i, sample in enumerate(SAMPLES):
         relevance, metadata = relevance_in(out / f"{sample.name}.relevance.safetensors")
         torch.testing.assert_close(relevance, explanation.relevance[i], rtol=1e-4, atol=1e-7)
         target = int(explanation.target[i])
         assert metadata["model"] == "demo"
-        assert metadata["composite"] == "epsilon-plus-flat"
+        assert metadata["composite"] == "epsilon-gamma-flat"
         assert metadata["picture"] == f"{sample.name}.png"
         assert (metadata["target"], metadata["class"]) == (str(target), CLASSES[target])
         assert float(metadata["output"]) == pytest.approx(float(explanation.output[i, target]), rel=1e-5)
@@ -134,7 +134,7 @@ def test_the_share_in_the_watermark_is_counted_right(demo):
 def test_the_summary_says_what_was_predicted_and_kept(demo):
     _, out = demo
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["model"], summary["composite"]) == ("demo", "epsilon-plus-flat")
+    assert (summary["model"], summary["composite"]) == ("demo", "epsilon-gamma-flat")
     outputs = load_model()(torch.cat([to_input(sample.image) for sample in SAMPLES]))
     for sample, output, record in zip(SAMPLES, outputs, summary["pictures"], strict=True):
         best = output.topk(3)
@@ -164,7 +164,7 @@ def test_several_targets_have_files_rows_and_columns_of_their_own_on_one_forward
     asked = ("--target", "ring", "--target", "4", "--target", "burst", "--against", "square")
     said = relprop("explain", *paths, "--model", "demo", *asked, "--out", out).stdout
     assert passes == [5]
-    x, lrp = torch.cat([to_input(sample.image) for sample in SAMPLES[:5]]), LRP(load_model(), EpsilonPlusFlat())
+    x, lrp = torch.cat([to_input(sample.image) for sample in SAMPLES[:5]]), LRP(load_model(), EpsilonGammaFlat())
     records = json.loads((out / "summary.json").read_text("utf-8"))["pictures"]
     assert len(records) == 15
     for k, (given, name) in enumerate((("ring", "ring"), ("4", "star"), ("burst", "burst"))):
@@ -255,7 +255,7 @@ def test_a_target_by_name_is_the_same_as_by_index(tmp_path):
     by_index, _ = relevance_in(tmp_path / "index" / f"{sample.stem}.relevance.safetensors")
     assert torch.equal(by_name, by_index)
     assert metadata["class"] == "ring"
-    expected = LRP(load_model(), EpsilonPlusFlat())(to_input(SAMPLES[0].image), target=CLASSES.index("ring"))
+    expected = LRP(load_model(), EpsilonGammaFlat())(to_input(SAMPLES[0].image), target=CLASSES.index("ring"))
     torch.testing.assert_close(by_name, expected.relevance[0], rtol=1e-4, atol=1e-7)
 
 
@@ -369,7 +369,7 @@ def test_existing_files_stop_the_job_unless_told_otherwise(tmp_path):
         (["SAMPLE", "--model", "net.py:map"], "is no classifier: its output must have shape (1, classes), not"),
         (["SAMPLE", "--model", "demo", "--mean", "0,1"], "2 means but 3 standard deviations"),
         (["SAMPLE", "--model", "demo", "--std", "a"], "--std takes numbers"),
-        (["--model", "demo", "--composite", "plus"], "unknown composite 'plus'; choose one of epsilon-plus-flat"),
+        (["--model", "demo", "--composite", "plus"], "unknown composite 'plus'; choose one of epsilon-gamma-flat"),
         (["--model", "demo", "--target", "8"], "target 8 is out of range: the model has 8 outputs, 0 to 7"),
         (["--model", "demo", "--target", "-1"], "target -1 is out of range"),
         (["--model", "demo", "--target", "rings"], "no class is named 'rings'; did you mean ring"),
@@ -441,7 +441,7 @@ def test_concepts_of_the_demo(tmp_path):
     found = json.loads((out / "concepts.json").read_text())
     first = {p["picture"]: p["channels"][0]["channel"] for p in found["pictures"]}
     assert first["star-filled"] == first["star-hollow"] == first["ring-tagged"] != first["ring"]
-    lrp = LRP(load_model(), EpsilonPlusFlat())
+    lrp = LRP(load_model(), EpsilonGammaFlat())
     star = to_input(SAMPLES[0].image[None])
     scores = lrp(star, layers="features.block2.relu").layers["features.block2.relu"].sum((2, 3))[0]
     shares = (scores / scores.sum()).sort(descending=True)

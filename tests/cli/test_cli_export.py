@@ -9,7 +9,7 @@ import torch
 
 import relprop as rp
 from relprop import LRP
-from relprop.composites import EpsilonGammaBox, EpsilonPlusFlat
+from relprop.composites import EpsilonGammaBox, EpsilonGammaFlat
 from relprop.models import load
 from relprop.models.demo import load_model
 
@@ -34,7 +34,7 @@ def test_the_demo(tmp_path: Path):
     assert "target  output 4" in said
     x = torch.rand(3, 3, 64, 64)
     found = rp.load(out)(x)
-    expected = LRP(load_model(), EpsilonPlusFlat())(x, target=4, layers=layers)
+    expected = LRP(load_model(), EpsilonGammaFlat())(x, target=4, layers=layers)
     torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-6, atol=1e-6)
     assert found.layers.keys() == expected.layers.keys()
     before = out.read_bytes()

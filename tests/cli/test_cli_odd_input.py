@@ -141,7 +141,7 @@ def test_the_sheet_and_the_command_say_how_many_of_all_pictures_it_shows(net: Pa
     assert "overview.png of the first 3 of them" in out
     out, _ = relprop("explain", folder / "0.png", "--model", f"{net}:make", "--out", tmp_path / "one")
     assert "of the first" not in out
-    assert titles == [f"The first 3 of 5 pictures: {net}:make, epsilon-plus-flat", f"{net}:make, epsilon-plus-flat"]
+    assert titles == [f"The first 3 of 5 pictures: {net}:make, epsilon-gamma-flat", f"{net}:make, epsilon-gamma-flat"]
 
 
 def test_pictures_of_floats_are_seen(net: Path, tmp_path: Path):

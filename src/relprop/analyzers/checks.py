@@ -61,7 +61,7 @@ def check_finite(t: Tensor, *, masks: bool = False) -> bool:
     Returns:
         Whether there is -inf in it.
     """
-    if math.isfinite(t.sum()):  # one cheap pass; a sum may overflow where no value does
+    if math.isfinite(t.detach().sum()):  # one cheap pass; a sum may overflow where no value does
         return False
     bad = int((~torch.isfinite(t)).sum())
     if not bad or (masks and int((t == -torch.inf).sum()) == bad):

@@ -27,7 +27,7 @@ from relprop.errors import CompositeError
 from relprop.rules import EpsilonRule, GammaRule
 
 Kind = Literal["pictures", "text"]
-DEFAULTS: dict[Kind, str] = {"pictures": "epsilon-plus-flat", "text": "attnlrp"}
+DEFAULTS: dict[Kind, str] = {"pictures": "epsilon-gamma-flat", "text": "attnlrp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,12 @@ PICTURES: tuple[Kind, ...] = ("pictures",)
 TEXT: tuple[Kind, ...] = ("text",)
 
 TABLE = (
+    Named("epsilon-gamma-flat", PICTURES, lambda _: EpsilonGammaFlat()),
     Named("epsilon-plus-flat", PICTURES, lambda _: EpsilonPlusFlat()),
     Named("epsilon-plus", PICTURES, lambda _: EpsilonPlus()),
     Named("epsilon-alpha2-beta1-flat", PICTURES, lambda _: EpsilonAlpha2Beta1Flat()),
     Named("epsilon-alpha2-beta1", PICTURES, lambda _: EpsilonAlpha2Beta1()),
     Named("epsilon-gamma-box", PICTURES, _box),
-    Named("epsilon-gamma-flat", PICTURES, lambda _: EpsilonGammaFlat()),
     Named("attnlrp", TEXT, lambda _: AttnLRP()),
     Named("attnlrp-epsilon", TEXT, lambda _: AttnLRP(epsilon=1e-6)),
     Named("attnlrp-gamma", TEXT, lambda _: AttnLRP(gamma_linear=0.25)),
@@ -74,7 +74,7 @@ TABLE = (
     Named("zero", PICTURES + TEXT, lambda _: Composite()),
     Named("epsilon", PICTURES + TEXT, lambda _: Composite(EpsilonRule())),
     Named("gamma", PICTURES, lambda _: Composite(GlobalTypeMap({ConvLayer: GammaRule(), LinearLayer: GammaRule()}))),
-    Named("recommended", TEXT, lambda given: recommended(given.model)),
+    Named("recommended", PICTURES + TEXT, lambda given: recommended(given.model)),
 )
 
 

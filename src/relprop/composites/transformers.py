@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from relprop.composites.composite import Composite, preset
-from relprop.composites.presets import EpsilonPlusFlat
+from relprop.composites.presets import EpsilonGammaFlat
 from relprop.composites.primitives import GlobalTypeMap
 from relprop.engine.layers.kinds import (
     ActivationLayer,
@@ -171,7 +171,7 @@ def recommended(model: nn.Module) -> Composite:
     if attends or embeds:
         return AttnLRP().because("AttnLRP: a sequence model with attention, gates or recurrence")
     if convolves:
-        return EpsilonPlusFlat().because("EpsilonPlusFlat: a convolutional network")
+        return EpsilonGammaFlat().because("EpsilonGammaFlat: a convolutional network, see docs/evidence.md")
     return Composite(EpsilonRule()).because(
         "EpsilonRule: only linear layers, whose outputs near zero the epsilon keeps from blowing up"
     )
