@@ -24,5 +24,6 @@ def show(shares: Sequence[Shares], folder: Path, quiet: bool) -> None:
         table.add_row(Text(found.picture.name), Text(found.predicted), *cells)
     console = Console(quiet=quiet)
     console.print(table)
-    console.print(Text("Shares are of the relevance that came to the layer, of which some channels take away.", style="dim"))
+    note = "Shares are of the relevance that came to the layer, of which some channels take away."
+    console.print(Text(note, style="dim"))
     console.print(Text(f"{folder}/{SHEET}, {FOUND}, {RELEVANCE}"), soft_wrap=True)
