@@ -62,6 +62,7 @@ docs: venv
 	$(BIN)/python scripts/docs_rooms.py
 	$(BIN)/python scripts/docs_demo.py
 	$(BIN)/python scripts/docs_concepts.py
+	$(BIN)/python scripts/docs_analyzers.py
 	$(BIN)/python scripts/docs_training.py
 	$(BIN)/python scripts/docs_atlas.py
 	$(BIN)/python scripts/docs_evaluation.py
