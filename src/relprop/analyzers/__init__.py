@@ -4,6 +4,7 @@ What may live here: the base that all of them share, each method, the checks bef
 """
 
 from relprop.analyzers.analyzer import Analyzer, Call
+from relprop.analyzers.answers import AnswerExplainer
 from relprop.analyzers.augmentation import (
     Augmentation,
     InterpolationAugmentation,
@@ -20,6 +21,7 @@ from relprop.analyzers.sampling import IntegratedGradients, SmoothGrad
 __all__ = [
     "LRP",
     "Analyzer",
+    "AnswerExplainer",
     "Augmentation",
     "BiLRP",
     "Call",

@@ -59,26 +59,42 @@ class PairExplanation:
             MissingExtraError: matplotlib is not installed.
             ImageError: pictures were given for tokens, or tokens for pictures.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingExtraError("drawing pairs needs matplotlib: pip install 'relprop[cli]'") from error
         words = isinstance(first, (list, tuple)) and all(isinstance(token, str) for token in first)
         if words:
-            return _matrix(plt, self.relevance[sample], first, second)
+            return matrix_of_words(self.relevance[sample], first, second, "relevance for the similarity")
         if None in self.grids:
             raise ImageError(
                 f"The parts of these inputs are no patches of pictures: give plot() the {self.relevance.shape[1]} and "
                 f"{self.relevance.shape[2]} names of the parts, in two lists."
             )
-        return _lines(plt, self, (first, second), sample, pairs)
+        return _lines(self, (first, second), sample, pairs)
 
     def __repr__(self) -> str:
         B, P, Q = self.relevance.shape
         return f"PairExplanation({B} times {P} x {Q} pairs, similarity={[round(float(s), 4) for s in self.similarity]})"
 
 
-def _matrix(plt: Any, relevance: Tensor, first: Sequence[str], second: Sequence[str]) -> Figure:
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise MissingExtraError("drawing pairs needs matplotlib: pip install 'relprop[cli]'") from error
+    return plt
+
+
+def matrix_of_words(relevance: Float[Tensor, "P Q"], first: Sequence[str], second: Sequence[str], label: str) -> Figure:
+    """A matrix with a word at each row and column: red where relevance is positive, blue where it is negative.
+
+    Args:
+        relevance: the numbers.
+        first: words of the rows.
+        second: words of the columns.
+        label: what the colours are.
+
+    Raises:
+        ImageError: there are more or fewer words. MissingExtraError: matplotlib is not installed.
+    """
+    plt = _pyplot()
     if tuple(relevance.shape) != (len(first), len(second)):
         raise ImageError(f"{len(first)} and {len(second)} tokens do not name {tuple(relevance.shape)} pairs.")
     figure, axis = plt.subplots(figsize=(1.5 + 0.4 * len(second), 1 + 0.4 * len(first)), layout="constrained")
@@ -86,15 +102,15 @@ def _matrix(plt: Any, relevance: Tensor, first: Sequence[str], second: Sequence[
     image = axis.imshow(relevance.cpu(), cmap="seismic", vmin=-scale, vmax=scale)
     axis.set_xticks(range(len(second)), second, rotation=60, ha="right")
     axis.set_yticks(range(len(first)), first)
-    figure.colorbar(image, ax=axis, label="relevance for the similarity", shrink=0.8)
+    figure.colorbar(image, ax=axis, label=label, shrink=0.8)
     found: Figure = figure
     return found
 
 
-def _lines(plt: Any, pairs: PairExplanation, pictures: Sequence[Any], sample: int, count: int) -> Figure:
+def _lines(pairs: PairExplanation, pictures: Sequence[Any], sample: int, count: int) -> Figure:
     from matplotlib.patches import ConnectionPatch
 
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
+    figure, axes = _pyplot().subplots(1, 2, figsize=(8, 4), layout="constrained")
     for axis, picture in zip(axes, pictures, strict=True):
         axis.imshow(picture, cmap="gray" if getattr(picture, "ndim", 3) == 2 else None)
         axis.set_axis_off()

@@ -136,7 +136,9 @@ def test_targets_of_outputs_with_more_dimensions() -> None:
 
 
 @pytest.mark.parametrize("normalize", ["magnitude", True, False])
-@pytest.mark.parametrize("target", [None, [0, 2, 1], LogOdds(1), Reference(0.5, 2), lambda z: z], ids=str)
+@pytest.mark.parametrize(
+    "target", [None, [0, 2, 1], LogOdds(1), Reference(0.5, 2), lambda z: z], ids=lambda t: type(t).__name__
+)
 def test_the_delta_is_what_the_books_kept(normalize: Any, target: Any) -> None:
     analyzer = LRP(net(), EpsilonPlus(), normalize_output=normalize)
     found, delta = captum(analyzer).attribute(X, target=target, return_convergence_delta=True)

@@ -20,14 +20,14 @@ from relprop.engine.program.condition import Mask
 from relprop.engine.program.program import Program
 from relprop.engine.program.question import Question
 from relprop.targets import Seed
-from relprop.targets.output import Function, Index, Largest
+from relprop.targets.output import Function, Largest, Logit
 
 
 def check(program: Program, inputs: list[Any], **how: Any) -> None:
     """Relevance arrives on the device of the inputs, in their shapes, from each kind of target."""
     start = program.explained
     shape = program.explained_shape(inputs)
-    targets = [Largest(), Index((0,) * len(shape[1:])), Function(torch.ones_like)]
+    targets = [Largest(), Logit((0,) * len(shape[1:])), Function(torch.ones_like)]
     for several in ([target] for target in targets):
         (found,) = answer_on_meta(program, inputs, [Question(start, Seed(target)) for target in several], **how)
         _check_answer(found, inputs)
@@ -119,7 +119,7 @@ def test_token_ids_and_several_questions_at_once() -> None:
     model, ids = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3), nn.Flatten()), torch.randint(0, 9, (2, 5))
     program = program_of(LRP(model), ids)
     start, middle = program.explained, program.steps[0].node
-    seeds = [Seed(Index((i,))) for i in range(3)]
+    seeds = [Seed(Logit(i)) for i in range(3)]
     masked = [Question(start, s, conditions={middle: Mask(torch.ones(5, 3, device=META))}) for s in seeds]
     for questions in ([Question(start, s) for s in seeds], masked):
         for chunk in (1, None):  # one after the other, and as one batch
