@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := .venv-bench
 OUT    ?= explanations
 
-.PHONY: demo test test-slow test-oldest test-torch29 test-transformers4 test-newest hooks lint docs bench ablations zoo venv clean
+.PHONY: demo test test-slow test-oldest test-torch29 test-transformers4 test-newest hooks lint docs bench ablations evidence zoo venv clean
 
 venv: $(STAMP)
 
@@ -83,6 +83,10 @@ bench: $(PEERS)/.installed
 
 ablations: venv
 	$(BIN)/python -W ignore benchmarks/ablations.py --write docs/ablations.md
+
+evidence: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-evidence.txt
+	$(BIN)/python -W ignore benchmarks/evidence.py --write docs/evidence.md
 
 zoo: venv
 	$(BIN)/python benchmarks/zoo.py --write docs/zoo.md

@@ -24,7 +24,7 @@ def randomized(model: nn.Module, modules: Sequence[str] | None = None, *, seed: 
     Args:
         model: it is not changed.
         modules: paths of the modules whose own parameters are shuffled. None: all.
-        seed: of the permutations; that of a parameter also depends on its name, not on what else is shuffled.
+        seed: of the permutations; that of a parameter does not depend on what else is shuffled.
 
     Raises:
         InputError: the model has no such module.
