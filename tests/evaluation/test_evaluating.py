@@ -78,6 +78,8 @@ def test_all_metrics_have_numbers_and_a_metric_of_ones_own_too():
     assert list(mine) == [*METRICS, "total"]
     finite = {name for name, scores in mine.items() if scores.shape == (3,) and scores.isfinite().all()}
     assert finite | {"relative_srg"} == set(mine), "which has none where occlusion makes the output grow"
+    assert (mine["emprt"].abs() > 1e-3).any(), "0 would be the trained model again"
+    assert (mine["bottom_up"] < 0.99).all()
     expected = InputTimesGradient(model)(x).relevance.flatten(1).sum(1)
     torch.testing.assert_close(mine["total"], expected.double())
     assert found.scores["random"]["emprt"].isnan().all()

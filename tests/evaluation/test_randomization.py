@@ -104,7 +104,7 @@ def test_an_explanation_that_ignores_the_model_stays_and_the_gradient_goes(model
 def test_rank_correlation_by_hand():
     a = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 6)
     b = torch.tensor([[1.0, 4.0, 9.0, 16.0], [4, 3, 2, 1], [1, 3, 2, 4], [1, 1, 2, 2], [1, 2, 2, 4], [7, 7, 7, 7]])
-    # 1 - 6 Σd² / (n (n² - 1)) = 1 - 6 * 2 / 60; ranks 0.5, 0.5, 2.5, 2.5: 4 / √(5 * 4); 0, 1.5, 1.5, 3: 4.5 / √(5 * 4.5)
+    # 1 - 6 Σd² / (n (n² - 1)) = 1 - 6 * 2 / 60; 0.5, 0.5, 2.5, 2.5: 4 / √(5 * 4); 0, 1.5, 1.5, 3: 4.5 / √(5 * 4.5)
     assert rank_correlation(a, b).tolist() == pytest.approx([1, -1, 0.8, 4 / math.sqrt(20), 4.5 / math.sqrt(22.5), 0])
 
 
