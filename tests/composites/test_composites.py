@@ -159,7 +159,7 @@ def test_operator_names_are_types() -> None:
         (EpsilonAlpha2Beta1(), AlphaBetaRule(2, 1), AlphaBetaRule(2, 1)),
         (EpsilonAlpha2Beta1Flat(), AlphaBetaRule(2, 1), FlatRule()),
         (EpsilonGammaBox(-1.0, 1.0), GammaRule(0.25), ZBoxRule(-1.0, 1.0)),
-        (EpsilonGammaFlat(), GeneralizedGammaRule(0.1), FlatRule()),
+        (EpsilonGammaFlat(), GeneralizedGammaRule(1.0), FlatRule()),
     ],
 )
 def test_presets(preset: Composite, conv: object, first: object) -> None:
