@@ -459,3 +459,20 @@ def test_concepts_of_the_demo(tmp_path):
     )
     assert wrong.exit_code == 2
     assert not (tmp_path / "no" / "concepts.json").exists()
+
+
+def test_relevance_that_is_kept_nearly_whole_is_said(tmp_path):
+    """The number can be read, and the layer is named."""
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef make():\n"
+        "    m = nn.Sequential(nn.Conv2d(3, 2, 3, bias=False), nn.Flatten(), nn.LazyLinear(2)).eval()\n"
+        "    m(torch.zeros(1, 3, 8, 8))\n    torch.nn.init.constant_(m[2].bias, 1e6)\n    return m\n"
+    )
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(tmp_path / "a.png")
+    command = ["explain", str(tmp_path / "a.png"), "--model", f"{tmp_path / 'net.py'}:make", "--size", "8"]
+    done = CliRunner().invoke(app, [*command, "--composite", "epsilon", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "warning: a: Of relevance only" in said
+    assert "most of it bias at 2 (linear)" in said
+    assert " 0.000" not in done.output

@@ -15,7 +15,7 @@ from relprop.explanations.heatmaps import terminal
 from relprop.explanations.shown import one_line, visible
 from relprop.jobs.files import OVERVIEW, SUMMARY
 from relprop.jobs.picture_plan import PictureOptions, PicturePlan, make_picture_plan
-from relprop.jobs.pictures import PictureResult, explain_pictures, finish_pictures
+from relprop.jobs.pictures import PictureResult, explain_pictures, finish_pictures, trouble
 
 DRAWN = 4  # pictures that are drawn in the terminal
 WIDTH = 24  # of each of them and of its heatmap, in columns
@@ -55,6 +55,9 @@ def show(plan: PicturePlan, results: Sequence[PictureResult], console: Console) 
             style="dim",
         )
     )
+    said = trouble(plan, results)
+    if said:
+        console.print(Text(f"warning: {visible(said)}", style="yellow"))
     sentence = clever_hans(results)
     if sentence:
         console.print(Text(sentence, style="bold"))
@@ -103,7 +106,7 @@ def _row(result: PictureResult, marked: bool) -> list[Text]:
         Text(one_line(result.picture.name)),
         Text("\n").join(predictions),
         Text(f"{one_line(result.target_name)} {result.output:.2f}"),
-        Text(f"{result.total:.3f}"),
+        Text(_sum(result.total)),
     ]
     share = result.share
     if share is not None:
@@ -111,6 +114,11 @@ def _row(result: PictureResult, marked: bool) -> list[Text]:
     elif marked:
         row += [Text(), Text()]
     return row
+
+
+def _sum(total: float) -> str:
+    """A number as it can be read, however large or small."""
+    return f"{total:.3f}" if 5e-4 <= abs(total) < 1e4 or total == 0 else f"{total:.0e}"
 
 
 def _percent(value: float | None) -> str:

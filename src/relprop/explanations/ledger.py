@@ -11,6 +11,15 @@ from rich.table import Table
 
 from relprop.rules import Rule
 
+MOST = 1e3
+"""A growth in one operator that is reported."""
+LEAST = 1e-3
+"""A share of relevance, of which less is reported."""
+
+
+ASKED = ("condition", "stopped")
+"""Sinks that a user asked for."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -26,6 +35,7 @@ class Entry:
         sinks: relevance that it kept, by name: `bias`, `epsilon`, `softmax`, `constant`, `masked`, `module`, or the
             name of the parameter or embedding that a constant comes from.
         magnitude: sum of the magnitudes of what came in.
+        passed_magnitude: sum of the magnitudes of what went on.
     """
 
     name: str
@@ -36,6 +46,12 @@ class Entry:
     passed: float
     sinks: Mapping[str, float]
     magnitude: float
+    passed_magnitude: float = 0.0
+
+    @property
+    def growth(self) -> float:
+        """`Σ|passed| / Σ|received|`: above 1 where shares of opposite signs cancel, the more the less they are."""
+        return self.passed_magnitude / self.magnitude if self.magnitude else 0.0
 
     @property
     def imbalance(self) -> float:
@@ -67,6 +83,48 @@ class Ledger(Sequence[Entry]):
         """The worst account's imbalance."""
         return max((entry.imbalance for entry in self.entries), default=0.0)
 
+    @property
+    def steepest(self) -> Entry:
+        """The account in which relevance grew most."""
+        return max(self.entries, key=lambda entry: entry.growth if isfinite(entry.growth) else inf)
+
+    @property
+    def heaviest(self) -> tuple[Entry, str]:
+        """The account and its sink that kept most."""
+        return max(
+            ((entry, name) for entry in self.entries for name in entry.sinks),
+            key=lambda place: abs(place[0].sinks[place[1]]),
+        )
+
+    @property
+    def trouble(self) -> str:
+        """What an explanation should not be trusted for; empty where nothing speaks against it.
+
+        Relevance that has grown by more than `MOST` in one operator, has overflowed, or of which less than `LEAST`
+        arrived.
+        """
+        entry = self.steepest if self.entries else None
+        if entry is not None and not entry.growth < MOST:
+            by = f"grew by a factor of {entry.growth:.3g}" if isfinite(entry.growth) else "overflowed"
+            return (
+                f"Relevance {by} at {_place(entry)}, under {entry.rule!r}: where contributions of opposite signs "
+                "nearly cancel, shares are many times their sum. GeneralizedGammaRule, which EpsilonGammaFlat and "
+                "ResLRP have, bounds that."
+            )
+        if self.entries and abs(self.input) < LEAST * abs(self.output) and self.sinks:
+            entry, sink = self.heaviest
+            if sink in ASKED:
+                return ""
+            share = abs(self.input / self.output)
+            helps = (
+                " bias='ignore' or bias='distribute' gives the share of biases to the inputs." if sink == "bias" else ""
+            )
+            return (
+                f"Of relevance only {share:.2g} arrived: sinks kept the rest, most of it {sink} at {_place(entry)}, "
+                f"under {entry.rule!r}. Heatmaps show what is left.{helps}"
+            )
+        return ""
+
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         return self.entries[index]
 
@@ -90,3 +148,7 @@ class Ledger(Sequence[Entry]):
             console.print(table)
         totals = ", ".join(f"{name} {amount:.4g}" for name, amount in self.sinks.items())
         return f"{capture.get()}output {self.output:.6g} = input {self.input:.6g} + sinks ({totals or 'none'})"
+
+
+def _place(entry: Entry) -> str:
+    return f"{entry.module} ({entry.operator})" if entry.module else entry.operator

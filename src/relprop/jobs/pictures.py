@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from relprop.evaluation.localization import Share, positive_share
 from relprop.explanations.explanation import Explanation
 from relprop.explanations.files import replacing
 from relprop.explanations.heatmaps import heatmap, overlay
+from relprop.explanations.ledger import LEAST, MOST
 from relprop.explanations.sheet import Panel, contact_sheet
 from relprop.explanations.shown import encodable
 from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs
@@ -137,6 +139,21 @@ def batches_of(plan: PicturePlan) -> Iterator[tuple[list[Picture], list[Image]]]
         pictures.append(picture)
         seen.append(image)
     yield pictures, seen
+
+
+def trouble(plan: PicturePlan, results: Sequence[PictureResult]) -> str:
+    """What is wrong where relevance has grown or shrunk beyond use, from the books of the first such picture."""
+    odd = [result for result in results if not LEAST < abs(result.total) < MOST]
+    if not odd:
+        return ""
+    result = odd[0]
+    seen = plan.loaded.preprocess.picture(open_picture(result.picture.path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are what is returned
+        explanation = plan.lrp(stacked(plan, [seen]), target=result.target, audit=True)
+    assert explanation.ledger is not None
+    found = explanation.ledger.trouble
+    return f"{result.picture.name}: {found}" if found else ""
 
 
 def stacked(plan: PicturePlan, seen: Sequence[Image]) -> Tensor:

@@ -75,6 +75,7 @@ class Books:
     Attributes:
         received, magnitude: per node, what came in: its sum and the sum of its magnitudes.
         sent: per node, what went on to its inputs.
+        sent_magnitude: the sum of its magnitudes.
         sinks: per node, what it kept, by name.
         opening: the amount that is explained, and what of it the target keeps, by name; None where relevance starts
             with all of it.
@@ -83,6 +84,7 @@ class Books:
     received: dict[Node, float] = field(default_factory=dict)
     magnitude: dict[Node, float] = field(default_factory=dict)
     sent: dict[Node, float] = field(default_factory=dict)
+    sent_magnitude: dict[Node, float] = field(default_factory=dict)
     sinks: dict[Node, dict[str, float]] = field(default_factory=dict)
     opening: tuple[float, Mapping[str, float]] | None = None
 

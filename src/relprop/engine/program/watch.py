@@ -74,7 +74,9 @@ class Watch:
                     sent = [tape.total(source, share) for to, share in shares if to is source]
                     self.edges |= {name: sum(sent[1:], sent[0])} if sent else {}
         if self.books is not None:
-            self.books.sent[node] = _total(shares, tape)
+            sent = [tape.total(to, share).detach().double() for to, share in shares]
+            self.books.sent[node] = sum(float(s.sum()) for s in sent)
+            self.books.sent_magnitude[node] = sum(float(s.abs().sum()) for s in sent)
         return shares
 
     def collect(self, arrivals: Iterable[Node], left: dict[Node, Message], tape: Tape) -> dict[Node, Tensor]:

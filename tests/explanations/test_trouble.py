@@ -1,0 +1,63 @@
+"""Relevance that grows, overflows or vanishes is said once, with the layer where it happened."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from relprop import LRP
+from relprop.rules import EpsilonRule, GeneralizedGammaRule, ZeroRule
+
+
+def cancelling(difference: float) -> nn.Sequential:
+    """A second layer whose contributions cancel, but for `difference`."""
+    first, second, last = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2))
+        second.weight.copy_(torch.tensor([[1.0, difference - 1]]))
+        last.weight.fill_(1)
+    return nn.Sequential(first, second, last).double()
+
+
+X = torch.ones(1, 2, dtype=torch.float64)
+
+
+def test_what_grows_is_named_once() -> None:
+    lrp = LRP(cancelling(1e-5), ZeroRule())
+    with pytest.warns(UserWarning, match=r"grew by a factor of 2e\+05 at 1 \(linear\), under ZeroRule") as said:
+        expl = lrp(X, audit=True)
+    assert said[0].filename == __file__
+    assert expl.ledger is not None
+    assert expl.ledger.steepest.module == "1"
+    assert expl.ledger.steepest.growth == pytest.approx(2e5, rel=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lrp(X, audit=True)
+
+
+def test_what_vanishes_is_named() -> None:
+    model = cancelling(1.0)
+    model[1].bias = nn.Parameter(torch.tensor([1e5], dtype=torch.float64))
+    with pytest.warns(UserWarning, match=r"Of relevance only 1e-05 arrived: .* most of it bias at 1 \(linear\)"):
+        LRP(model, EpsilonRule())(X, audit=True)
+
+
+@pytest.mark.parametrize("difference", [0.5, 1e-2])
+def test_nothing_is_said_of_what_is_well(difference: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expl = LRP(cancelling(difference), ZeroRule())(X, audit=True)
+        LRP(cancelling(0.5), ZeroRule())(X, audit=True, conditions={"1": "stop"})
+    assert expl.ledger is not None
+    assert expl.ledger.trouble == ""
+
+
+def test_the_remedy_helps() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expl = LRP(cancelling(1e-5), GeneralizedGammaRule(1.0))(X, audit=True)
+    assert expl.ledger is not None
+    assert expl.ledger.steepest.growth < 10
