@@ -81,7 +81,7 @@ def not_trimmed() -> Iterator[None]:
 def nothing_released() -> Iterator[None]:
     nothing: dict[Any, list[Any]] = defaultdict(list)
     with (
-        mock.patch("relprop.engine.program.loops.last_readers", return_value=nothing),
+        mock.patch("relprop.engine.program.program.last_readers", return_value=nothing),
         mock.patch.object(Program, "released_in_reverse", nothing),
     ):
         yield

@@ -76,7 +76,9 @@ def check_that_missing_ones_say_so(rows: list[dict[str, Any]]) -> None:
 
 def check_conservation(rows: list[dict[str, Any]]) -> None:
     ours = [row for row in rows if row["method"].startswith("relprop")]
-    assert all(math.isfinite(row["conservation"]) for row in ours)
+    parts = ("relprop EpsilonPlusFlat, CRP", "relprop BiLRP", "relprop BiLRP, a call each")  # of what is explained
+    assert all(math.isfinite(row["conservation"]) for row in ours if row["method"] not in parts)
+    assert all("conservation" not in row for row in ours if row["method"] in parts)
     # Attention weights and gates are constants and the model has no biases: all relevance arrives.
     llama = next(r for r in ours if r["case"].startswith("Llama") and r["method"] == "relprop CPLRP signal")
     assert llama["conservation"] == pytest.approx(1, abs=1e-4)

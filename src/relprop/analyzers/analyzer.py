@@ -294,7 +294,7 @@ class Analyzer(ABC):
             coefficients=answer.coefficients,
             edges=answer.edges,
             ledger=ledger,
-            explains=str(target),
+            _explains=target.__str__,
             _amount=answer.amount,
         )
 

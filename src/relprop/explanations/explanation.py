@@ -28,7 +28,6 @@ class Explanation:
         coefficients: `c` of `R = a · c` at the output of modules, by name, if `coefficients=` was given.
         edges: relevance that a module sent to another, by `"read -> reader"`, if `edges=` was given.
         ledger: who kept relevance, if `audit=True` was given.
-        explains: what is explained, in words.
     """
 
     relevance: Tensor | tuple[Tensor, ...]
@@ -40,9 +39,14 @@ class Explanation:
     coefficients: Mapping[str, Tensor] = field(default_factory=dict)
     edges: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
-    explains: str = ""
     _outputs: Callable[[], Any] | None = field(default=None, repr=False)
     _amount: Callable[[], Tensor] | None = field(default=None, repr=False)
+    _explains: Callable[[], str] | None = field(default=None, repr=False)
+
+    @cached_property
+    def explains(self) -> str:
+        """What is explained, in words. Said when it is asked for, since it may name values on another device."""
+        return "" if self._explains is None else self._explains()
 
     @cached_property
     def output(self) -> Any:
@@ -60,8 +64,8 @@ class Explanation:
         return self.by_input
 
     def __getstate__(self) -> dict[str, Any]:
-        known = {"output": self.output, "amount": self.amount}
-        return self.__dict__ | known | {"_outputs": None, "_amount": None}
+        known = {"output": self.output, "amount": self.amount, "explains": self.explains}
+        return self.__dict__ | known | {"_outputs": None, "_amount": None, "_explains": None}
 
     def heatmap(self, **options: Any) -> Any:
         """Relevance (B, C, H, W) as pictures: a PIL image for each sample, in a list. Of several inputs the first.

@@ -15,7 +15,7 @@ from relprop.errors import InputError
 
 def test_layers_are_those_of_the_outputs() -> None:
     model, x = small(), torch.rand(2, 3, 12, 12)
-    lrp = LRP(model, EpsilonPlus(bias="ignore"))
+    lrp = LRP(model, EpsilonPlus(bias="ignore"), normalize_output=True)
     expl = lrp(x, target=1, layers=True)
     assert list(expl.layers) == [str(i) for i in range(9)]
     shapes = {name: tuple(r.shape) for name, r in expl.layers.items()}
