@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -54,6 +55,12 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", SMALL_GPT2),
 }
 LANGUAGE = DECODERS | OTHERS
+ALIKE = ("qwen2", "mistral")
+"""Read by the same code as Llama and Qwen3, but for biases and a window: theirs is the slow run."""
+
+
+def names(models: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in models]
 
 
 # The models.
@@ -104,7 +111,7 @@ def analyzer(name: str, attention: str = "sdpa") -> LRP:
 # AttnLRP equals the oracle.
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", names(LANGUAGE))
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attnlrp_equals_modified_gradients(name: str, attention: str):
     model = language_model(name, attention=attention)
@@ -153,7 +160,7 @@ CP = Composite(GlobalTypeMap({"scaled_dot_product_attention": AttentionRule("cp"
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", names(DECODERS))
 def test_cp_lrp_conserves_on_decoders_without_biases(name: str, attention: str):
     """RMSNorms, gated MLPs, rotary positions and values by fixed attention weights keep nothing for themselves."""
     model = language_model(name, torch.float32, attention, biases=False)
@@ -163,7 +170,7 @@ def test_cp_lrp_conserves_on_decoders_without_biases(name: str, attention: str):
     assert expl.ledger.imbalance <= 1e-4
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", names(LANGUAGE))
 def test_the_books_of_attnlrp_balance(name: str):
     ledger = analyzer(name)(input_ids=IDS, target=last_token(name), audit=True).ledger
     assert ledger.imbalance <= 1e-6
@@ -171,7 +178,7 @@ def test_the_books_of_attnlrp_balance(name: str):
     assert abs(ledger.sinks["softmax"]) > 1e-3  # AttnLRP's softmax does keep relevance
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", names(LANGUAGE))
 def test_eager_attention_equals_fused_attention(name: str, monkeypatch: pytest.MonkeyPatch):
     """Softmax and two products by one rule each, or a fused kernel's backward and the factors 1/4, 1/4, 1/2."""
     softmax = F.softmax  # most models take it in float32, which would be all that is seen
@@ -182,7 +189,7 @@ def test_eager_attention_equals_fused_attention(name: str, monkeypatch: pytest.M
     assert_close(eager.relevance, fused.relevance, rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", names(LANGUAGE))
 def test_a_batch_equals_its_samples(name: str):
     lrp = analyzer(name)
     together = lrp(input_ids=IDS, target=last_token(name)).relevance
@@ -192,7 +199,7 @@ def test_a_batch_equals_its_samples(name: str):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", names(LANGUAGE))
 def test_padding_changes_nothing_and_gets_nothing(name: str, side: str):
     """Two sentences of 4 and 6 tokens: the shorter one, padded, equals itself alone."""
     if side == "left" and name in OTHERS:
@@ -285,7 +292,7 @@ def test_softmax_bias_worked_by_hand():
         assert_close(LRP(First(), rule)(ln[None, :2], target=0).relevance, relevance[None], rtol=1e-7, what=bias)
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", names(LANGUAGE))
 def test_bfloat16_agrees_roughly(name: str):
     narrow = LRP(language_model(name, torch.bfloat16))(input_ids=IDS, target=last_token(name)).relevance
     wide = LRP(language_model(name, torch.bfloat16).float())(input_ids=IDS, target=last_token(name)).relevance

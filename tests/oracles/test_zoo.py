@@ -52,6 +52,14 @@ OTHERS = [
 CP = Composite(GlobalTypeMap({"scaled_dot_product_attention": AttentionRule("cp"), "softmax": StopRule()}))
 
 
+ALIKE = ("transformers/MistralForCausalLM", "transformers/Qwen3ForCausalLM")
+"""Too much like Llama to be run each time."""
+
+
+def names(members: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in members]
+
+
 @cache
 def entries() -> dict[str, Entry]:
     return {f"{e.library}/{e.name}": e for e in zoo()}
@@ -62,7 +70,7 @@ def row(name: str) -> dict[str, Any]:
     return measure(entries()[name])
 
 
-@pytest.mark.parametrize("name", [*OTHERS, *DECODERS])
+@pytest.mark.parametrize("name", names([*OTHERS, *DECODERS]))
 def test_member_is_explained_and_balanced(name: str) -> None:
     found = row(name)
     assert found["captured"], found
@@ -74,7 +82,7 @@ def test_member_is_explained_and_balanced(name: str) -> None:
     assert found["conservation"] + sum(found["kept"].values()) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", names(DECODERS))
 def test_cp_lrp_conserves_on_bias_free_decoders(name: str) -> None:
     model, inputs = entries()[name]()
     expl = call(LRP(model, CP, normalize_output=True), inputs, target=entries()[name].target)
