@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -119,5 +119,5 @@ class Occlusion(FunctionAnalyzer):
 
 
 def _several(windows: Iterator[Window], count: int) -> Iterator[list[Window]]:
-    take: Callable[[], list[Window]] = lambda: list(itertools.islice(windows, count))  # noqa: E731
-    return iter(take, [])
+    while several := list(itertools.islice(windows, count)):
+        yield several

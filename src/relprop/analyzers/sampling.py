@@ -116,8 +116,9 @@ def mean(several: Iterable[Sequence[Tensor]]) -> list[Tensor]:
     """Of tensors in lists, entry by entry."""
     totals: list[Tensor] = []
     count = 0
-    for count, each in enumerate(several, 1):  # noqa: B007  (the last number is how many there are)
+    for each in several:
         totals = [total + x for total, x in zip(totals, each, strict=True)] if totals else list(each)
+        count += 1
     return [total / count for total in totals]
 
 

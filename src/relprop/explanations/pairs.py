@@ -78,7 +78,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise MissingExtraError("drawing pairs needs matplotlib: pip install 'relprop[cli]'") from error
+        raise MissingExtraError("drawing pairs needs matplotlib: pip install 'relprop[images]'") from error
     return plt
 
 
