@@ -9,8 +9,19 @@ from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import EpsilonPlus, EpsilonPlusFlat
-from relprop.concepts import CRP, Channels, Directions, Entries, Heads, IndexedFeatures, Neurons, Tokens, TopNFeatures
+from relprop.composites import AttnLRP, EpsilonPlus, EpsilonPlusFlat
+from relprop.concepts import (
+    CRP,
+    Channels,
+    Concepts,
+    Directions,
+    Entries,
+    Heads,
+    IndexedFeatures,
+    Neurons,
+    Tokens,
+    TopNFeatures,
+)
 from relprop.engine.program import answer as room
 from relprop.errors import InputError, TargetError
 from relprop.rules import ZeroRule
@@ -193,6 +204,36 @@ def test_groups_add_up(layer: str, group: Channels, n: int) -> None:
     union = type(group)(*([group.heads] if isinstance(group, Heads) else []), 0, n - 1)
     both = lrp(x, target=1, conditions={layer: union}, paths="through").relevance
     assert_close(both, every.relevance[0] + every.relevance[n - 1], rtol=1e-9)
+
+
+def test_a_layer_and_its_features_as_one_value() -> None:
+    lrp, x = LRP(Attention().double().eval()), torch.rand(2, 4, 8, dtype=torch.float64)
+    found = CRP(lrp, Concepts("up", Neurons()), TopNFeatures(2))(x, target=1)
+    assert torch.equal(found.relevance, CRP(lrp, "up", TopNFeatures(2), group=Neurons())(x, target=1).relevance)
+
+
+class Mixture(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.gate, self.head = nn.Linear(4, 3), nn.Linear(5, 2, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(4, 5) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.gate(x).softmax(-1)
+        return self.head(sum(weights[:, i, None] * expert(x) for i, expert in enumerate(self.experts)))
+
+
+def test_experts() -> None:
+    """Each is a layer; what passes each of them adds up to what passes no gate."""
+    lrp, x = LRP(Mixture().double(), AttnLRP()), torch.rand(2, 4, dtype=torch.float64)
+    names = [f"experts.{i}" for i in range(3)]
+    assert set(lrp(x, target=1, layers="experts.*").layers) == set(names)
+    conditions = [{name: torch.ones(())} for name in names]
+    parts = lrp.each(x, targets=[1], conditions=conditions, paths="through", layers="experts.*")
+    assert all(bool(part.layers[name].any()) for name, part in zip(names, parts, strict=True))
+    without = lrp(x, target=1, conditions={"gate": "stop"})
+    assert_close(sum(part.relevance for part in parts), without.relevance, rtol=1e-9)
 
 
 def test_heads_are_those_of_the_attention_operator() -> None:

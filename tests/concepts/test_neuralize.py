@@ -76,3 +76,44 @@ def test_refusals() -> None:
         neuralize.OutlierScore(torch.ones(0, 2))
     with pytest.raises(InputError, match="lies between"):
         neuralize.OutlierScore(POINTS).calibrate(X, perplexity=0.1)
+
+
+def head(seed: int = 0) -> tuple[nn.Linear, nn.Linear]:
+    torch.manual_seed(seed)
+    first, last = nn.Linear(4, 7).double(), nn.Linear(7, 1).double()
+    last.weight.data.abs_()
+    return first, last
+
+
+@pytest.mark.parametrize("y", [-0.1, 0.4, 1.5])
+def test_three_paths_say_how_far_it_is_from_the_reference(y: float) -> None:
+    first, last = head()
+    last.bias.data.fill_(-0.3)
+    reference = neuralize.ReferenceHead(first, last, y)
+    assert float(reference.missed(X).abs().max()) < 1e-12
+    assert_close(reference(X)[:, 0], last(first(X).relu())[:, 0] - y, rtol=1e-12, atol=1e-12)
+
+
+def test_relevance_of_the_reference_form() -> None:
+    """Where all units are on and above their reference: `R_i = Σ_j w_j V_ji h_i`; denominators cancel."""
+    first, last = head(1)
+    first.weight.data.abs_()
+    first.bias.data.fill_(2.0)
+    h = X.abs()
+    y = float(last(first(h).relu()).detach().min()) * 0.9
+    reference = neuralize.ReferenceHead(first, last, y)
+    expl = LRP(reference, ZeroRule(stabilizer=0.0), normalize_output=False)(h, audit=True)
+    level = reference.flooding(first(h).relu())
+    assert bool((first(h) > level).all())
+    assert_close(expl.relevance, (last.weight @ first.weight) * h, rtol=1e-9)
+    assert expl.ledger is not None
+    assert expl.ledger.imbalance < 1e-9
+    assert expl.ledger.sinks["module"] == pytest.approx(-float((level @ last.weight.T).detach().sum()), rel=1e-9)
+
+
+def test_a_reference_that_no_level_reaches_is_told() -> None:
+    first, last = head()
+    last.bias.data.fill_(1.0)
+    assert float(neuralize.ReferenceHead(first, last, 0.5).missed(X).min()) == pytest.approx(0.5)
+    with pytest.raises(InputError, match="give one number"):
+        neuralize.ReferenceHead(first, nn.Linear(7, 2), 0.0)

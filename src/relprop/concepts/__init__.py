@@ -10,7 +10,7 @@ from relprop.concepts.explanation import ConceptExplanation
 from relprop.concepts.features import Features, IndexedFeatures, TopNFeatures
 from relprop.concepts.flow import attribution_graph
 from relprop.concepts.graph import AttributionGraph, Concept
-from relprop.concepts.groups import Blocks, Channels, Directions, Entries, Group, Heads, Neurons, Tokens
+from relprop.concepts.groups import Blocks, Channels, Concepts, Directions, Entries, Group, Heads, Neurons, Tokens
 from relprop.concepts.prototypes import Comparison, Prototypes
 from relprop.concepts.references import References, ReferenceSample, collect
 from relprop.concepts.vectors import ProjectOut, pattern_vector
@@ -23,6 +23,7 @@ __all__ = [
     "Comparison",
     "Concept",
     "ConceptExplanation",
+    "Concepts",
     "Directions",
     "Entries",
     "Features",

@@ -15,7 +15,7 @@ from relprop.analyzers.lrp import LRP
 from relprop.analyzers.options import Conditions, Options, Paths
 from relprop.concepts.explanation import ConceptExplanation
 from relprop.concepts.features import Features
-from relprop.concepts.groups import Channels, Group
+from relprop.concepts.groups import Channels, Concepts, Group
 from relprop.engine.graph.signature import Inputs
 from relprop.engine.program.condition import Arrived, Choice, Condition
 from relprop.errors import InputError
@@ -30,7 +30,7 @@ class CRP:
 
     Args:
         lrp: the analyzer: its rules, its output.
-        layer: whose output has the features, by name or by its number in the table.
+        layer: whose output has the features, by name or by its number in the table; or `Concepts(layer, group)`.
         features: which ones: `TopNFeatures(n)`, `IndexedFeatures(i, ...)`.
         group: what a feature is. None: `Channels()`.
         paths: what becomes of relevance on ways that pass by the layer: `"through"` takes it away, so that only the
@@ -52,8 +52,17 @@ class CRP:
     """
 
     def __init__(
-        self, lrp: LRP, layer: str | int, features: Features, *, group: Group | None = None, paths: Paths = "through"
+        self,
+        lrp: LRP,
+        layer: str | int | Concepts,
+        features: Features,
+        *,
+        group: Group | None = None,
+        paths: Paths = "through",
     ) -> None:
+        if isinstance(layer, Concepts):
+            group = layer.group if group is None else group
+            layer = layer.layer
         if not isinstance(lrp, LRP):
             raise InputError(
                 f"CRP takes an LRP analyzer, got {type(lrp).__name__}: CRP(LRP(model, ...), layer, features)."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,6 +77,19 @@ class Group(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self._made_of))})"
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """A layer's features: where they are, and what one is.
+
+    Attributes:
+        layer: by name, or by its number in the analyzer's table.
+        group: what a feature is.
+    """
+
+    layer: str | int
+    group: Group
 
 
 class Blocks(Group):

@@ -1,6 +1,6 @@
-"""Clusters and outliers as layers that LRP explains: put them behind a network, or take them alone.
+"""Clusters, outliers and references as layers that LRP explains: put them behind a network, or take them alone.
 
-Both are written as distances or differences to references, a smallest one of them, and nothing else: what is subtracted
+All are written as distances or differences to references, a smallest one of them, and nothing else: what is subtracted
 counts as a constant that takes no share (Kauffmann et al. 2020, 2022), so that relevance is conserved.
 """
 
@@ -60,7 +60,53 @@ def _by_derivative(forward: Any, inputs: Any, output: Tensor, relevance: Tensor)
     return share
 
 
+class Flooding(nn.Module):
+    """Activations `ã = max(a - c, 0)` with `w·ã + b = y`, found by bisection on the level c of each sample.
+
+    They are where the answer starts from, not what speaks for it, and keep what comes to them.
+
+    Args:
+        weight: w, (m,). bias: b. y: the reference value.
+    """
+
+    def __init__(self, weight: Float[Tensor, " m"], bias: float, y: float) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.register_buffer("weight", weight.detach().clone())
+        self.bias, self.y = bias, y
+
+    def forward(self, a: Float[Tensor, "B m"]) -> Float[Tensor, "B m"]:
+        a = a.detach()
+        low, high = -self._far(a), a.amax(1, keepdim=True)
+        rises = (a @ self.weight)[:, None] + self.bias >= self.y  # where f is above y, the level has to rise
+        low, high = torch.where(rises, torch.zeros_like(high), low), torch.where(rises, high, torch.zeros_like(high))
+        above = self._value(a, low) >= self.y
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            same = (self._value(a, middle) >= self.y) == above
+            low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+        return (a - (low + high) / 2).clamp(min=0)
+
+    def _value(self, a: Tensor, level: Tensor) -> Tensor:
+        value: Tensor = ((a - level).clamp(min=0) @ self.weight)[:, None] + self.bias
+        return value
+
+    def _far(self, a: Tensor) -> Tensor:
+        """A level so low that f has passed y, if it ever does."""
+        slope = self.weight.sum().abs().clamp(min=torch.finfo(a.dtype).tiny)
+        return ((self.y - self.bias - a @ self.weight).abs()[:, None] / slope + a.amax(1, keepdim=True)) * 2
+
+
+STEPS = 80
+"""Of a bisection: more than a float64 can tell apart."""
+
+
+def _keep(forward: Any, inputs: Any, output: Tensor, relevance: Tensor) -> Tensor:
+    return torch.zeros_like(inputs[0])
+
+
 register_module(Difference, rule=PassRule())
+register_module(Flooding, rule=_keep)
 register_module(SoftMin, rule=_by_derivative)
 
 
@@ -173,3 +219,57 @@ class OutlierScore(nn.Module):
             low, high = (middle, high) if float(entropy.exp().mean()) > perplexity * N else (low, middle)
         self.softmin.beta.fill_(math.exp(low) / scale)
         return self
+
+
+class ReferenceHead(nn.Module):
+    """What speaks for `f(h)` and not for a reference value y (Letzgus et al. 2022): `f(h) - y`, (B, 1).
+
+    For a head `f(h) = w·relu(V h + b) + d` it is the same number by three paths,
+
+        f - y = Σ_j w_j (relu(z_j - ã_j) + relu(-z_j) - relu(ã_j - z_j)),   z = V h + b,
+
+    where `ã = max(a - c, 0)` are activations `a = relu(z)` lowered by one level c until the head says y. What the
+    reference activations would get, they keep (the sink `module`). Where no level makes the head say y, `missed` is
+    not 0, and what is explained is less that.
+
+    Args:
+        first: V and b, h -> m.
+        last: w and d, m -> 1.
+        y: the reference value.
+
+    Raises:
+        InputError: the layers do not fit each other, or the last has several outputs.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from relprop import neuralize
+        >>> head = neuralize.ReferenceHead(nn.Linear(3, 8), nn.Linear(8, 1), y=0.5)
+        >>> head(torch.rand(2, 3)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, first: nn.Linear, last: nn.Linear, y: float) -> None:
+        super().__init__()
+        if last.out_features != 1 or first.out_features != last.in_features:
+            raise InputError(
+                f"A head of layers {first.in_features} -> {first.out_features}, {last.in_features} -> "
+                f"{last.out_features}: the last has to take what the first gives, and give one number."
+            )
+        d = 0.0 if last.bias is None else float(last.bias.detach())
+        self.first, self.flooding = first, Flooding(last.weight[0], d, float(y))
+        self.weight: Tensor
+        self.register_buffer("weight", last.weight.detach().clone())
+
+    def forward(self, h: Float[Tensor, "B n"]) -> Float[Tensor, "B 1"]:
+        z = self.first(h)
+        lowered = self.flooding(z.relu())
+        paths = (z - lowered).relu() + (-z).relu() - (lowered - z).relu()
+        return nn.functional.linear(paths, self.weight)
+
+    @torch.no_grad()
+    def missed(self, h: Float[Tensor, "B n"]) -> Float[Tensor, " B"]:
+        """How far the reference activations are from y: not 0 where no level reaches it, such as a y below the bias."""
+        a = self.first(h).relu()
+        said: Tensor = self.flooding(a) @ self.flooding.weight + self.flooding.bias - self.flooding.y
+        return said
