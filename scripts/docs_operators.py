@@ -133,6 +133,7 @@ BECOMES = {
     "addr": "a sum of an outer product and its summand",
     "aminmax": "`amin` and `amax`",
     "bilinear": "`einsum` of both inputs and the weight, and a bias",
+    **dict.fromkeys(("_convolution", "convolution"), "`conv1d`, ..., `conv_transpose3d`, by its dimensions"),
     "cdist": "differences, and their norm as powers, a sum and a root",
     "cosine_similarity": "the product of two tensors, each divided by its norm, and its sum",
     "diff": "a difference of two slices",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,7 @@ from support.gradients import input_times_gradient
 from torch import Tensor, nn
 
 from relprop import LRP
+from relprop.analyzers import InputTimesGradient
 from relprop.errors import InputError, TargetError
 
 
@@ -23,20 +27,51 @@ class Squeezed(nn.Module):
 
 
 @pytest.mark.parametrize("target", [None, 1, torch.tensor([1])], ids=str)
-def test_a_single_sample_that_loses_its_batch_is_refused(target: object) -> None:
-    lrp = LRP(Squeezed())
-    assert lrp(torch.rand(2, 1, 6, 6), target=1).relevance.shape == (2, 1, 6, 6)
-    with pytest.raises(InputError, match=r"shape \(3,\) for inputs of batch size 1: it has lost its batch"):
-        lrp(torch.rand(1, 1, 6, 6), target=target)  # type: ignore[arg-type]
+def test_a_single_sample_that_loses_its_batch_is_one_sample(target: object) -> None:
+    model, x = Squeezed(), torch.rand(2, 1, 6, 6)
+    lrp = LRP(model, normalize_output=False)
+    both = lrp(x, target=1 if target is not None else model(x).argmax(1))
+    for i in range(2):
+        single = lrp(x[i : i + 1], target=target)  # type: ignore[arg-type]
+        assert single.output.shape == (1, 3)
+        assert_close(single.relevance, both.relevance[i : i + 1], rtol=1e-5)
 
 
-def test_scalars_are_refused_and_one_number_per_sample_is_explained() -> None:
+@pytest.mark.parametrize(
+    "reduce",
+    [torch.squeeze, lambda y: y[0, 0], lambda y: y.squeeze(1)[-1], lambda y: (y.squeeze(), y)],
+    ids=["squeeze", "index", "last", "several outputs"],
+)
+def test_one_number_of_a_single_sample_is_explained(reduce: Callable[[Tensor], Any]) -> None:
+    class Reduced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
+
+        def forward(self, x: Tensor) -> Any:
+            return reduce(self.body(x))
+
+    model, x = Reduced(), torch.randn(1, 4)
+    found = LRP(model, normalize_output=False)(x)
+    assert_close(found.relevance, input_times_gradient(model.body, x)[0], rtol=1e-5)
+    first = found.output[0] if isinstance(found.output, tuple) else found.output
+    assert_close(first, model.body(x).reshape(1), rtol=1e-5)
+    plain = InputTimesGradient(model, normalize_output=True)(x)
+    assert_close(plain.relevance, found.relevance, rtol=1e-5)
+
+
+def test_the_scalar_of_several_samples_is_refused_and_one_number_per_sample_is_explained() -> None:
     class Sum(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.sum()
 
-    with pytest.raises(InputError, match="samples cannot be told apart"):
-        LRP(Sum())(torch.rand(2, 3))
+    lrp, x = LRP(Sum()), torch.rand(2, 3)
+    for given in (x, x[:1], x):  # the single sample has a program of its own
+        if len(given) == 1:
+            assert lrp(given).output.shape == (1,)
+            continue
+        with pytest.raises(InputError, match=r"shape \(\) for inputs of batch size 2: it has lost its batch"):
+            lrp(given)
     model, x = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), torch.rand(5, 4)
     assert_close(LRP(model, normalize_output=False)(x).relevance, input_times_gradient(model, x)[0], rtol=1e-5)
 

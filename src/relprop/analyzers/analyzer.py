@@ -28,6 +28,7 @@ from relprop.engine.rewrites import Canonize, as_rewrites, canonical
 from relprop.engine.rewrites.constants import hold_inputs
 from relprop.engine.rewrites.modules import WithoutSoftmax
 from relprop.engine.rewrites.registered import Taught
+from relprop.engine.rewrites.samples import keep_batch, without_batch
 from relprop.engine.rewrites.softmax import strip_graph
 from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
@@ -258,7 +259,10 @@ class Analyzer(ABC):
         taught = self._taught or Taught.now(*self._own)
         rewrites = tuple(r if isinstance(r, Hashable) else id(r) for r in self._rewrites)
         recipe, rewrite = (self._strip, rewrites, taught, self._constant), partial(self._canonical, taught)
-        shared = captures_of(self._source).find(self._source, args, kwargs, recipe, rewrite, explains=explains)
+        find = partial(captures_of(self._source).find, self._source, args, kwargs)
+        shared = find(recipe, rewrite, explains=explains)
+        if batch_size(args, kwargs) == 1 and any(map(without_batch, shared.graph.outputs)):
+            shared = find(("sample", *recipe), lambda graph: keep_batch(rewrite(graph)), explains=False)
         self._taught = taught  # what is registered or taken back later is for analyzers that come later
         return shared
 

@@ -102,8 +102,8 @@ def check_samples(shape: Sequence[int | None], batch: int) -> int:
     if not shape or (len(shape) == 1 and shape[0] is not None and shape[0] != batch):
         raise InputError(
             f"The explained output has shape {tuple(shape)} for inputs of batch size {batch}: it has lost its batch "
-            "dimension, so samples cannot be told apart. A squeeze() without a dimension does that to a single sample: "
-            "use squeeze(dim) or flatten(1), or explain two samples at a time."
+            "dimension, so samples cannot be told apart. Explain one sample at a time, or keep the dimension in "
+            "forward: squeeze(dim), flatten(1), mean(1)."
         )
     return batch if shape[0] is None else shape[0]
 
@@ -157,9 +157,9 @@ def check_explained(nodes: Iterable[Node]) -> None:
 def warn_if_training(model: nn.Module) -> bool:
     """Say that modules in training mode are explained as in evaluation mode; whether there are any."""
     differs = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    if not any(m.training for m in model.modules()):
+    if not any(getattr(m, "training", False) for m in model.modules()):
         return False
-    modules = [name or "the model" for name, m in model.named_modules() if m.training and isinstance(m, differs)]
+    modules = [name or "the model" for name, m in model.named_modules() if isinstance(m, differs) and m.training]
     if modules:
         warnings.warn(
             f"{len(modules)} module(s) of the model, such as {modules[0]}, are in training mode, where they behave "

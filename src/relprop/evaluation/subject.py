@@ -51,7 +51,8 @@ class Subject:
             raise InputError(f"track={self.track!r}: give 'logit', 'probability' or a function of the outputs.")
         if self.changed is not None and self.changed not in self._named():
             raise InputError(f"changed={self.changed!r} is none of the inputs {list(self._named())}.")
-        model = deepcopy(self.model).eval() if any(m.training for m in self.model.modules()) else self.model
+        trains = any(getattr(m, "training", False) for m in self.model.modules())  # frozen TorchScript has no such mode
+        model = deepcopy(self.model).eval() if trains else self.model
         object.__setattr__(self, "model", model)
         target = as_target(self.target, self.classes)
         object.__setattr__(self, "output", self.output if target.output is None else target.output)

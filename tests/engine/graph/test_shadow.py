@@ -227,8 +227,6 @@ def quantized(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 REFUSED = {
-    "TorchScript.*original nn.Module": torch.jit.trace,
-    "TorchScript": lambda model, x: nn.Sequential(torch.jit.script(model), nn.ReLU()),
     "quantized.*float model": quantized,
     "has no shape yet": lambda model, x: nn.LazyLinear(3),
     "'meta' device": lambda model, x: copy.deepcopy(model).to("meta"),

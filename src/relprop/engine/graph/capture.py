@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph import quantized, recurrent, trial
+from relprop.engine.graph import quantized, recurrent, scripted, trial
 from relprop.engine.graph.export import LOCK, Inputs, Open, explain_failure, export, quiet
 from relprop.engine.graph.functional import make_functional
 from relprop.engine.graph.graph import Graph, NodeInfo, fake_value, operator_name
@@ -202,9 +202,13 @@ def _to_graph(exported: torch.export.ExportedProgram, model: nn.Module) -> Graph
         if spec.kind is OutputKind.USER_OUTPUT
     ]
     output.args = (tuple(keep),)
-    types = {name: type(module) for name, module in model.named_modules()}
+    types = {name: scripted.module_type(module) for name, module in model.named_modules()}
+    opaque = {name for name, module in model.named_modules() if scripted.is_script(module)}
     for node in graph.nodes:
         origin = _origin(node.meta.get("nn_module_stack"), types)
+        if origin.path in opaque:
+            inner = scripted.path_of(names[n.name] for n in node.all_input_nodes if n.name in names)
+            origin = replace(origin, path=inner, module_type=types[inner]) if inner and inner in types else origin
         path = names.get(node.name, origin.path)
         node.meta["relprop"] = replace(origin, path=path, operator=operator_name(node), origin=node.name)
     assert exported.call_spec.in_spec is not None

@@ -114,9 +114,8 @@ class _Walk:
         self._met.add(id(module))
         self._class(type(module))
         held = module.__dict__
-        for name in SWITCHES:
-            if (switch := (held.get("_buffers") or {}).get(name)) is not None:
-                self.structure.append(version(switch))
+        if buffers := held.get("_buffers"):
+            self.structure += [version(buffers[name]) for name in SWITCHES if name in buffers]
         for name in TENSORS:
             if tensors := held.get(name):
                 self.structure += [(key, _described(tensor)) for key, tensor in tensors.items()]

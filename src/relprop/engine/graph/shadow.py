@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from relprop.engine.graph.quantized import check_observers, without_observers
+from relprop.engine.graph.scripted import Scripted
 from relprop.errors import CaptureError
 
 LONG, HELD = 1_000, 20_000
@@ -99,11 +100,6 @@ def check_modules(model: nn.Module) -> None:
         where = f"{name} ({type(module).__name__})" if name else f"The model ({type(module).__name__})"
         kind = type(module).__module__
         check_observers(name, module)
-        if isinstance(module, torch.jit.ScriptModule):
-            raise CaptureError(
-                f"{where} is TorchScript, made by torch.jit.trace or torch.jit.script, which holds no Python code that "
-                "could be captured. Explain the original nn.Module, from before torch.jit, with the same weights."
-            )
         if ".quantized" in kind and kind.startswith("torch.") and "reference" not in kind:
             raise CaptureError(
                 f"{where} is quantized: its weights are packed integers without a graph. Explain the float model, from "
@@ -226,6 +222,8 @@ class _Copier:
             wrapped = Wrapped(inside, self.module(getattr(module, inside)))
             self._keep(module, wrapped)
             return wrapped
+        if isinstance(module, torch.jit.ScriptModule):
+            return self._keep(module, Scripted(module, self._tensor))  # type: ignore[no-any-return]
         new: nn.Module = object.__new__(type(module))
         self._keep(module, new)
         for name, value in _slots(module):

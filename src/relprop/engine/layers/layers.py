@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from relprop.engine.graph.graph import Graph, Node, data_inputs, info, operator_name
+from relprop.engine.graph.scripted import is_script
 from relprop.engine.layers.kinds import JOINED, PASSING, LayerType, ModuleType, type_matches
 from relprop.engine.ops import lookup
 from relprop.engine.ops.analysis import needs_rule
@@ -106,11 +107,13 @@ def number(rows: Sequence[Layer], flatten: bool) -> list[Layer]:
 
 def describe(module: nn.Module) -> str:
     """`Conv2d(3, 8, kernel_size=(3, 3))`: the module's own repr, where it has one line."""
+    kind, own = plain_type(module), type(module)
+    if is_script(module) and kind is not own:  # says nothing of itself but its name
+        return kind.__name__
     shown = repr(module)
     if "\n" not in shown:
         return shown
-    kind = plain_type(module).__name__
-    return f"{kind}({module.extra_repr()})" if plain_type(module) is not type(module) else kind
+    return f"{kind.__name__}({module.extra_repr()})" if kind is not own else kind.__name__
 
 
 def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) -> list[Layer]:
@@ -188,7 +191,7 @@ def _with_fused(rows: list[Layer], modules: Mapping[str, nn.Module]) -> list[Lay
         new = [path for path in paths if path and path in modules and is_leaf(modules[path]) and path not in seen]
         seen.update(new)
         known = [(path, modules[path]) for path in new]
-        return [Layer(p, (), describe(m), type(m), frozenset({"batch_norm"}), (), row.name) for p, m in known]
+        return [Layer(p, (), describe(m), plain_type(m), frozenset({"batch_norm"}), (), row.name) for p, m in known]
 
     result = []
     for row in rows:

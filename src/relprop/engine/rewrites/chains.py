@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from relprop.engine.graph.scripted import is_script, module_type
 from relprop.engine.rewrites.fusing import Fusable, pads
 
 
@@ -28,8 +29,8 @@ def is_torchs(module: nn.Module) -> bool:
 
 
 def plain_type(module: nn.Module) -> type[nn.Module]:
-    """Its class before its weights were parametrized, which makes a subclass of each module."""
-    return type_before_parametrizations(module)
+    """Its class before its weights were parametrized, which makes a subclass of each module, or it was scripted."""
+    return module_type(module) if is_script(module) else type_before_parametrizations(module)
 
 
 def fusable(layer: nn.Module) -> Fusable | None:

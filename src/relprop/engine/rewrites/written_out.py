@@ -2,6 +2,7 @@
 
     tensordot, inner                      -> matmul, or einsum
     bilinear                              -> einsum and a bias
+    convolution, as TorchScript has it    -> conv1d, ..., conv_transpose3d
     cosine_similarity                     -> two quotients by norms, a product, a sum
     pairwise_distance, cdist, dist        -> a difference, and its norm as powers, a sum, a root
     scatter_reduce, index_reduce          -> scatter_add and a count; the largest of each place
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from relprop.engine.graph import operators as f
-from relprop.engine.graph.graph import Graph, Node, fake_value, operator_name
+from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, operator_name
 from relprop.engine.graph.run import run_node
 from relprop.engine.ops.analysis import remove_dead
 from relprop.engine.ops.registry import TAUGHT
@@ -102,6 +103,17 @@ def _bilinear(write: Writer, given: dict[str, Any]) -> Node:
     """`z_o = Σ_ij W_oij x_i y_j + b_o`."""
     joined = write(aten.einsum.default, "...i,oij,...j->...o", [given["input1"], given["weight"], given["input2"]])
     return joined if given["bias"] is None else write(aten.add.Tensor, joined, given["bias"])
+
+
+def _convolution(write: Writer, given: dict[str, Any]) -> Node:
+    """By the number of its dimensions, which its weight has two more than."""
+    transposed, d = given["transposed"], len(fake_value(given["weight"]).shape) - 2
+    packet = getattr(aten, f"conv_transpose{d}d" if transposed else f"conv{d}d")
+    kind = getattr(packet, packet.overloads()[0])
+    behind = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
+    new = write(kind, *(given[name] for name in ("input", "weight", "bias", "stride", "padding", *behind)))
+    annotate(new, operator=operator_name(new))  # a layer like any other of its kind
+    return new
 
 
 def _vecdot(write: Writer, given: dict[str, Any]) -> Node:
@@ -332,6 +344,8 @@ WRITTEN_OUT: dict[str, Writing] = {
     "tensordot": _tensordot,
     "inner": _inner,
     "bilinear": _bilinear,
+    "convolution": _convolution,
+    "_convolution": _convolution,
     "linalg_vecdot": _vecdot,
     "outer": _outer,
     "ger": _outer,
