@@ -13,7 +13,7 @@ from relprop.engine.ops.units import register_module
 from relprop.engine.rewrites.modules import canonize, flatten_model, strip_softmax
 from relprop.errors import RelpropError
 from relprop.evaluation import Evaluation, evaluate
-from relprop.explanations import heatmaps, text
+from relprop.explanations import figures, heatmaps, text
 from relprop.explanations.explanation import Explanation
 
 __version__ = version("relprop")
@@ -30,6 +30,7 @@ __all__ = [
     "concepts",
     "errors",
     "evaluate",
+    "figures",
     "flatten_model",
     "heatmaps",
     "layer_indices",

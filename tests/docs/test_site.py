@@ -40,7 +40,7 @@ def entries(page: Path) -> set[str]:
 
 def test_every_public_name_has_an_entry(site: Path):
     found = {name.rpartition(".")[2] for page in (site / "api").glob("*.html") for name in entries(page)}
-    modules = {"composites", "errors", "heatmaps", "rewrites", "rules", "targets", "text"}
+    modules = {"composites", "errors", "figures", "heatmaps", "rewrites", "rules", "targets", "text"}
     for names in (relprop.__all__, relprop.rules.__all__, relprop.composites.__all__, relprop.targets.__all__):
         assert set(names) - modules <= found, set(names) - modules - found
     assert modules <= found

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -32,6 +33,7 @@ from relprop.engine.rewrites.samples import keep_batch, without_batch
 from relprop.engine.rewrites.softmax import strip_graph
 from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
+from relprop.explanations.origin import Origin
 from relprop.rules import Rule
 from relprop.targets import Normalize, Target, TargetLike, as_target
 
@@ -300,7 +302,31 @@ class Analyzer(ABC):
             ledger=ledger,
             _explains=target.__str__,
             _amount=answer.amount,
+            origin=self._origin(call, target),
         )
+
+    def _origin(self, call: Call, target: Target) -> Origin:
+        """What an explanation knows of its call."""
+
+        def inputs() -> Inputs:
+            args, kwargs = pytree.tree_unflatten(call.inputs, call.graph.in_spec)
+            return tuple(args), dict(kwargs)
+
+        def given() -> dict[str, Tensor]:
+            named = zip((node.name for node in call.graph.inputs), call.inputs, strict=True)
+            return {name: leaf for name, leaf in named if isinstance(leaf, Tensor)}
+
+        def ask(target: TargetLike, **options: Any) -> Explanation:
+            return self._explained(inputs(), [target], self.asked(**options))[0]
+
+        return Origin(self, target, inputs, given, self.described, ask, self._classes)
+
+    def described(self) -> dict[str, str]:
+        """The method and its options in words, with the model's class and versions: what pages and files say."""
+        plain = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        options = [f"{name}={value!r}" for name, value in plain.items() if isinstance(value, (str, int, float))]
+        known = {"analyzer": type(self).__name__, "options": ", ".join(options), "model": type(self._source).__name__}
+        return known | {"relprop": version("relprop"), "torch": torch.__version__}
 
 
 def in_one(inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> Inputs:

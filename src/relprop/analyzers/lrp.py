@@ -19,7 +19,7 @@ from relprop.analyzers.options import Conditions, Edges, Options, Paths, by_outp
 from relprop.composites import Composite
 from relprop.composites.assign import rules_of_layers
 from relprop.composites.composite import as_composite
-from relprop.composites.table import Line, printed, table_of_layers
+from relprop.composites.table import Line, printed, table_html, table_of_layers
 from relprop.engine.graph.graph import Node
 from relprop.engine.graph.signature import Inputs, batch_size, inputs_of
 from relprop.engine.layers.layers import Layer, layers_of_modules
@@ -290,6 +290,12 @@ class LRP(Exporting):
         """The options that change relevance and are not what they are by default, as `repr` prints them."""
         return ", ".join(given for given in self._changed if given.split("=")[0] not in ("memory", "checkpoint"))
 
+    def described(self) -> dict[str, str]:
+        name = self.composite.name if isinstance(self.composite, Composite) else ""
+        named = name or " ".join(repr(self.composite).split())
+        known = super().described()
+        return {"analyzer": known.pop("analyzer"), "composite": named, **known, "options": self.settings}
+
     def asked(self, **options: Any) -> Mapping[str, Any]:
         given = Options(**options)
         return {"options": given, "conditions": [given.conditions], "chunk": None}
@@ -353,6 +359,9 @@ class LRP(Exporting):
 
     def __str__(self) -> str:
         return printed(self._lines())
+
+    def _repr_html_(self) -> str:
+        return table_html(self._lines())
 
     def _lines(self) -> list[Line]:
         layers, named = self.layers, self.composite.name if isinstance(self.composite, Composite) else ""

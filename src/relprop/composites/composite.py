@@ -12,7 +12,7 @@ from typing import ParamSpec
 from torch import Tensor
 
 from relprop.composites.primitives import Primitive
-from relprop.composites.table import entries, printed
+from relprop.composites.table import entries, printed, table_html
 from relprop.engine.layers.layers import Layer
 from relprop.errors import CompositeError
 from relprop.rules import Rule, ZeroRule
@@ -103,6 +103,9 @@ class Composite:
 
     def __str__(self) -> str:
         return printed(self._lines())
+
+    def _repr_html_(self) -> str:
+        return table_html(self._lines())
 
     def _lines(self) -> list[tuple[str, str]]:
         lines = [(f"# {self.reason}", "dim")] if self.reason else []

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relprop.engine.layers.layers import Layer
+from relprop.explanations.pages import rendered
 from relprop.rules import Rule
 
 Line = tuple[str, str]
@@ -44,6 +45,18 @@ def printed(lines: Sequence[Line]) -> str:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return plain
     return coloured(lines)
+
+
+def table_html(lines: Sequence[Line]) -> str:
+    """The lines as a table for notebooks: what gets a rule on the left, the rule on the right."""
+    rows = []
+    for text, kind in lines:
+        depth = len(text) - len(text.lstrip())
+        left, arrow, right = text.strip().rstrip(",").partition(" => ")
+        if left != ")":
+            body, _, comment = left.partition("  # ")
+            rows.append(((body.strip() or comment, depth), (right, comment if body.strip() else ""), kind, bool(arrow)))
+    return rendered("rules.html", rows=rows)
 
 
 def coloured(lines: Sequence[Line]) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from relprop.errors import ImageError
 from relprop.explanations.ledger import Ledger
+from relprop.explanations.origin import Origin
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Relevance of a model's inputs for one target.
+    """Relevance of a model's inputs for one target. In a notebook it shows itself.
 
     Attributes:
         relevance: shaped like the input, (B, ...), and for token ids like their embeddings, (B, T, D); a tuple if there
@@ -42,6 +47,7 @@ class Explanation:
     _outputs: Callable[[], Any] | None = field(default=None, repr=False)
     _amount: Callable[[], Tensor] | None = field(default=None, repr=False)
     _explains: Callable[[], str] | None = field(default=None, repr=False)
+    origin: Origin | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def explains(self) -> str:
@@ -58,6 +64,21 @@ class Explanation:
         """The number that is explained, (B,), before `normalize_output`: inputs and sinks sum to it."""
         return None if self._amount is None else self._amount()
 
+    @cached_property
+    def given(self) -> Mapping[str, Tensor]:
+        """The inputs that were explained, by name, token ids among them. They are no copies."""
+        return {} if self.origin is None else self.origin.given()
+
+    @cached_property
+    def settings(self) -> Mapping[str, str]:
+        """What to say to get it again: analyzer, composite, options, model, versions."""
+        return {} if self.origin is None else self.origin.settings()
+
+    @cached_property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the model's outputs, where the analyzer knows them."""
+        return None if self.origin is None else self.origin.classes
+
     @property
     def inputs(self) -> Mapping[str, Tensor]:
         """`by_input`, by its earlier name."""
@@ -65,7 +86,9 @@ class Explanation:
 
     def __getstate__(self) -> dict[str, Any]:
         known = {"output": self.output, "amount": self.amount, "explains": self.explains}
-        return self.__dict__ | known | {"_outputs": None, "_amount": None, "_explains": None}
+        known |= {"given": self.given, "settings": self.settings, "classes": self.classes}
+        kept = {name: value for name, value in self.__dict__.items() if name != "_png"}
+        return kept | known | {"_outputs": None, "_amount": None, "_explains": None, "origin": None}
 
     def heatmap(self, **options: Any) -> Any:
         """Relevance (B, C, H, W) as pictures: a PIL image for each sample, in a list. Of several inputs the first.
@@ -86,6 +109,87 @@ class Explanation:
                 "relprop.explanations.heatmaps.heatmap draws one map (H, W), relprop.explanations.text tokens."
             )
         return heatmap(relevance, **options)
+
+    def plot(self, samples: int | Sequence[int] | None = None, **options: Any) -> Figure:
+        """A matplotlib figure in the form that suits the input: picture, volume, curves, tokens, or bars.
+
+        Args:
+            samples: which of the batch, by number; None: the first four.
+            **options: those of `relprop.figures.plot`, such as `kind`, `names`, `picture`, `layer`, `shared`.
+
+        Raises:
+            ImageError: the relevance has no form of its own, or a name or number does not fit.
+            MissingExtraError: matplotlib is missing.
+        """
+        from relprop.explanations.figures import plot
+
+        return plot(self, samples, **options)
+
+    def show(self, samples: int | Sequence[int] | None = None, **options: Any) -> None:
+        """Show it here and now: in the notebook, in a window where matplotlib has one, or else in the terminal.
+
+        Args:
+            samples: as in `plot`.
+            **options: as in `plot`.
+
+        Raises:
+            ImageError, MissingExtraError: as `plot` does.
+        """
+        from relprop.explanations.notebook import show
+
+        show(self, samples, options)
+
+    def save(self, path: str | Path, *, inputs: bool = True) -> None:
+        """Write it as a safetensors file: all tensors, and target, ledger and settings as JSON in the metadata.
+
+        Args:
+            path: of the file, which is written whole or not at all.
+            inputs: also what was explained.
+
+        Raises:
+            ArtifactError: the file cannot be written, or the output holds what is no tensor.
+            MissingExtraError: safetensors is missing.
+
+        Examples:
+            >>> import torch
+            >>> from relprop import LRP, Explanation
+            >>> expl = LRP(torch.nn.Linear(3, 2))(torch.rand(1, 3))
+            >>> expl.save("linear.safetensors")
+            >>> torch.equal(Explanation.load("linear.safetensors").relevance, expl.relevance)
+            True
+        """
+        from relprop.explanations.saved import save
+
+        save(self, path, inputs=inputs)
+
+    @staticmethod
+    def load(path: str | Path) -> Explanation:
+        """What `save` wrote, on the CPU. Nothing in the file is run.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            ArtifactError: there is no such file, it is torn, or of something else.
+            MissingExtraError: safetensors is missing.
+        """
+        from relprop.explanations.saved import load
+
+        return load(path, Explanation)
+
+    @cached_property
+    def _png(self) -> bytes | None:
+        from relprop.explanations.notebook import png
+
+        return png(self)
+
+    def _repr_png_(self) -> bytes | None:
+        return self._png
+
+    def _repr_html_(self) -> str | None:
+        from relprop.explanations.notebook import explanation_html
+
+        return explanation_html(self, self._png)
 
     def __repr__(self) -> str:
         shapes = (

@@ -9,6 +9,7 @@ from math import inf, isfinite
 from rich.console import Console
 from rich.table import Table
 
+from relprop.explanations.pages import rendered
 from relprop.rules import Rule
 
 MOST = 1e3
@@ -29,7 +30,7 @@ class Entry:
         name: the operator's name in the graph.
         operator: what it computes.
         module: path of its module.
-        rule: the rule that it was treated by.
+        rule: the rule that it was treated by; of a ledger that was read from a file, how it is printed.
         received: relevance that came in.
         passed: relevance that went on to its inputs.
         sinks: relevance that it kept, by name: `bias`, `epsilon`, `softmax`, `constant`, `masked`, `module`, or the
@@ -41,7 +42,7 @@ class Entry:
     name: str
     operator: str
     module: str
-    rule: Rule
+    rule: Rule | str
     received: float
     passed: float
     sinks: Mapping[str, float]
@@ -107,7 +108,7 @@ class Ledger(Sequence[Entry]):
         if entry is not None and not entry.growth < MOST:
             by = f"grew by a factor of {entry.growth:.3g}" if isfinite(entry.growth) else "overflowed"
             return (
-                f"Relevance {by} at {_place(entry)}, under {entry.rule!r}: where contributions of opposite signs "
+                f"Relevance {by} at {_place(entry)}, under {entry.rule}: where contributions of opposite signs "
                 "nearly cancel, shares are many times their sum. GeneralizedGammaRule, which EpsilonGammaFlat and "
                 "ResLRP have, bounds that."
             )
@@ -121,7 +122,7 @@ class Ledger(Sequence[Entry]):
             )
             return (
                 f"Of relevance only {share:.2g} arrived: sinks kept the rest, most of it {sink} at {_place(entry)}, "
-                f"under {entry.rule!r}. Heatmaps show what is left.{helps}"
+                f"under {entry.rule}. Heatmaps show what is left.{helps}"
             )
         return ""
 
@@ -134,6 +135,9 @@ class Ledger(Sequence[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 
+    def _repr_html_(self) -> str:
+        return rendered("ledger.html", ledger=self, most=max((abs(v) for v in self.sinks.values()), default=0.0))
+
     def __str__(self) -> str:
         table = Table(box=None, pad_edge=False)
         for column in ("module", "operator", "rule", "received", "passed", "kept by sinks"):
@@ -142,7 +146,7 @@ class Ledger(Sequence[Entry]):
             )
         for e in self.entries:
             kept = ", ".join(f"{name} {amount:.3g}" for name, amount in e.sinks.items() if amount)
-            table.add_row(e.module, e.operator, repr(e.rule), f"{e.received:.4g}", f"{e.passed:.4g}", kept)
+            table.add_row(e.module, e.operator, str(e.rule), f"{e.received:.4g}", f"{e.passed:.4g}", kept)
         console = Console(width=160, color_system=None)
         with console.capture() as capture:
             console.print(table)

@@ -12,8 +12,9 @@ from rich.text import Text
 from torch import Tensor
 
 from relprop.errors import InputError
+from relprop.explanations.pages import rendered
 from relprop.explanations.shown import visible
-from relprop.explanations.text.colours import PAPER, RGB, mix, readable
+from relprop.explanations.text.colours import BLUE, PAPER, RED, RGB, WHITE, css, mix, readable
 from relprop.explanations.text.pieces import NOTHING, Piece, join_tokens, label, pieces_of, word_numbers
 
 
@@ -118,6 +119,22 @@ class ExplainedText:
             shown.append(label(piece), _style(background, dim=piece.special))
         shown.append(visible(self.rest), paper)
         return shown
+
+    def _repr_html_(self) -> str:
+        spans = [
+            (
+                visible(space),
+                label(piece),
+                css(mix(WHITE, r, self.limit)),
+                css(readable(mix(WHITE, r, self.limit))),
+                tip,
+            )
+            for (space, piece, r), tip in zip(spaced(self), self._tips(), strict=True)
+        ]
+        return rendered("sentence.html", explained=self, spans=spans, red=css(RED), blue=css(BLUE))
+
+    def _tips(self) -> list[str]:
+        return [f"{visible(p.token)}  {r:+.4g}" for p, r in zip(self.pieces, self.relevance, strict=True)]
 
 
 def spaced(explained: ExplainedText) -> list[tuple[str, Piece, float]]:
