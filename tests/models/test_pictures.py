@@ -157,3 +157,59 @@ def _damaged(content: bytes, rng: random.Random) -> bytes:
         )
     cut = rng.randrange(len(changed)) if rng.random() < 0.2 else len(changed)
     return bytes(changed[:cut])
+
+
+# Never black in silence.
+
+
+def png(path: Path, values: np.ndarray) -> Path:
+    """A PNG of 16 bits in each colour, which Pillow does not write."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_12_bits_in_16_are_not_black_in_silence(channels: int, tmp_path: Path) -> None:
+    values = np.stack([(RAMP * 4095).round().astype(np.uint16)] * 3 + [np.full((4, 256), 65535, np.uint16)], -1)
+    with pytest.warns(UserWarning, match="no number above 4095 of 65535, and is read as a nearly black picture"):
+        open_picture(png(tmp_path / "a.png", values[..., :channels]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        full = open_picture(png(tmp_path / "b.png", np.stack([(RAMP * 65535).round().astype(np.uint16)] * 3, -1)))
+    assert np.abs(np.asarray(full)[..., 0].astype(int) - BYTES).max() <= 1
+
+
+def test_of_a_stack_the_first_is_read_and_said(tmp_path: Path) -> None:
+    first, other = (Image.new("L", (3, 2), grey) for grey in (10, 200))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[other, other])
+    with pytest.warns(UserWarning, match="holds 3 pictures, of which the first is read"):
+        assert grey(tmp_path / "a.tif").max() == 10
+
+
+def test_pictures_as_printers_and_phones_write_them(tmp_path: Path) -> None:
+    """CMYK, a palette with a transparent colour, alpha, and a picture that lies on its side."""
+    ramp = Image.fromarray(np.stack([BYTES] * 3, -1))
+    ramp.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    assert np.abs(grey(tmp_path / "cmyk.jpg").astype(int) - BYTES).max() <= 4
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 200, 0, 0])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    assert np.asarray(open_picture(tmp_path / "p.png")).tolist() == [[[255, 255, 255], [200, 0, 0]]]
+    Image.new("RGBA", (1, 1), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert grey(tmp_path / "a.png").tolist() == [[255]]
+    exif = Image.Exif()
+    exif[274] = 6
+    ramp.save(tmp_path / "side.jpg", exif=exif)
+    assert open_picture(tmp_path / "side.jpg").size == (4, 256)

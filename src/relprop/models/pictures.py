@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.errors import ImageError, MissingExtraError
+from relprop.models.dicom import SUFFIXES, is_dicom, open_dicom
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +20,7 @@ NO_PICTURES = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "FITS")
 """What Pillow opens and relprop does not: PostScript, a program that Ghostscript would run; films, and measurements."""
 
 BITS_TAG, HIGHEST_TAG = 258, 281  # of TIFF: BitsPerSample and MaxSampleValue
+TIFF = (".tif", ".tiff")
 SIXTEEN = 2**16 - 1  # what Pillow fills in for the latter
 
 
@@ -26,11 +28,12 @@ def open_picture(path: str | Path) -> Image:
     """Read and decode a picture as viewers show it: upright by its EXIF orientation, transparency on white.
 
     Grey numbers of another kind are scaled to bytes: from 0 to 1, or with as many bits as the file says. Where it says
-    16 and no number needs more than 8 or 12, as cameras and scanners write, these are taken, with a warning.
+    16 and no number needs more than 8 or 12, as cameras and scanners write, these are taken, with a warning. DICOM
+    files are seen through the window that they name. Of several pictures in a TIFF the first is read, with a warning.
 
     Raises:
         ImageError: there is no such file, it is not a whole picture, or nothing says what its numbers mean.
-        MissingExtraError: Pillow is not installed.
+        MissingExtraError: Pillow is not installed, or for DICOM files pydicom.
     """
     image_module = _pillow()
     path = Path(path)
@@ -38,22 +41,30 @@ def open_picture(path: str | Path) -> Image:
         raise ImageError(f"{path}: a folder, not a picture")
     if not os.path.isfile(path):  # False, too, for links in a circle, null bytes and names that are too long
         raise ImageError(f"{path}: no such file")
+    if is_dicom(path):
+        return open_dicom(path)
     try:
         with image_module.open(path, formats=_formats(image_module)) as opened:
-            white = _stated(opened)
-            return _rgb(_upright(opened), white, path)
+            white, cut = _stated(opened), _is_cut(opened)
+            if opened.format == "TIFF" and getattr(opened, "n_frames", 1) > 1:
+                warnings.warn(f"{path} holds {opened.n_frames} pictures, of which the first is read", stacklevel=2)
+            rgb = _rgb(_upright(opened), white, path)
+            if cut:
+                _warn_of_dark(rgb, path)
+            return rgb
     except ImageError:
         raise
     # Broken files raise nearly anything: struct.error, SyntaxError, DecompressionBombError, ...
     except Exception as error:
-        raise ImageError(f"{path} is not a readable picture: {error}") from error
+        hint = "; of a TIFF with floats in colours, or of 64 bits, save bytes" if path.suffix.lower() in TIFF else ""
+        raise ImageError(f"{path} is not a readable picture: {error}{hint}") from error
 
 
 def picture_suffixes() -> set[str]:
     """How the names of pictures end, in lower case."""
     image_module = _pillow()
     formats = _formats(image_module)
-    return {suffix for suffix, kind in image_module.registered_extensions().items() if kind in formats}
+    return {suffix for suffix, kind in image_module.registered_extensions().items() if kind in formats} | {*SUFFIXES}
 
 
 def _formats(image_module: Any) -> list[str]:
@@ -78,6 +89,22 @@ def _rgb(image: Image, white: float | None, path: Path) -> Image:
         image = image_module.alpha_composite(image_module.new("RGBA", image.size, "white"), image)
     rgb: Image = image.convert("RGB")
     return rgb
+
+
+def _is_cut(opened: Image) -> bool:
+    """In colours of 16 bits, of which Pillow reads the upper 8."""
+    tiles: Any = getattr(opened, "tile", ())
+    return opened.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in tiles)
+
+
+def _warn_of_dark(rgb: Image, path: Path) -> None:
+    highest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
+    if 0 < highest < 16:
+        warnings.warn(
+            f"{path} has 16 bits in each colour, but no number above {256 * highest + 255} of 65535, and is read as a "
+            "nearly black picture. If its numbers have 12 bits, save it with 8 bits per channel",
+            stacklevel=3,
+        )
 
 
 def _is_deep(image: Image) -> bool:
