@@ -74,7 +74,7 @@ def test_layers_have_the_names_and_types_of_the_modules() -> None:
 def test_changed_weights_are_followed(kind: str) -> None:
     script = MADE[kind](network())
     lrp = LRP(script, EpsilonPlus())
-    before = lrp(X).output
+    before = [lrp(X).output for _ in range(2)][1]  # the third call does not compare with the model
     with torch.no_grad():
         for p in script.parameters():
             p.mul_(1.5)
