@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.engine.graph.capture import capture
+from relprop.engine.graph.export import explain_failure
 from relprop.errors import CaptureError, InputError
 
 
@@ -28,6 +29,13 @@ def test_a_capture_failure_says_where() -> None:
     assert Path(__file__).name in said
     assert "x.sum() > 0" in said
     assert "torch.where" in said
+
+
+@pytest.mark.parametrize("version", ["2.6.0+cpu", "2.9.1", "2.13.0"])
+def test_a_capture_failure_names_an_old_version(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    said = explain_failure(Branches(), ValueError("no"))
+    assert (f"PyTorch {version}" in said) == (version == "2.6.0+cpu")
 
 
 class Reader(nn.Module):

@@ -34,6 +34,9 @@ LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, jaxtyp
 LOCK = threading.RLock()
 """`torch.export` changes PyTorch itself while it runs, so that two at a time break each other."""
 
+GROWN = (2, 9)
+"""Older versions of PyTorch export fewer models, among them decoders of `transformers` 4.57 with PyTorch 2.6."""
+
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs."""
 
@@ -172,7 +175,14 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
         "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
         "torch.where or torch.cond; keep .item() and numpy out of forward."
     )
+    if _version() < GROWN:
+        newer = ".".join(map(str, GROWN))
+        lines.append(f"This is PyTorch {torch.__version__}, whose export captures less than that of {newer} and newer.")
     return "\n".join(lines)
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
 
 def _packs_sequences(error: BaseException) -> bool:
