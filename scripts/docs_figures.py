@@ -1,8 +1,13 @@
-"""Pictures of docs/figures.md: docs/images/{figures,compare}.png."""
+"""Pictures of docs/figures.md: docs/images/{figures,compare,report}.png.
+
+The page is seen by Chromium, through playwright; without it, report.png stays as it is.
+"""
 
 from __future__ import annotations
 
 import io
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +53,30 @@ def as_image(figure: object) -> Image.Image:
     return Image.open(data).convert("RGB")
 
 
+def report() -> None:
+    """The first section of a page, as a browser shows it."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        chromium = None
+    if chromium is None:
+        print("report.png stays as it is: there is no playwright, or no Chromium")
+        return
+    sample = demo.load_samples()[0]
+    lrp = LRP(demo.load_model(), EpsilonGammaFlat(), classes=demo.CLASSES)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        path = Path(folder) / "page.html"
+        expl = lrp(demo.to_input(sample.image))
+        expl.report(path, headings=[sample.name], pictures=[sample.image], targets=["burst", "ring"])
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 900, "height": 1400}, color_scheme="light")
+        page.goto(path.as_uri())
+        page.locator("#sample-0 input.step").fill("4")
+        page.locator("#sample-0").screenshot(path=IMAGES / "report.png")
+        browser.close()
+
+
 def main() -> None:
     """Draw both."""
     lrp = LRP(demo.load_model(), EpsilonGammaFlat(), classes=demo.CLASSES)
@@ -72,3 +101,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    report()

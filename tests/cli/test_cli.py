@@ -201,6 +201,25 @@ def test_a_negative_output_is_explained_by_what_speaks_for_it_in_red(tmp_path):
     assert metadata["normalize_output"] == "magnitude"
 
 
+def test_the_report_has_a_section_for_each_picture_and_the_classes_that_were_asked_for(tmp_path):
+    paths = [sample.path for sample in SAMPLES[:2]]
+    asked = ("--target", "star", "--target", "ring", "--report")
+    said = relprop("explain", *paths, "--model", "demo", *asked, "--out", tmp_path / "out").stdout
+    assert said.rstrip().endswith("overview.png and summary.json, report.html")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    for sample in SAMPLES[:2]:
+        assert f">{sample.name}</h2>" in page
+    for label in ("star", "ring", "star, not ring"):
+        assert page.count(f">{label}</label>") == 2
+    assert page.count("Can I trust it?") == 2
+    assert "EpsilonGammaFlat()" in page
+    before = (tmp_path / "out" / "report.html").stat().st_mtime_ns
+    result = relprop("explain", *paths, "--model", "demo", "--report", "--out", tmp_path / "out", code=2)
+    assert "would be overwritten" in result.stderr
+    assert (tmp_path / "out" / "report.html").stat().st_mtime_ns == before
+    assert "--report is for pictures" in relprop("explain", "--model", "x", "--text", "a", "--report", code=2).stderr
+
+
 # --- what is printed ---
 
 

@@ -35,7 +35,7 @@ from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
 from relprop.explanations.origin import Origin
 from relprop.rules import Rule
-from relprop.targets import Normalize, Target, TargetLike, as_target
+from relprop.targets import Largest, Normalize, Target, TargetLike, as_target
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -316,10 +316,16 @@ class Analyzer(ABC):
             named = zip((node.name for node in call.graph.inputs), call.inputs, strict=True)
             return {name: leaf for name, leaf in named if isinstance(leaf, Tensor)}
 
-        def ask(target: TargetLike, **options: Any) -> Explanation:
-            return self._explained(inputs(), [target], self.asked(**options))[0]
+        def ask(target: TargetLike, sample: int | None = None, **options: Any) -> Explanation:
+            asked, count = inputs(), batch_size(*inputs())
+            if sample is not None:
+                asked = pytree.tree_map(lambda leaf: _row(leaf, sample, count), asked)
+            return self._explained(asked, [target], self.asked(**options))[0]
 
-        return Origin(self, target, inputs, given, self.described, ask, self._classes)
+        def settings() -> dict[str, str]:
+            return self.described() | {"target": "None" if isinstance(target, Largest) else repr(target)}
+
+        return Origin(self, target, inputs, given, settings, ask, self._classes)
 
     def described(self) -> dict[str, str]:
         """The method and its options in words, with the model's class and versions: what pages and files say."""
@@ -327,6 +333,12 @@ class Analyzer(ABC):
         options = [f"{name}={value!r}" for name, value in plain.items() if isinstance(value, (str, int, float))]
         known = {"analyzer": type(self).__name__, "options": ", ".join(options), "model": type(self._source).__name__}
         return known | {"relprop": version("relprop"), "torch": torch.__version__}
+
+
+def _row(leaf: Any, sample: int, count: int | None) -> Any:
+    """One sample of an input; what has no batch dimension as it is."""
+    whole = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count
+    return leaf[sample : sample + 1] if whole else leaf
 
 
 def in_one(inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> Inputs:

@@ -292,7 +292,7 @@ class LRP(Exporting):
 
     def described(self) -> dict[str, str]:
         name = self.composite.name if isinstance(self.composite, Composite) else ""
-        named = name or " ".join(repr(self.composite).split())
+        named = name or " ".join(repr(self.composite).split()).replace("( )", "()")
         known = super().described()
         return {"analyzer": known.pop("analyzer"), "composite": named, **known, "options": self.settings}
 

@@ -29,6 +29,7 @@ from relprop.cli.options import (
     OwnComposite,
     Quiet,
     Replace,
+    Report,
     SimilarTo,
     Size,
     Std,
@@ -87,6 +88,7 @@ def explain(
     std: Std = None,
     cmap: Colormap = "seismic",
     clip: Clip = None,
+    report: Report = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,12 +104,14 @@ def explain(
                 raise RelpropError("give pictures or --text, not both")
             if size is not None or mean is not None or std is not None or clip is not None:
                 raise RelpropError("--size, --mean, --std and --clip are for pictures, not for --text")
+            if report:
+                raise RelpropError("--report is for pictures; --text writes a page for each sentence as it is")
             _explain_texts(text, asked | {"similar_to": similar_to}, quiet)
             return
         if similar_to is not None:
             raise RelpropError("--similar-to needs --text")
         numbers = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
-        drawn = {"size": size, "cmap": cmap, "clip": clip, "batch_size": batch_size}
+        drawn = {"size": size, "cmap": cmap, "clip": clip, "batch_size": batch_size, "report": report}
         _explain_pictures(images, asked | numbers | drawn, quiet)
 
 

@@ -65,6 +65,12 @@ Clip = Annotated[
     float | None,
     typer.Option(help="Percentile of |relevance| that gets the full colour; by default the maximum."),
 ]
+Report = Annotated[
+    bool,
+    typer.Option(
+        "--report", help="Also write report.html: a page with classes, layers, sinks, and whether to trust it."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist; otherwise they stop the job.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")]
 ExportFile = Annotated[Path, typer.Option(metavar="FILE", help="A .pt2 file, which torch runs, or an .onnx file.")]

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from relprop.explanations.heatmaps import terminal
 from relprop.explanations.shown import one_line, visible
-from relprop.jobs.files import OVERVIEW, SUMMARY
+from relprop.jobs.files import OVERVIEW, REPORT, SUMMARY
 from relprop.jobs.picture_plan import PictureOptions, PicturePlan, make_picture_plan
+from relprop.jobs.picture_report import REPORTED, sections, write_report
 from relprop.jobs.pictures import PictureResult, explain_pictures, finish_pictures, trouble
 
 DRAWN = 4  # pictures that are drawn in the terminal
@@ -32,6 +33,15 @@ def run(options: PictureOptions, quiet: bool) -> None:
     plan = make_picture_plan(options)
     results = list(tracked(explain_pictures(plan), plan, Console(stderr=True, quiet=quiet)))
     finish_pictures(plan, results)
+    if options.report:
+        pages = track(
+            sections(plan),
+            "reporting",
+            total=min(len(plan.pictures), REPORTED),
+            console=Console(stderr=True, quiet=quiet),
+            transient=True,
+        )
+        write_report(plan, list(pages))
     show(plan, results, Console(quiet=quiet))
 
 
@@ -68,6 +78,7 @@ def show(plan: PicturePlan, results: Sequence[PictureResult], console: Console) 
     shown = sum(result.images is not None for result in results)
     first = f" of the first {shown} of them" if shown < len(results) else ""
     files = f"Files: in {plan.options.out}: {name}.{kinds} for each picture, {OVERVIEW}{first} and {SUMMARY}"
+    files += f", {REPORT}" if plan.options.report else ""
     console.print(Text(visible(files)), soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from relprop.evaluation.occlusion import Curves, Occluder, occlusion
 from relprop.evaluation.result import Evaluation
 from relprop.evaluation.shapley import shapley_values
 from relprop.evaluation.subject import Subject
+from relprop.evaluation.trust import trust
 
 __all__ = [
     "METRICS",
@@ -36,4 +37,5 @@ __all__ = [
     "evaluate",
     "occlusion",
     "shapley_values",
+    "trust",
 ]

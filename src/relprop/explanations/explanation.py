@@ -139,6 +139,49 @@ class Explanation:
 
         show(self, samples, options)
 
+    def report(
+        self,
+        path: str | Path,
+        samples: int | Sequence[int] | None = None,
+        *,
+        targets: Sequence[Any] | None = None,
+        pictures: Sequence[Any] | None = None,
+        names: Sequence[Any] | None = None,
+        headings: Sequence[str] | None = None,
+        title: str | None = None,
+        layers: bool = True,
+        trust: bool = True,
+        kind: str | None = None,
+    ) -> None:
+        """Write a page about it that works offline: classes to switch and contrast, layers, sinks, whether to trust it.
+
+        Classes, layers, ledger and checks are asked of the analyzer and its model now; an explanation from a file shows
+        what it has.
+
+        Args:
+            path: of the file, which is written whole or not at all.
+            samples: which of the batch, by number; None: the first four.
+            targets: other classes to switch to; None: those with the largest outputs.
+            pictures: shown in the place of the inputs, one for each sample.
+            names: of tokens, features or channels; for tokens also a list for each sample of the batch.
+            headings: of the samples; None: their numbers.
+            title: of the page; None: the analyzer and the model.
+            layers: step through all layers.
+            trust: occlude the input, shuffle the weights, check the books: some hundred forward passes for each sample.
+            kind: as in `plot`.
+
+        Raises:
+            ImageError: the relevance has no form of its own, or there are more or fewer pictures or headings.
+            TargetError: there is no such class.
+            MissingExtraError: Pillow or matplotlib is missing.
+            RelpropError: the file cannot be written.
+        """
+        from relprop.explanations.figures.plot import chosen
+        from relprop.explanations.report import items_of, save_report
+
+        items = items_of(self, chosen(self, samples), pictures, headings, names)
+        save_report(path, items, title, targets=targets, layers=layers, trust=trust, kind=kind)
+
     def save(self, path: str | Path, *, inputs: bool = True) -> None:
         """Write it as a safetensors file: all tensors, and target, ledger and settings as JSON in the metadata.
 

@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from relprop.explanations.drawable import Drawable
+from relprop.targets import Logit
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Origin:
         inputs: the model's inputs, positional and by name.
         given: the tensors among them, by the names of `Explanation.by_input`.
         settings: what to say to get the same explanation again, in words.
-        ask: (target, **options of a call) -> the explanation of the same inputs for it.
+        ask: (target, sample, **options of a call) -> the explanation for it of one sample of the same inputs, or of all
+            where the sample is None.
         classes: names of the outputs.
     """
 
@@ -30,3 +35,17 @@ class Origin:
     settings: Callable[[], Mapping[str, str]]
     ask: Callable[..., Any]
     classes: Sequence[str] | None = None
+
+
+def target_of(explanation: Drawable, origin: Origin, sample: int) -> Any:
+    """What was explained of one sample, as a target for it alone.
+
+    Args:
+        explanation: of a batch.
+        origin: where it came from.
+        sample: which of the batch.
+    """
+    output = explanation.output
+    if explanation.target is None or not isinstance(output, Tensor) or output.dim() < 2:
+        return origin.target
+    return Logit(tuple(int(i) for i in torch.unravel_index(explanation.target[sample], output.shape[1:])))

@@ -30,7 +30,7 @@ def make_analyzer(loaded: LoadedModel, composite: str, x: Tensor) -> tuple[LRP, 
     low, high = loaded.preprocess.low.to(x.device), loaded.preprocess.high.to(x.device)
     chosen = make_composite(composite, Given(loaded.model, low, high), "pictures")
     try:
-        return LRP(loaded.model, chosen, example_inputs=(x,)), "output"
+        return LRP(loaded.model, chosen, example_inputs=(x,), classes=loaded.classes), "output"
     except SoftmaxOutputError:
         warnings.warn(f"{loaded.name} ends in a softmax; what comes before it is explained", stacklevel=2)
-        return LRP(strip_softmax(loaded.model), chosen, example_inputs=(x,)), BEFORE_SOFTMAX
+        return LRP(strip_softmax(loaded.model), chosen, example_inputs=(x,), classes=loaded.classes), BEFORE_SOFTMAX

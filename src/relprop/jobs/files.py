@@ -12,6 +12,7 @@ from relprop.errors import RelpropError
 
 OVERVIEW = "overview.png"
 SUMMARY = "summary.json"
+REPORT = "report.html"
 LONGEST = 180  # bytes of a name, of the 255 that file systems take
 LABEL = 40  # bytes of a label behind it
 

@@ -18,7 +18,7 @@ from relprop.explanations.heatmaps import heatmap
 from relprop.explanations.shown import encodable
 from relprop.jobs.asked import Asked, asked_for
 from relprop.jobs.composites import make_analyzer
-from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs, check_folder, unique_names, with_labels
+from relprop.jobs.files import OVERVIEW, REPORT, SUMMARY, Outputs, check_folder, unique_names, with_labels
 from relprop.models import LoadedModel, load_model, open_picture, picture_suffixes
 from relprop.targets.names import resolve_target
 
@@ -41,6 +41,7 @@ class PictureOptions:
     cmap: str = "seismic"
     clip: float | None = None
     overwrite: bool = False
+    report: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def make_picture_plan(options: PictureOptions, written: Sequence[str] | None = N
     check_composite(options.composite, "pictures")
     pictures = _pictures(options)
     files = [file for picture in pictures for outputs in picture.outputs for file in outputs]
-    files += [options.out / OVERVIEW, options.out / SUMMARY]
+    files += [options.out / OVERVIEW, options.out / SUMMARY, *([options.out / REPORT] if options.report else [])]
     own = None if written is None else [options.out / name for name in written]
     check_folder(options.out, files if own is None else own, options.overwrite)
     images = (open_picture(picture.path) for picture in pictures)
