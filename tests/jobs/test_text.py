@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relprop.jobs.text import Books
-from relprop.jobs.text_plan import _slug
+from relprop.jobs.text_plan import slug
 
 
 def test_books_as_one_line():
@@ -12,8 +12,8 @@ def test_books_as_one_line():
 
 
 def test_file_names_are_the_first_words():
-    assert _slug("A cat, e.g. THIS one!") == "a-cat-e-g-this-one"
-    assert _slug("../../etc/passwd") == "etc-passwd"
-    assert _slug("!?") == "text"
-    assert _slug("word " * 20) == "-".join(["word"] * 8)
-    assert len(_slug("x" * 99)) == 40
+    assert slug("A cat, e.g. THIS one!") == "a-cat-e-g-this-one"
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("!?") == "text"
+    assert slug("word " * 20) == "-".join(["word"] * 8)
+    assert len(slug("x" * 99)) == 40

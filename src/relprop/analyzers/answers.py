@@ -6,55 +6,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from relprop.analyzers.answer_logits import AnswerLogits, SequenceLogits, is_encoder_decoder
 from relprop.analyzers.lrp import LRP
 from relprop.analyzers.options import Options
 from relprop.composites import AttnLRP, Composite
 from relprop.engine.graph.signature import inputs_of
 from relprop.errors import InputError
-from relprop.explanations.answers import ExplainedAnswer, shown
+from relprop.explanations.answers import ExplainedAnswer, Spans, Unit
+from relprop.explanations.answers.answer import answers_units
+from relprop.explanations.answers.units import units_of
 from relprop.explanations.explanation import Explanation
+from relprop.explanations.text.names import pieces_of_ids, written
 from relprop.targets import Logit, Target
 
 MOST_LENGTHS = 8
 """Answers of so many lengths keep their programs."""
 
-
-class AnswerLogits(nn.Module):
-    """A causal language model whose output is the logits that each token of an answer was taken from, (B, A, V).
-
-    Args:
-        model: called with `input_ids`, returns `.logits`; a Hugging Face model.
-        length: A, of the answer at the end of the tokens.
-    """
-
-    def __init__(self, model: nn.Module, length: int) -> None:
-        super().__init__()
-        self.model, self.length = model, length
-        self.keeps = _takes(model, "logits_to_keep")
-
-    def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B A V"]:
-        options: dict[str, Any] = {"logits_to_keep": self.length + 1} if self.keeps else {}
-        logits: Tensor = self.model(input_ids=input_ids, use_cache=False, **options).logits
-        return logits[:, -self.length - 1 : -1]
-
-
-def _takes(model: nn.Module, name: str) -> bool:
-    code = getattr(type(model).forward, "__wrapped__", type(model).forward)
-    names = getattr(code, "__code__", None)
-    return names is not None and name in names.co_varnames[: names.co_argcount + names.co_kwonlyargcount]
+Prompt = str | tuple[str, str] | Sequence[Mapping[str, str]] | Sequence[int]
+"""A text, two texts that belong together, the messages of a chat, or ids of tokens."""
 
 
 class AnswerExplainer:
-    """Explains answers of a causal language model, which it gives itself or which are given.
+    """Explains answers of a language model, which it gives itself or which are given.
 
     The model runs once over prompt and answer; each token of the answer is explained from its own logit, with one set
-    of denominators. Only at the answer's positions are there logits.
+    of denominators. Only at the answer's positions are there logits. Of an encoder-decoder, the prompt is the source,
+    and behind it stands the token that its decoder starts with.
 
     Args:
-        model: a causal language model of Hugging Face, or one that is called as they are, in eval mode.
+        model: a causal language model or an encoder-decoder of Hugging Face, or one that is called as they are, in eval
+            mode.
         tokenizer: its tokenizer.
         composite: None: `AttnLRP()`.
 
@@ -74,86 +58,144 @@ class AnswerExplainer:
 
     def __call__(
         self,
-        prompt: str | Sequence[Mapping[str, str]] | Sequence[int],
+        prompt: Prompt,
         answer: str | Sequence[int] | None = None,
         *,
         contrast: Mapping[int, str | int] | None = None,
+        unit: Unit | Spans = "tokens",
         longest: int = 32,
         chunk: int | None = None,
     ) -> ExplainedAnswer:
         """Explain an answer.
 
         Args:
-            prompt: text, messages of a chat (`[{"role": "user", "content": ...}]`, by the tokenizer's template), ids.
+            prompt: text, a pair of texts in a tuple (as the tokenizer puts them together), messages of a chat
+                (`[{"role": "user", "content": ...}]`, by the tokenizer's template), ids.
             answer: text or ids. None: what the model says, taking the most probable token each time.
-            contrast: number of a token of the answer -> the token that it is explained against, "why not that".
+            contrast: number of a token of the answer -> the token that it is explained against, "why not that": its id,
+                or its text, behind a space where the answer's token is.
+            unit: "words", "sentences" or spans (start, stop) of prompt and answer are explained together, with one
+                reverse pass for each of the answer; the same as `by(unit)` of the answer's tokens.
             longest: how many tokens the model may say.
-            chunk: tokens that are explained at a time. None: one on a CPU, all on other devices.
+            chunk: rows that are explained at a time. None: one on a CPU, all on other devices.
 
         Raises:
-            InputError: there is no prompt, no answer, or a contrast that is more than one token.
+            InputError: there is no prompt, no answer, no such unit, or a contrast that is more than one token.
         """
-        start = self._prompt(prompt)
+        start = self.prompt_ids(prompt)
         end = self._answer(start, answer, longest)
-        against = {self._place(i, len(end)): self._token(token) for i, token in (contrast or {}).items()}
-        targets: list[Target] = [Logit((i, token)) for i, token in enumerate(end)]
-        for i, token in against.items():
-            if token == end[i]:
-                raise InputError(f"contrast={{{i}: ...}} is the token of the answer itself: name another one.")
-            targets[i] = targets[i] - Logit((i, token))
-        device = next(self.model.parameters()).device
-        ids = torch.tensor([[*start, *end]], device=device)
-        rows = self._lrp(len(end)).ask(inputs_of({"input_ids": ids}), targets, Options(), chunk=chunk)
-        found = list(rows)
+        places = {self._place(i, len(end)): token for i, token in (contrast or {}).items()}
+        against = {i: self._token(token, end[i]) for i, token in places.items()}
+        targets = [self._target(i, token, against.get(i)) for i, token in enumerate(end)]
+        known = self._nothing_yet(start, end, against)
+        units = units_of(known.pieces, len(known.prompt), unit)
+        of_answer = answers_units(units, len(known.prompt))
+        asked = [sum(targets[a + 1 : b], targets[a]) for a, b in of_answer]
+        found = list(self._lrp(len(end)).ask(self._inputs(start, end), asked, Options(), chunk=chunk))
         logits = found[0].output[0].double()
-        amounts = torch.stack([self._amount(logits, i, t, against.get(i)) for i, t in enumerate(end)])
         log_p = logits.log_softmax(-1)
-        names = shown(self.tokenizer.convert_ids_to_tokens([*start, *end]))
-        return ExplainedAnswer(
-            prompt=names[: len(start)],
-            answer=names[len(start) :],
-            relevance=torch.stack([self._tokens(e) for e in found]),
-            explained=amounts,
-            probability=log_p[torch.arange(len(end)), torch.tensor(end)].exp(),
-            entropy=-(log_p.exp() * log_p).sum(-1),
-        )
+        rows = torch.stack([self._tokens(each, len(known.tokens)) for each in found])
+        amounts = torch.stack([self._amount(logits, i, t, against.get(i)) for i, t in enumerate(end)])
+        steps = {
+            "explained": amounts,
+            "probability": log_p[torch.arange(len(end)), torch.tensor(end)].exp(),
+            "entropy": -(log_p.exp() * log_p).sum(-1),
+        }
+        known = ExplainedAnswer(known.prompt, known.answer, rows, **steps, pieces=known.pieces, against=known.against)
+        return known if unit == "tokens" else known.grouped(units, rows)
+
+    @property
+    def _translates(self) -> bool:
+        return is_encoder_decoder(self.model)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _lrp(self, length: int) -> LRP:
-        if length not in self._by_length:
+        key = 0 if self._translates else length
+        if key not in self._by_length:
             if len(self._by_length) == MOST_LENGTHS:
                 del self._by_length[next(iter(self._by_length))]
-            wrapped = AnswerLogits(self.model, length).train(self.model.training)
-            self._by_length[length] = LRP(wrapped, self.composite, normalize_output=False)
-        return self._by_length[length]
+            wrapped = SequenceLogits(self.model) if self._translates else AnswerLogits(self.model, length)
+            self._by_length[key] = LRP(wrapped.train(self.model.training), self.composite, normalize_output=False)
+        return self._by_length[key]
+
+    def _inputs(self, start: list[int], end: list[int]) -> Any:
+        def row(ids: list[int]) -> Tensor:
+            return torch.tensor([ids], device=self._device)
+
+        if self._translates:
+            return inputs_of({"input_ids": row(start), "decoder_input_ids": row([self._first(), *end[:-1]])})
+        return inputs_of({"input_ids": row([*start, *end])})
+
+    def _first(self) -> int:
+        """The token that a decoder starts with."""
+        settings: Any = [getattr(self.model, "generation_config", None), self.model.config]
+        for each in settings:
+            first = getattr(each, "decoder_start_token_id", None)
+            if first is not None:
+                return int(first)
+        raise InputError(
+            f"{type(self.model).__name__} does not say which token its decoder starts with: set "
+            "model.config.decoder_start_token_id."
+        )
+
+    def _nothing_yet(self, start: list[int], end: list[int], against: Mapping[int, int]) -> ExplainedAnswer:
+        """Tokens and how they are written, without relevance."""
+        head = [*start, self._first()] if self._translates else start
+        pieces = tuple(pieces_of_ids(self.tokenizer, [*head, *end]))
+        names = [written(piece) for piece in pieces]
+        others = [against.get(i) for i in range(len(end))]
+        said = tuple(None if other is None else written(pieces_of_ids(self.tokenizer, [other])[0]) for other in others)
+        nothing = torch.zeros(len(end))
+        matrix = torch.zeros(len(end), len(pieces))
+        return ExplainedAnswer(names[: len(head)], names[len(head) :], matrix, nothing, nothing, nothing, pieces, said)
 
     @staticmethod
-    def _tokens(explanation: Explanation) -> Float[Tensor, " T"]:
-        relevance = explanation.relevance
-        assert isinstance(relevance, Tensor)
-        return relevance[0].sum(-1)
+    def _target(i: int, token: int, other: int | None) -> Target:
+        if other is None:
+            return Logit((i, token))
+        if token == other:
+            raise InputError(f"contrast={{{i}: ...}} is the token of the answer itself: name another one.")
+        return Logit((i, token)) - Logit((i, other))
+
+    @staticmethod
+    def _tokens(explanation: Explanation, length: int) -> Float[Tensor, " T"]:
+        """Of an encoder-decoder the source's tokens and then the decoder's, which never reads the answer's last one."""
+        found = torch.cat([explanation.by_input[name][0].sum(-1) for name in _INPUTS if name in explanation.by_input])
+        return torch.nn.functional.pad(found, (0, length - len(found)))
 
     @staticmethod
     def _amount(logits: Tensor, i: int, token: int, other: int | None) -> Tensor:
         return logits[i, token] - (0 if other is None else logits[i, other])
 
-    def _prompt(self, prompt: Any) -> list[int]:
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt's tokens.
+
+        Args:
+            prompt: in one of its forms.
+
+        Raises:
+            InputError: it has no tokens, or it is a chat and the tokenizer has no template for one.
+        """
         if isinstance(prompt, str):
             ids = self.tokenizer(prompt)["input_ids"]
+        elif isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(text, str) for text in prompt):
+            ids = self.tokenizer(*prompt)["input_ids"]
         elif prompt and isinstance(prompt[0], Mapping):
+            if getattr(self.tokenizer, "chat_template", "") is None:
+                raise InputError("The tokenizer has no template for chats: give the prompt as a text.")
             ids = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
         else:
-            ids = [int(token) for token in prompt]
+            ids = [int(token) for token in prompt]  # type: ignore[arg-type]
         if not ids:
             raise InputError(f"The prompt {prompt!r} has no tokens.")
         return list(ids)
 
     def _answer(self, start: list[int], answer: Any, longest: int) -> list[int]:
         if answer is None:
-            device = next(self.model.parameters()).device
-            options: dict[str, Any] = {"max_new_tokens": longest, "do_sample": False}
-            mask = torch.ones(1, len(start), dtype=torch.long, device=device)
-            said = self.model.generate(torch.tensor([start], device=device), attention_mask=mask, **options)  # type: ignore[operator]
-            ids = said[0, len(start) :].tolist()
+            ids = self._said(start, longest)
         elif isinstance(answer, str):
             ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         else:
@@ -162,8 +204,21 @@ class AnswerExplainer:
             raise InputError(f"The answer {answer!r} has no tokens.")
         return list(ids)
 
-    def _token(self, token: str | int) -> int:
-        ids = [token] if isinstance(token, int) else self.tokenizer(token, add_special_tokens=False)["input_ids"]
+    def _said(self, start: list[int], longest: int) -> list[int]:
+        device = self._device
+        options: dict[str, Any] = {"max_new_tokens": longest, "do_sample": False}
+        mask = torch.ones(1, len(start), dtype=torch.long, device=device)
+        said = self.model.generate(torch.tensor([start], device=device), attention_mask=mask, **options)  # type: ignore[operator]
+        ids: list[int] = said[0, 1 if self._translates else len(start) :].tolist()
+        return ids
+
+    def _token(self, token: str | int, answered: int) -> int:
+        if isinstance(token, int):
+            return token
+        behind_space = pieces_of_ids(self.tokenizer, [answered])[0].before
+        forms = [token] if token[:1].isspace() or not behind_space else [f" {token}", token]
+        several = [self.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
+        ids = next((ids for ids in several if len(ids) == 1), several[0])
         if len(ids) != 1:
             pieces = self.tokenizer.convert_ids_to_tokens(ids)
             raise InputError(f"contrast={token!r} is {len(ids)} tokens: {pieces}; give one.")
@@ -174,3 +229,6 @@ class AnswerExplainer:
         if not -length <= i < length:
             raise InputError(f"contrast={{{i}: ...}}: the answer has {length} tokens, 0 to {length - 1}.")
         return i % length
+
+
+_INPUTS = ("input_ids", "decoder_input_ids")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from relprop.cli.answer_options import Answer, AsJson, Chat, Contrasts, Longest, Prompts, UnitName
 from relprop.cli.once import Once
 from relprop.cli.options import (
     Against,
@@ -80,6 +81,13 @@ def explain(
     target: Targets = None,
     against: Against = None,
     similar_to: SimilarTo = None,
+    prompt: Prompts = None,
+    answer: Answer = None,
+    contrast: Contrasts = None,
+    chat: Chat = None,
+    unit: UnitName = "tokens",
+    longest: Longest = 32,
+    as_json: AsJson = False,
     out: Folder = Path("relprop-out"),
     batch_size: BatchSize = 16,
     device: Device = "cpu",
@@ -92,17 +100,30 @@ def explain(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Explain pictures or text: write heatmaps or coloured pages and the relevance, and say what was predicted.
+    """Explain pictures, text or answers: write heatmaps or coloured pages and the relevance, and print what was said.
 
     Without pictures, the demo model explains its own samples.
     """
     with reporting():
-        asked: Any = {"targets": tuple(target or ()), "against": against, "model": model, "out": out, "device": device}
-        asked |= {"composite": composite or DEFAULTS["text" if text else "pictures"], "overwrite": overwrite}
+        kind: Literal["text", "pictures"] = "text" if text or prompt or chat else "pictures"
+        asked: Any = {"model": model, "out": out, "device": device, "overwrite": overwrite}
+        asked["composite"] = composite or DEFAULTS[kind]
+        of_pictures = {"--size": size, "--mean": mean, "--std": std, "--clip": clip}
+        if prompt or chat or answer is not None or contrast or as_json:
+            others = {"pictures": images, "--text": text, "--target": target, "--against": against} | of_pictures
+            _explain_answers(
+                {"prompts": prompt, "chat": chat, "answer": answer, "contrast": contrast},
+                asked | {"unit": unit, "longest": longest},
+                [name for name, value in (others | {"--similar-to": similar_to}).items() if value],
+                as_json=as_json,
+                quiet=quiet,
+            )
+            return
+        asked |= {"targets": tuple(target or ()), "against": against}
         if text:
             if images:
                 raise RelpropError("give pictures or --text, not both")
-            if size is not None or mean is not None or std is not None or clip is not None:
+            if any(value is not None for value in of_pictures.values()):
                 raise RelpropError("--size, --mean, --std and --clip are for pictures, not for --text")
             if report:
                 raise RelpropError("--report is for pictures; --text writes a page for each sentence as it is")
@@ -113,6 +134,20 @@ def explain(
         numbers = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
         drawn = {"size": size, "cmap": cmap, "clip": clip, "batch_size": batch_size, "report": report}
         _explain_pictures(images, asked | numbers | drawn, quiet)
+
+
+def _explain_answers(
+    asked: dict[str, Any], options: dict[str, Any], others: list[str], *, as_json: bool, quiet: bool
+) -> None:
+    if not asked["prompts"] and asked["chat"] is None:
+        raise RelpropError("--answer, --contrast and --json need --prompt or --chat")
+    if others:
+        raise RelpropError(
+            f"--prompt and --chat go without {', '.join(others)}; --contrast is what an answer is against"
+        )
+    from relprop.cli.answer_report import run_answers
+
+    run_answers(**asked, options=options, as_json=as_json, quiet=quiet)
 
 
 def _explain_texts(texts: list[str], options: dict[str, Any], quiet: bool) -> None:

@@ -27,15 +27,25 @@ def sentences(given: Sequence[str]) -> tuple[str, ...]:
     texts: list[str] = []
     for text in given:
         if text == "-":
-            lines = [line.strip() for line in _stdin().splitlines()]
-            texts += [line for line in lines if line]
+            texts += lines_of_stdin("--text")
         elif not text.strip():
             raise InputError("--text is empty")
         else:
             texts.append(text)
-    if not texts:
-        raise InputError("there is no text on stdin: --text - takes one sentence a line")
     return tuple(texts)
+
+
+def lines_of_stdin(option: str) -> list[str]:
+    """The lines of stdin that are not empty.
+
+    Raises:
+        InputError: there are none, or they are not valid Unicode.
+    """
+    lines = [line.strip() for line in _stdin().splitlines()]
+    texts = [line for line in lines if line]
+    if not texts:
+        raise InputError(f"there is no text on stdin: {option} - takes one sentence a line")
+    return texts
 
 
 def _stdin() -> str:

@@ -91,7 +91,7 @@ class TextPlan:
             said = "length of the embedding" if self.other is None else f"similarity to “{self.options.similar_to}”"
             return None, said
         (index,) = self.asked[k].classes(outputs)
-        kind = "" if self.loaded.kind == "classifier" else "next token "
+        kind = {"classifier": "", "encoder-decoder": "first token "}.get(self.loaded.kind, "next token ")
         return index, kind + self.asked[k].name(index, self._output_name)
 
     def _output_name(self, index: int) -> str:
@@ -113,7 +113,7 @@ def make_text_plan(options: TextOptions) -> TextPlan:
     """
     device = device_named(options.device)
     check_composite(options.composite, "text")
-    names = unique_names([Path(_slug(text)) for text in options.texts])
+    names = unique_names([Path(slug(text)) for text in options.texts])
     outputs = [
         tuple(TextOutputs.of(options.out, name) for name in several) for several in with_labels(names, options.targets)
     ]
@@ -179,7 +179,7 @@ def _asked(options: TextOptions, loaded: TextModel) -> tuple[list[Asked], Tensor
             return [], loaded.model(**loaded.encode(options.similar_to))
     if options.similar_to is not None:
         raise TargetError(f"--similar-to compares embeddings, but {loaded.name} is a {loaded.kind}: use --target")
-    if loaded.kind == "causal-lm":
+    if loaded.kind in ("causal-lm", "encoder-decoder"):
         tokens = len(loaded.tokenizer.get_vocab())
         return asked_for(options.targets, options.against, lambda text: resolve_token(text, loaded), tokens), None
     classes = len(loaded.classes or ())
@@ -188,7 +188,7 @@ def _asked(options: TextOptions, loaded: TextModel) -> tuple[list[Asked], Tensor
     ), None
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A file name of the first words."""
     words = re.sub(r"[^\w]+", "-", text.casefold()).strip("-_")
     short = words[: NAME_LENGTH + 1]

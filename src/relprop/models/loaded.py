@@ -38,8 +38,12 @@ class LoadedModel:
     preprocess: Preprocess
 
 
-def optional_import(module: str) -> Any:
+def optional_import(module: str, extra: str = "models") -> Any:
     """Import a library that only some models need.
+
+    Args:
+        module: the library.
+        extra: what of relprop's own extras installs it.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -48,7 +52,7 @@ def optional_import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"this model needs {module}: pip install 'relprop[models]' ({error})") from error
+        raise MissingExtraError(f"this model needs {module}: pip install 'relprop[{extra}]' ({error})") from error
     except Exception as error:
         root = module.partition(".")[0]
         raise ModelError(

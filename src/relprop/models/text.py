@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,13 @@ from relprop.models.loaded import optional_import
 from relprop.models.sources import parse
 from relprop.models.spec import Spec
 
-Kind = Literal["classifier", "causal-lm", "encoder"]
+Kind = Literal["classifier", "causal-lm", "encoder", "encoder-decoder"]
 KINDS: dict[str, Kind] = {  # how the name of an architecture ends, the longer ends first
     "ForSequenceClassification": "classifier",
+    "ForConditionalGeneration": "encoder-decoder",
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
+    "MarianMTModel": "encoder-decoder",
     "Model": "encoder",
 }
 TOKENIZER_FILES = (
@@ -55,6 +57,22 @@ class NextToken(nn.Module):
         return logits[:, -1]
 
 
+class FirstToken(nn.Module):
+    """An encoder-decoder whose output is the logits of the first token that it answers, (B, V)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.start = int(cast(Any, model).config.decoder_start_token_id)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        start = torch.full_like(input_ids[:, :1], self.start)
+        logits: Tensor = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=start, use_cache=False
+        ).logits
+        return logits[:, -1]
+
+
 class SentenceEmbedding(nn.Module):
     """An encoder whose output is the mean of its last hidden states over the tokens that are not masked, (B, D)."""
 
@@ -68,9 +86,10 @@ class SentenceEmbedding(nn.Module):
         return (hidden * (mask / mask.sum(1, keepdim=True))).sum(1)
 
 
-WRAPPERS: dict[Kind, type[ClassLogits | NextToken | SentenceEmbedding]] = {
+WRAPPERS: dict[Kind, type[ClassLogits | NextToken | FirstToken | SentenceEmbedding]] = {
     "classifier": ClassLogits,
     "causal-lm": NextToken,
+    "encoder-decoder": FirstToken,
     "encoder": SentenceEmbedding,
 }
 
@@ -81,7 +100,7 @@ class TextModel:
 
     Attributes:
         model: takes `input_ids` and `attention_mask` (B, T); returns (B, K): logits of classes, logits of the next
-            token, or the sentence's embedding, by `kind`.
+            token or an encoder-decoder's first one, or the sentence's embedding, by `kind`.
         name: the specification that it came from.
         classes: names of the outputs of a classifier.
         longest: how many tokens it takes, or None where nobody says.
@@ -93,6 +112,11 @@ class TextModel:
     kind: Kind
     classes: list[str] | None = None
     longest: int | None = None
+
+    @property
+    def whole(self) -> nn.Module:
+        """The model as transformers knows it, which `AnswerExplainer` takes."""
+        return cast(nn.Module, self.model.model)
 
     def encode(self, text: str) -> dict[str, Tensor]:
         """The model's inputs for one sentence, (1, T) each.
@@ -117,8 +141,9 @@ class TextModel:
 def load_text(spec: str) -> TextModel:
     """Load the model and the tokenizer that `"hf:ID_OR_FOLDER"` names, in float32.
 
-    What the model is goes by `architectures` in its config: a sequence classifier, a causal language model, or an
-    encoder, whose embeddings are averaged.
+    What the model is goes by `architectures` in its config: a sequence classifier, a causal language model, an
+    encoder-decoder, or an encoder, whose embeddings are averaged. `"hf:ID_OR_FOLDER/FILE.gguf"` is a causal language
+    model whose weights are dequantized; it takes the packages gguf and accelerate.
 
     Raises:
         ModelError: there is no such folder, no tokenizer, no weights, or the model is of another kind.
@@ -127,16 +152,19 @@ def load_text(spec: str) -> TextModel:
     parsed = parse(spec)
     if parsed.source != "hf":
         raise ModelError(f"text is for language models, --model hf:ID_OR_FOLDER, not {spec}")
-    where = _where(parsed)
+    where, options = _where(parsed)
     with _without_broken_torchvision(), _quiet():
         transformers = optional_import("transformers")
-        kind, architecture, config = _architecture(transformers, where, parsed)
+        for needed in ("gguf", "accelerate") if options else ():
+            optional_import(needed, "gguf")
+        kind, architecture, config = _architecture(transformers, where, options, parsed)
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
         except Exception as error:
             raise ModelError(f"the tokenizer of {parsed} could not be loaded: {error}") from error
         try:
-            model, info = getattr(transformers, architecture).from_pretrained(where, output_loading_info=True)
+            made = getattr(transformers, architecture)
+            model, info = made.from_pretrained(where, output_loading_info=True, **options)
         except Exception as error:  # OSError, ValueError, ImportError, RuntimeError for other shapes, ...
             raise ModelError(f"{parsed} could not be loaded: {error}") from error
     absent = sorted(key for key in info["missing_keys"] if not (kind == "encoder" and "pooler" in key))
@@ -147,32 +175,45 @@ def load_text(spec: str) -> TextModel:
     return TextModel(wrapped, tokenizer, str(parsed), kind, classes, _longest(tokenizer, config))
 
 
-def _where(spec: Spec) -> str:
-    """A folder that exists and has a tokenizer, or an id of the hub."""
-    folder = Path(spec.name).expanduser()
+def _where(spec: Spec) -> tuple[str, dict[str, str]]:
+    """A folder that exists and has a tokenizer, or an id of the hub; and which file there, if it is of GGUF."""
+    name, options = spec.name, dict[str, str]()
+    if name.endswith(".gguf"):
+        name, _, file = name.rpartition("/")
+        name, options = name or ".", {"gguf_file": file}
+    folder = Path(name).expanduser()
     if not folder.is_dir():
-        if spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1 or folder.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
             raise ModelError(f"{spec}: {folder} is no folder; save a model there with model.save_pretrained(...)")
-        return spec.name
+        return name, options
+    if options:
+        if not (folder / options["gguf_file"]).is_file():
+            raise ModelError(f"{spec}: there is no file {options['gguf_file']} in {folder}")
+        return str(folder), options
     if not (folder / "config.json").is_file():
         raise ModelError(f"{spec}: the folder {folder} has no config.json, so there is no Hugging Face model in it")
     if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
         raise ModelError(f"{spec}: the folder has no tokenizer; save one there with tokenizer.save_pretrained(...)")
-    return str(folder)
+    return str(folder), options
 
 
-def _architecture(transformers: Any, where: str, spec: Spec) -> tuple[Kind, str, Any]:
+def _architecture(transformers: Any, where: str, options: dict[str, str], spec: Spec) -> tuple[Kind, str, Any]:
     try:
-        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     except Exception as error:
         raise ModelError(f"the config of {spec} could not be loaded: {error}") from error
+    if options:  # such a file says of what kind its layers are, and holds a decoder
+        return "causal-lm", "AutoModelForCausalLM", config
     name = (config.architectures or ["(none)"])[0]
     kind = next((kind for end, kind in KINDS.items() if name.endswith(end)), None)
-    if kind is None or getattr(config, "is_encoder_decoder", False) or not hasattr(transformers, name):
+    known = kind is not None and hasattr(transformers, name)
+    if not known or bool(getattr(config, "is_encoder_decoder", False)) != (kind == "encoder-decoder"):
         raise ModelError(
             f"{spec} is a {name}; relprop explains text for sequence classifiers (...ForSequenceClassification), "
-            "causal language models (...ForCausalLM, ...LMHeadModel) and encoders (...Model). Others: LRP from Python"
+            "causal language models (...ForCausalLM, ...LMHeadModel), encoder-decoders (...ForConditionalGeneration) "
+            "and encoders (...Model). Others: LRP from Python"
         )
+    assert kind is not None
     return kind, name, config
 
 

@@ -31,12 +31,11 @@ def page(sentences: Sequence[ExplainedText], title: str = "Relevance of tokens",
     if not sentences:
         raise InputError("there are no sentences to put on a page")
     limit = max(each.limit for each in sentences) if shared else None
-    style = Template(_css()).substitute(red=css(RED), blue=css(BLUE), night=css(NIGHT))
     body = "\n".join(_section(each, each.limit if limit is None else limit) for each in sentences)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_escaped(title)}</title>\n<style>{style}</style>\n<h1>{_escaped(title)}</h1>\n{body}\n</html>\n"
+        f"<title>{_escaped(title)}</title>\n<style>{style()}</style>\n<h1>{_escaped(title)}</h1>\n{body}\n</html>\n"
     )
 
 
@@ -73,10 +72,15 @@ def _section(explained: ExplainedText, limit: float) -> str:
 
 
 def _span(piece: Piece, r: float, limit: float, tip: str) -> str:
-    light, dark = mix(WHITE, r, limit), mix(NIGHT, r, limit)
-    colours = f"--l:{css(light)};--f:{css(readable(light))};--d:{css(dark)};--g:{css(readable(dark))}"
+    colours = colours_of(r, limit)
     kind = ' class="special"' if piece.special else ""
     return f'<span{kind} style="{colours}" data-tip="{_escaped(tip)}">{_escaped(label(piece))}</span>'
+
+
+def colours_of(r: float, limit: float) -> str:
+    """The style of a token with relevance `r`, by day and by night; `limit` gets the full colour."""
+    light, dark = mix(WHITE, r, limit), mix(NIGHT, r, limit)
+    return f"--l:{css(light)};--f:{css(readable(light))};--d:{css(dark)};--g:{css(readable(dark))}"
 
 
 def _table(explained: ExplainedText) -> str:
@@ -93,5 +97,7 @@ def _escaped(text: str) -> str:
 
 
 @cache
-def _css() -> str:
-    return (resources.files("relprop.explanations.text") / "page.css").read_text("utf-8")
+def style() -> str:
+    """The style sheet of pages of text."""
+    text = (resources.files("relprop.explanations.text") / "page.css").read_text("utf-8")
+    return Template(text).substitute(red=css(RED), blue=css(BLUE), night=css(NIGHT))

@@ -36,10 +36,10 @@ def pieces_of(tokenizer: Any, text: str) -> tuple[list[Piece], str]:
     """
     if not getattr(tokenizer, "is_fast", False):
         tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
-        return join_tokens(tokens, _special_tokens(tokenizer)), ""
+        return join_tokens(tokens, special_tokens(tokenizer)), ""
     encoded = tokenizer(text, return_offsets_mapping=True)
     tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
-    special = _special_tokens(tokenizer)
+    special = special_tokens(tokenizer)
     pieces, cursor = [], 0
     for token, (start, end) in zip(tokens, encoded["offset_mapping"], strict=True):
         if token in special:
@@ -84,7 +84,7 @@ def _continues(token: str) -> bool:
     return token.startswith("##") and len(token) > 2
 
 
-def _special_tokens(tokenizer: Any) -> set[str]:
+def special_tokens(tokenizer: Any) -> set[str]:
     """Special tokens but for the unknown one, which stands for characters of the sentence."""
     unknown = getattr(tokenizer, "unk_token", None)
     others = set(tokenizer.all_special_tokens)

@@ -1,0 +1,8 @@
+"""Answers of language models: relevance of each token, units, what leads back to the prompt, pages, others' forms."""
+
+from relprop.explanations.answers.answer import ExplainedAnswer
+from relprop.explanations.answers.hops import Hops
+from relprop.explanations.answers.page import page, save_page
+from relprop.explanations.answers.units import Spans, Unit
+
+__all__ = ["ExplainedAnswer", "Hops", "Spans", "Unit", "page", "save_page"]
