@@ -171,6 +171,13 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
             "Put torch.where in the place of a branch; let a loop over the experts that were chosen go over all of "
             "them; read sizes, masks and grids that are known beforehand from numbers, not from an input."
         )
+    if _chooses_boxes(error):
+        lines.append(
+            "Detectors choose boxes, how many depends on the picture. Explain what scores them, at a target that names "
+            "one: a module whose forward returns model.head(list(model.backbone(x).values()))['cls_logits'], of shape "
+            "(batch, anchors, classes), with target=(anchor, class). Of Faster R-CNN, explain the box head at boxes "
+            "that are given as inputs."
+        )
     lines.append(
         "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
         "torch.where or torch.cond; keep .item() and numpy out of forward."
@@ -183,6 +190,12 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
 
 def _version() -> tuple[int, ...]:
     return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+
+def _chooses_boxes(error: BaseException) -> bool:
+    """The error was raised inside of one of torchvision's detectors."""
+    inside = str(Path("torchvision", "models", "detection"))
+    return any(inside in frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _packs_sequences(error: BaseException) -> bool:
