@@ -154,3 +154,36 @@ def test_pictures_of_floats_are_seen(net: Path, tmp_path: Path):
         relprop("explain", tmp_path / name, "--model", f"{net}:make", "--out", tmp_path / name[:4])
         outputs.append(json.loads((tmp_path / name[:4] / "summary.json").read_text("utf-8"))["pictures"][0]["output"])
     assert outputs[0] == outputs[1]
+
+
+SLIPS = """
+import torch
+from torch import nn
+
+def grey():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+    def forward(self, x, age):
+        return self.head(x.mean((2, 3))) + age
+
+def two():
+    return Two()
+
+def ids():
+    return nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
+"""
+
+
+def test_models_that_take_something_else_than_colours(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SLIPS)
+    seen = picture(tmp_path, "a.png")
+    relprop("explain", seen, "--model", f"{tmp_path / 'net.py'}:grey", "--out", tmp_path / "grey")
+    assert (tmp_path / "grey" / "overview.png").exists()
+    for name, said in (("two", "it takes x, age, and the command line has one picture"), ("ids", "give token ids")):
+        _, error = relprop("explain", seen, "--model", f"{tmp_path / 'net.py'}:{name}", "--out", tmp_path / "o", code=2)
+        assert said in " ".join(error.split())
+        assert not (tmp_path / "o").exists()

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from relprop.analyzers import checks as _checks
 from relprop.analyzers.captured import explained_output, ledger_of
 from relprop.analyzers.captures import Shared, captures_of
-from relprop.analyzers.inputs import ambiguous_names, refuse_ambiguous
+from relprop.analyzers.inputs import ambiguous_names, names_options, refuse_ambiguous
 from relprop.engine.graph.graph import Graph, Node
 from relprop.engine.graph.shadow import unwrapped
 from relprop.engine.graph.signature import Inputs, batch_size, inputs_of, usable
@@ -109,7 +109,9 @@ class Analyzer(ABC):
         constant: str | Sequence[str] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise InputError(f"{type(self).__name__} takes a torch.nn.Module, got {type(model).__name__}.")
+            made = isinstance(model, type) and issubclass(model, nn.Module)
+            helps = f" {model.__name__} is a class of modules: give one of them, {model.__name__}(...)." if made else ""
+            raise InputError(f"{type(self).__name__} takes a torch.nn.Module, got {type(model).__name__}.{helps}")
         if not (output is None or isinstance(output, (str, int))):
             raise InputError(f"output={output!r}: give the name or the number of one of the model's outputs.")
         if normalize_output not in (True, False, "magnitude"):
@@ -237,7 +239,10 @@ class Analyzer(ABC):
         if self._checks or not args:
             masks = _checks.check_inputs(self._source, args, kwargs, finite=self._checks)
         self._warn_once()
-        shared = self._started(args, kwargs)
+        try:
+            shared = self._started(args, kwargs)
+        except InputError as error:
+            raise names_options(error, kwargs, self._source, self.OPTIONS) from error
         starts = [self.start_of(shared, options, target.output) for target in targets]
         detach = self.detaches(options)
         leaves = [usable(leaf, detach=detach) for leaf in pytree.tree_leaves((list(args), dict(kwargs)))]

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -31,9 +32,7 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     """
     tensors = [leaf for leaf in pytree.tree_leaves((list(args), dict(kwargs))) if isinstance(leaf, Tensor)]
     if not tensors:
-        raise InputError(
-            "There is no tensor among the inputs, so nothing to explain. Call lrp(x) with the model's input."
-        )
+        raise InputError(_no_tensor((list(args), dict(kwargs))))
     floats = [t for t in tensors if t.is_floating_point()]
     ids = (torch.int64, torch.int32)  # token ids are explained at their embeddings
     if not floats and not any(t.dtype in ids for t in tensors):
@@ -49,6 +48,33 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
         _check_like(parameter, floats)
     masks = [check_finite(t, masks=len(tensors) > 1) for t in floats] if finite else []
     return any(masks)
+
+
+def _no_tensor(given: Any) -> str:
+    """What was given in the place of a tensor, and how to make one of it."""
+    for leaf in pytree.tree_leaves(given):
+        kind = type(leaf)
+        if isinstance(leaf, np.ndarray):
+            picture = leaf.dtype == np.uint8 and leaf.ndim == 3
+            helps = (
+                "relprop.models.Preprocess()(PIL.Image.fromarray(x)) makes one of a picture, with mean= and std= those "
+                "that the model was trained with."
+                if picture
+                else f"Give torch.from_numpy(x){'' if leaf.dtype == np.float32 else '.float()'}."
+            )
+            return f"The input is a numpy array of shape {leaf.shape} and type {leaf.dtype}, not a tensor. {helps}"
+        if kind.__module__.startswith("PIL."):
+            return (
+                "The input is a picture, not a tensor. relprop.models.Preprocess()(x) makes one of it, with mean= and "
+                "std= those that the model was trained with."
+            )
+        if isinstance(leaf, (int, float)):
+            return "The input is a list of numbers, not a tensor. Give torch.tensor(x), the batch first."
+        if isinstance(leaf, str):
+            return (
+                "The input is text, not a tensor. Give what the model takes: lrp(**tokenizer(x, return_tensors='pt'))."
+            )
+    return "There is no tensor among the inputs, so nothing to explain. Call lrp(x) with the model's input."
 
 
 def check_finite(t: Tensor, *, masks: bool = False) -> bool:
@@ -103,7 +129,7 @@ def check_samples(shape: Sequence[int | None], batch: int) -> int:
         raise InputError(
             f"The explained output has shape {tuple(shape)} for inputs of batch size {batch}: it has lost its batch "
             "dimension, so samples cannot be told apart. Explain one sample at a time, or keep the dimension in "
-            "forward: squeeze(dim), flatten(1), mean(1)."
+            "forward: squeeze(dim), flatten(1), mean(1). If the input itself lacks it: x[None]."
         )
     return batch if shape[0] is None else shape[0]
 

@@ -251,6 +251,10 @@ class LRP(Exporting):
             >>> [tuple(expl.relevance.shape) for expl in lrp.each(torch.rand(4, 3), targets=[0, 1])]
             [(4, 3), (4, 3)]
         """
+        if "target" in kwargs and "target" not in self._ambiguous:
+            raise InputError(
+                f"each() takes several targets, targets=[{kwargs['target']!r}, ...]; a call takes target=."
+            )
         several, under = paired(targets, conditions, chunk)
         options = Options(layers, audit, start, None, activations, paths=paths)
         named = {"targets": targets, "conditions": conditions, "chunk": chunk}

@@ -170,6 +170,10 @@ def paired(
     under = list(conditions) if isinstance(conditions, (list, tuple)) else []
     if conditions is not None and targets is None:
         several = [None] * len(under)
+    if isinstance(targets, (int, str)):
+        raise InputError(
+            f"each() takes targets in a list: targets=[{targets!r}]; a call takes one, target={targets!r}."
+        )
     if not several or not (chunk is None or (isinstance(chunk, int) and chunk > 0)):
         raise InputError(
             f"each() takes at least one target, in a list, and a chunk of at least 1; got targets={targets!r}, "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from relprop.analyzers.lrp import LRP
 from relprop.composites.names import check_composite
+from relprop.engine.graph.hints import parameters_of, what_helps
 from relprop.errors import ImageError, InputError, ModelError
 from relprop.explanations.heatmaps import heatmap
 from relprop.explanations.shown import encodable
@@ -171,6 +172,21 @@ def _pictures_in(folder: Path) -> list[Path]:
     return found
 
 
+def _helps(loaded: LoadedModel, x: torch.Tensor, error: Exception) -> str:
+    """What a model said of a picture, and the next step."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    found = what_helps(loaded.model, (x,), {}, error, lambda args, kwargs: loaded.model(*args, **kwargs))
+    if "required positional argument" in said:
+        inputs = ", ".join(parameters_of(loaded.model))
+        return (
+            f"it takes {inputs}, and the command line has one picture. Let the function return a module that knows the "
+            f"others, or explain it from Python: LRP(model)({inputs})"
+        )
+    if "grey" in found:
+        return f"{said}. Say PREPROCESS = Preprocess(mean=(0.5,), std=(0.5,)) in its file, which makes pictures grey"
+    return f"{said}.{found}" if found else f"{said}; try --size"
+
+
 def count_outputs(loaded: LoadedModel, x: torch.Tensor) -> int:
     """Run the model once: only that tells whether it takes such inputs, and how many outputs it has."""
     shape = tuple(x.shape)
@@ -178,7 +194,9 @@ def count_outputs(loaded: LoadedModel, x: torch.Tensor) -> int:
         with torch.no_grad():
             output = loaded.model(x)
     except Exception as error:
-        raise ModelError(f"{loaded.name} cannot run on an input of shape {shape}: {error}; try --size") from error
+        raise ModelError(
+            f"{loaded.name} cannot run on an input of shape {shape}: {_helps(loaded, x, error)}"
+        ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(x):
         got = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(f"{loaded.name} is no classifier: its output must have shape (1, classes), not {got}")

@@ -15,6 +15,7 @@ from relprop.engine.graph import quantized, recurrent, scripted, trial
 from relprop.engine.graph.export import LOCK, Inputs, Open, explain_failure, export, quiet
 from relprop.engine.graph.functional import make_functional
 from relprop.engine.graph.graph import Graph, NodeInfo, fake_value, operator_name
+from relprop.engine.graph.hints import what_helps
 from relprop.engine.graph.known import hold_numbers, needs_values
 from relprop.engine.graph.outputs import as_records
 from relprop.engine.graph.regions import inline_regions
@@ -113,23 +114,24 @@ def _captured(shadow: nn.Module, inputs: Inputs, opened: Open) -> Graph:
 
 def _own_output(model: nn.Module, given: Inputs, written: Collection[str] = ()) -> list[Any]:
     """What the model returns, which writes to these parameters; `InputError` where it does not take these inputs."""
+
+    def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        return trial.own_output(trial_of(model, written), args, kwargs)
+
     try:
-        return trial.own_output(trial_of(model, written), *given)
+        return call(*given)
     except Exception as error:
         tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
         raise InputError(
             f"{type(model).__name__} itself fails on inputs of shape {', '.join(str(tuple(t.shape)) for t in tensors)} "
-            f"(first dimension: batch): {type(error).__name__}: {error}{_dtype_hint(model, tensors)}"
+            f"(first dimension: batch): {_said(error)}{what_helps(model, *given, error, call)}"
         ) from error
 
 
-def _dtype_hint(model: nn.Module, tensors: Sequence[Tensor]) -> str:
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    wrong = next((t for t in tensors if t.is_floating_point() and kinds and t.dtype not in kinds), None)
-    if wrong is None:
-        return ""
-    kind = next(iter(kinds))
-    return f". The input has dtype {wrong.dtype}, the model {kind}. Convert one: x.to({kind})."
+def _said(error: Exception) -> str:
+    """What a model said, as a sentence."""
+    text = f"{type(error).__name__}: {error}".rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _difference(graph: Graph, model: nn.Module, given: Inputs) -> str:

@@ -27,7 +27,8 @@ def load_python(spec: Spec) -> LoadedModel:
     """`path/to/file.py:function[@WEIGHTS]`: run the file and call its function, which returns an `nn.Module`.
 
     The file may say more in two names: `CLASSES`, a list of class names, and `PREPROCESS`, a `Preprocess`.
-    Without them classes have numbers, and pictures are neither resized nor normalized.
+    Without them classes have numbers, and pictures are neither resized nor normalized; they are made grey for a model
+    whose first convolution has one channel.
     """
     path = Path(spec.name).expanduser()
     if not path.is_file():
@@ -45,10 +46,16 @@ def load_python(spec: Spec) -> LoadedModel:
     if spec.weights is not None:
         load_weights(model, spec.weights_file or Path(spec.weights))
     classes = getattr(module, "CLASSES", None)
-    preprocess = getattr(module, "PREPROCESS", Preprocess())
+    preprocess = getattr(module, "PREPROCESS", None) or _preprocess(model)
     if not isinstance(preprocess, Preprocess):
         raise ModelError(f"{path}: PREPROCESS must be a relprop.models.Preprocess, not {type(preprocess).__name__}")
     return LoadedModel(model, str(spec), [str(each) for each in classes] if classes else None, preprocess)
+
+
+def _preprocess(model: nn.Module) -> Preprocess:
+    """Pictures as they are; grey ones for a model whose first convolution has one channel."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return Preprocess(mean=(0.0,), std=(1.0,)) if first is not None and first.in_channels == 1 else Preprocess()
 
 
 def _run(path: Path) -> ModuleType:
