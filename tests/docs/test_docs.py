@@ -64,7 +64,7 @@ def clean_slate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_the_code_of_a_page_runs(page: Path):
     text = page.read_text(encoding="utf-8")
     for module in re.findall(r"<!-- needs (\w+) -->", text):
-        if module in {"torchvision", "zennit"}:  # which imports torchvision
+        if module in {"torchvision", "transformers", "zennit"}:  # they import torchvision
             torchvision_shim.install()
         pytest.importorskip(module)
     run_page(text, page.name)

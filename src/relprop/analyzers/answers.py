@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class AnswerExplainer:
         InputError: it is no module.
 
     `AnswerExplainer(model, tokenizer)("The capital of France is", " Paris").top(0)` lists the words that spoke for
-    "Paris" (docs/text.md).
+    "Paris" (docs/answers.md).
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, composite: Composite | None = None) -> None:
@@ -101,7 +102,7 @@ class AnswerExplainer:
             "probability": log_p[torch.arange(len(end)), torch.tensor(end)].exp(),
             "entropy": -(log_p.exp() * log_p).sum(-1),
         }
-        known = ExplainedAnswer(known.prompt, known.answer, rows, **steps, pieces=known.pieces, against=known.against)
+        known = replace(known, relevance=rows, **steps)
         return known if unit == "tokens" else known.grouped(units, rows)
 
     @property
@@ -150,7 +151,9 @@ class AnswerExplainer:
         said = tuple(None if other is None else written(pieces_of_ids(self.tokenizer, [other])[0]) for other in others)
         nothing = torch.zeros(len(end))
         matrix = torch.zeros(len(end), len(pieces))
-        return ExplainedAnswer(names[: len(head)], names[len(head) :], matrix, nothing, nothing, nothing, pieces, said)
+        parts = names[: len(head)], names[len(head) :]
+        ids = (*head, *end)
+        return ExplainedAnswer(*parts, matrix, nothing, nothing, nothing, pieces, said, ids, self._translates)
 
     @staticmethod
     def _target(i: int, token: int, other: int | None) -> Target:

@@ -23,6 +23,8 @@ from relprop.explanations.text.names import written
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLUMNS = ("explained", "probability", "entropy")
+
 
 @dataclass(frozen=True)
 class ExplainedAnswer:
@@ -37,6 +39,8 @@ class ExplainedAnswer:
         entropy: of the distribution that each token was taken from, in nats, (A,).
         pieces: how the tokens of both are written, and which are special, P + A of them.
         against: for each token of the answer what it was explained against, or None.
+        ids: of the tokens of both in the vocabulary; none for units of several tokens.
+        translated: an encoder-decoder answered: the prompt's last token is the one that its decoder starts with.
     """
 
     prompt: list[str]
@@ -47,6 +51,8 @@ class ExplainedAnswer:
     entropy: Float[Tensor, " A"]
     pieces: tuple[Piece, ...] = ()
     against: tuple[str | None, ...] = ()
+    ids: tuple[int, ...] = ()
+    translated: bool = False
 
     def __post_init__(self) -> None:
         if not self.pieces:
@@ -58,6 +64,11 @@ class ExplainedAnswer:
     def tokens(self) -> list[str]:
         """Those of the prompt, and those of the answer."""
         return [*self.prompt, *self.answer]
+
+    @property
+    def source(self) -> list[str]:
+        """The prompt, without the token that an encoder-decoder's decoder starts with."""
+        return self.prompt[:-1] if self.translated else self.prompt
 
     @property
     def kept(self) -> Float[Tensor, " A"]:
@@ -118,6 +129,7 @@ class ExplainedAnswer:
             entropy=summed(self.entropy, of_answer),
             pieces=tuple(pieces),
             against=tuple("".join(each) or None for each in others),
+            ids=self.ids if len(units) == len(self.tokens) else (),
         )
 
     def hops(
@@ -259,6 +271,8 @@ class ExplainedAnswer:
                 for e, p, h, a in steps
             ],
             "relevance": self.relevance.double().tolist(),
+            "ids": list(self.ids),
+            "translated": self.translated,
         }
 
     @classmethod
@@ -274,18 +288,23 @@ class ExplainedAnswer:
         try:
             record = json.loads(Path(path).read_text("utf-8"))
             pieces = [Piece(each["token"], each["text"], each["before"], each["special"]) for each in _tokens(record)]
-            steps = record["steps"]
-            columns = {
-                name: torch.tensor([step[name] for step in steps], dtype=torch.float64)
-                for name in ("explained", "probability", "entropy")
-            }
-            relevance = torch.tensor(record["relevance"], dtype=torch.float64)
-            P = len(record["prompt"])
+            steps, P = record["steps"], len(record["prompt"])
+            explained, probability, entropy = (_column(steps, name) for name in COLUMNS)
+            names = [written(piece) for piece in pieces]
+            return cls(
+                names[:P],
+                names[P:],
+                torch.tensor(record["relevance"], dtype=torch.float64),
+                explained,
+                probability,
+                entropy,
+                tuple(pieces),
+                tuple(step["against"] for step in steps),
+                tuple(record["ids"]),
+                bool(record["translated"]),
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no answer that save() wrote: {error}") from error
-        names = [written(piece) for piece in pieces]
-        against = tuple(step["against"] for step in steps)
-        return cls(names[:P], names[P:], relevance, **columns, pieces=tuple(pieces), against=against)
 
     def _repr_html_(self) -> str:
         return framed(self.html())
@@ -302,6 +321,10 @@ def answers_units(units: Spans, prompt: int) -> list[tuple[int, int]]:
         prompt: how many tokens the prompt has.
     """
     return [(start - prompt, stop - prompt) for start, stop in units if start >= prompt]
+
+
+def _column(steps: list[dict[str, Any]], name: str) -> Tensor:
+    return torch.tensor([step[name] for step in steps], dtype=torch.float64)
 
 
 def _tokens(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@
       order.sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]));
       most.replaceChildren(...order.slice(0, MOST).map(([r, i]) => {
         const [item, name, bar] = ["li", "b", "i"].map((tag) => document.createElement(tag));
-        name.textContent = view.before[from + i] + view.label[from + i];
+        name.textContent = (view.before[from + i] + view.label[from + i]).replaceAll("\n", "");
         bar.style.width = `${(12 * Math.abs(r)) / (limit || 1)}rem`;
         bar.style.background = css(r > 0 ? colours.red : colours.blue);
         item.append(name, bar, short(r));
