@@ -124,24 +124,44 @@ def test_a_softmax_that_is_left_out_is_said_wherever_results_are(net: Path, tmp_
     assert said not in out
 
 
-def test_the_sheet_and_the_command_say_how_many_of_all_pictures_it_shows(net: Path, tmp_path: Path, monkeypatch):
+def test_every_picture_is_on_a_sheet_with_its_name(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from relprop.jobs import picture_plan
     from relprop.jobs import pictures as job
 
-    titles = []
-    monkeypatch.setattr(job, "KEPT", 3)
+    drawn: list[tuple[str, list[tuple[str, str]]]] = []
+    monkeypatch.setattr(picture_plan, "KEPT", 3)
     sheet = job.contact_sheet
     monkeypatch.setattr(
-        job, "contact_sheet", lambda panels, title, *rest, **named: titles.append(title) or sheet(panels, title, *rest)
+        job,
+        "contact_sheet",
+        lambda panels, title, *rest, **named: (
+            drawn.append((title, [(panel.title, panel.subtitle) for panel in panels])) or sheet(panels, title, *rest)
+        ),
     )
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(5):
         picture(folder, f"{i}.png")
-    out, _ = relprop("explain", folder, "--model", f"{net}:make", "--out", tmp_path / "out")
-    assert "overview.png of the first 3 of them" in out
+    out, _ = relprop("explain", folder, "--model", f"{net}:make", "--out", tmp_path / "out", "--batch-size", 2)
+    assert "overview.png to overview-2.png" in out
+    assert [title for title, _ in drawn] == [
+        f"Pictures {some} of 5: {net}:make, epsilon-gamma-flat" for some in ("1 to 3", "4 to 5")
+    ]
+    assert [name for _, panels in drawn for name, _ in panels] == ["0", "1", "2", "3", "4"]
+    assert (tmp_path / "out" / "overview-2.png").exists()
+    drawn.clear()
     out, _ = relprop("explain", folder / "0.png", "--model", f"{net}:make", "--out", tmp_path / "one")
-    assert "of the first" not in out
-    assert titles == [f"The first 3 of 5 pictures: {net}:make, epsilon-gamma-flat", f"{net}:make, epsilon-gamma-flat"]
+    assert "overview.png and summary.json" in out
+    assert drawn[0][0] == f"{net}:make, epsilon-gamma-flat"
+    asked = ("--target", 0, "--target", 1)
+    drawn.clear()
+    relprop(
+        "explain", folder, "--model", f"{net}:make", *asked, "--out", tmp_path / "two"
+    )  # both targets stay together
+    assert [len(panels) for _, panels in drawn] == [2, 2, 2, 2, 2]
+    (tmp_path / "two" / "overview.png").unlink()
+    _, error = relprop("explain", folder, "--model", f"{net}:make", *asked, "--out", tmp_path / "two", code=2)
+    assert "would be overwritten" in error
 
 
 def test_pictures_of_floats_are_seen(net: Path, tmp_path: Path):

@@ -18,8 +18,8 @@ from relprop.analyzers.inputs import refuse_ambiguous
 from relprop.analyzers.options import Conditions, Edges, Options, Paths, by_output, check_masks, paired
 from relprop.composites import Composite
 from relprop.composites.assign import rules_of_layers
-from relprop.composites.composite import as_composite
-from relprop.composites.table import Line, printed, table_html, table_of_layers
+from relprop.composites.composite import as_composite, name_of
+from relprop.composites.table import Line, Printed, table_of_layers
 from relprop.engine.graph.graph import Node
 from relprop.engine.graph.signature import Inputs, batch_size, inputs_of
 from relprop.engine.layers.layers import Layer, layers_of_modules
@@ -36,7 +36,7 @@ from relprop.rules import Rule
 from relprop.targets import Normalize, Target, TargetLike
 
 
-class LRP(Exporting):
+class LRP(Printed, Exporting):
     """Layer-wise Relevance Propagation for a PyTorch model (Bach et al. 2015).
 
     The model is read as a graph by `torch.export`, when an input of a new signature comes (dtype, device, and shape but
@@ -146,6 +146,11 @@ class LRP(Exporting):
             return self._latest.layers
         fuses = any(isinstance(rewrite, FuseBatchNorm) for rewrite in self._rewrites)
         return layers_of_modules(self._source, flatten=self._flatten, fuse=fuses)
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rule of each of them."""
+        return self._latest.row_rules if self._latest is not None else self._assign(self.layers)
 
     def __call__(
         self,
@@ -295,10 +300,7 @@ class LRP(Exporting):
         return ", ".join(given for given in self._changed if given.split("=")[0] not in ("memory", "checkpoint"))
 
     def described(self) -> dict[str, str]:
-        name = self.composite.name if isinstance(self.composite, Composite) else ""
-        named = name or " ".join(repr(self.composite).split()).replace("( )", "()")
-        known = super().described()
-        return {"analyzer": known.pop("analyzer"), "composite": named, **known, "options": self.settings}
+        return {"composite": name_of(self.composite), **super().described(), "options": self.settings}
 
     def asked(self, **options: Any) -> Mapping[str, Any]:
         given = Options(**options)
@@ -358,24 +360,14 @@ class LRP(Exporting):
             each.compiled.clear()
         return self
 
-    def __repr__(self) -> str:
-        return "\n".join(line for line, _ in self._lines())
-
-    def __str__(self) -> str:
-        return printed(self._lines())
-
-    def _repr_html_(self) -> str:
-        return table_html(self._lines())
-
     def _lines(self) -> list[Line]:
-        layers, named = self.layers, self.composite.name if isinstance(self.composite, Composite) else ""
+        layers, named = self.layers, getattr(self.composite, "name", "")
         made = ", ".join([*([named] if named else []), *self._changed])
         known = self._latest is not None or is_sequential(self._source)
         if not known and not isinstance(self.composite, Composite):  # rules by position, which is not known yet
             return table_of_layers("LRP", made, layers, ["known after the first call"] * len(layers))
-        rules = self._latest.row_rules if self._latest is not None else self._assign(layers)
         note = "" if known else "modules as registered; order and functional operators show after the first call"
-        return table_of_layers("LRP", "; ".join(part for part in (made, note) if part), layers, rules)
+        return table_of_layers("LRP", "; ".join(part for part in (made, note) if part), layers, self.rules)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave captured programs behind: they are made anew at the next call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from relprop.cli.answer_options import Answer, AsJson, Chat, Contrasts, Longest, Prompts, UnitName
+from relprop.cli.inquiry import add_to as add_inquiries
+from relprop.cli.inquiry import examples
 from relprop.cli.once import Once
 from relprop.cli.options import (
     Against,
@@ -28,6 +31,7 @@ from relprop.cli.options import (
     OneTarget,
     Overwrite,
     OwnComposite,
+    PrintJson,
     Quiet,
     Replace,
     Report,
@@ -53,7 +57,10 @@ SPECS = (
 COMPOSITES = f"Composites: {', '.join(composite_names('pictures'))}. For text: {', '.join(composite_names('text'))}."
 EPILOG = f"{SPECS}\n\n{COMPOSITES}"
 
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+CODES = "Exit codes: 0 done, 2 cannot be done, for the reason that is printed; those of check are in its help."
+
+app = typer.Typer(help=HELP, epilog=CODES, no_args_is_help=True, pretty_exceptions_enable=False)
+add_inquiries(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +79,17 @@ Version = Annotated[
 def _root(version: Version = False) -> None: ...
 
 
-@app.command(cls=Once, epilog=EPILOG)
+@app.command(
+    cls=Once,
+    epilog=examples(
+        "relprop explain cat.jpg --model torchvision:resnet50@DEFAULT --out explanations",
+        "relprop explain holiday/ --model timm:vit_tiny_patch16_224@pretrained --target tabby --against runner-up",
+        "relprop explain --model hf:folder/with/a/model --text 'A fine film.'",
+        "relprop explain --model hf:folder/with/a/model --prompt 'The capital of France is'",
+    )
+    + "\n\n"
+    + EPILOG,
+)
 def explain(
     model: Model,
     images: Images = None,
@@ -109,7 +126,8 @@ def explain(
         asked: Any = {"model": model, "out": out, "device": device, "overwrite": overwrite}
         asked["composite"] = composite or DEFAULTS[kind]
         of_pictures = {"--size": size, "--mean": mean, "--std": std, "--clip": clip}
-        if prompt or chat or answer is not None or contrast or as_json:
+        of_files = as_json and not text and (images or model == "demo")
+        if prompt or chat or answer is not None or contrast or (as_json and not of_files):
             others = {"pictures": images, "--text": text, "--target": target, "--against": against} | of_pictures
             _explain_answers(
                 {"prompts": prompt, "chat": chat, "answer": answer, "contrast": contrast},
@@ -133,7 +151,7 @@ def explain(
             raise RelpropError("--similar-to needs --text")
         numbers = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
         drawn = {"size": size, "cmap": cmap, "clip": clip, "batch_size": batch_size, "report": report}
-        _explain_pictures(images, asked | numbers | drawn, quiet)
+        _explain_pictures(images, asked | numbers | drawn, quiet, as_json)
 
 
 def _explain_answers(
@@ -157,7 +175,7 @@ def _explain_texts(texts: list[str], options: dict[str, Any], quiet: bool) -> No
     run_texts(TextOptions(texts=sentences(texts), **options), quiet)
 
 
-def _explain_pictures(images: list[Path] | None, options: dict[str, Any], quiet: bool) -> None:
+def _explain_pictures(images: list[Path] | None, options: dict[str, Any], quiet: bool, as_json: bool) -> None:
     if not images and options["model"] != "demo":
         raise RelpropError(
             "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
@@ -165,10 +183,17 @@ def _explain_pictures(images: list[Path] | None, options: dict[str, Any], quiet:
     from relprop.cli.report import run
     from relprop.jobs.picture_plan import PictureOptions
 
-    run(PictureOptions(images=tuple(images or ()), **options), quiet)
+    run(PictureOptions(images=tuple(images or ()), **options), quiet, as_json)
 
 
-@app.command(cls=Once, epilog=EPILOG)
+@app.command(
+    cls=Once,
+    epilog=examples(
+        "relprop concepts --model demo --layer features.block2.relu --top 2",
+    )
+    + "\n\n"
+    + EPILOG,
+)
 def concepts(
     model: Model,
     images: Images = None,
@@ -201,20 +226,40 @@ def concepts(
         show(explain_concepts(options, layer, top), out, quiet)
 
 
-@app.command(cls=Once, epilog=EPILOG)
+@app.command(
+    cls=Once,
+    epilog=examples(
+        "relprop layers --model demo",
+        "relprop layers --model torchvision:vgg16 --composite epsilon-plus-flat --json",
+    )
+    + "\n\n"
+    + EPILOG,
+)
 def layers(
     model: Model,
     composite: CompositeName = DEFAULTS["pictures"],
     size: Size = None,
+    as_json: PrintJson = False,
 ) -> None:
     """Print which rule each layer of a model gets."""
     with reporting():
-        from relprop.jobs.layers import layer_table
+        from relprop.jobs.layers import layer_records, layer_table
 
-        say(layer_table(model, composite, size))
+        if as_json:
+            say(json.dumps(layer_records(model, composite, size), indent=2))
+        else:
+            say(layer_table(model, composite, size))
 
 
-@app.command(cls=Once, epilog=EPILOG)
+@app.command(
+    cls=Once,
+    epilog=examples(
+        "relprop export --model demo --out demo.pt2",
+        "relprop export --model demo --out demo.onnx --target star",
+    )
+    + "\n\n"
+    + EPILOG,
+)
 def export(
     model: Model,
     out: ExportFile,
@@ -223,12 +268,17 @@ def export(
     layers: LayerNames = None,
     size: Size = None,
     overwrite: Replace = False,
+    as_json: PrintJson = False,
 ) -> None:
     """Write a program that returns output and relevance, and that runs where relprop is not installed."""
     with reporting():
         from relprop.jobs.export import ExportOptions, export_model
 
         exported = export_model(ExportOptions(model, out, composite, target, tuple(layers or ()), size, overwrite))
+        if as_json:
+            known = {"file": str(exported.path), "bytes": exported.size, "explains": exported.explains}
+            say(json.dumps(known | {"target": target, "layers": list(layers or ())}, indent=2))
+            return
         say(f"{exported.path}: {exported.size / 1e6:.1f} MB")
         if exported.artifact is not None:
             say(repr(exported.artifact))

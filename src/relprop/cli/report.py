@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -16,16 +17,15 @@ from relprop.explanations.shown import one_line, visible
 from relprop.jobs.files import OVERVIEW, REPORT, SUMMARY
 from relprop.jobs.picture_plan import PictureOptions, PicturePlan, make_picture_plan
 from relprop.jobs.picture_report import REPORTED, sections, write_report
-from relprop.jobs.pictures import PictureResult, explain_pictures, finish_pictures, trouble
+from relprop.jobs.pictures import DRAWN, PictureResult, explain_pictures, finish_pictures, summary, trouble
 
-DRAWN = 4  # pictures that are drawn in the terminal
 WIDTH = 24  # of each of them and of its heatmap, in columns
 GAP = 2
 TALLEST = 80  # rows of pixels; a picture that is longer gets narrower
 
 
-def run(options: PictureOptions, quiet: bool) -> None:
-    """Do the whole job with a progress bar, and print what came out.
+def run(options: PictureOptions, quiet: bool, as_json: bool = False) -> None:
+    """Do the whole job with a progress bar, and print what came out, or the summary as JSON.
 
     Raises:
         RelpropError: what is wrong, before anything was written where it can be known before.
@@ -42,6 +42,9 @@ def run(options: PictureOptions, quiet: bool) -> None:
             transient=True,
         )
         write_report(plan, list(pages))
+    if as_json:
+        print(json.dumps(summary(plan, results), indent=2))
+        return
     show(plan, results, Console(quiet=quiet))
 
 
@@ -75,9 +78,8 @@ def show(plan: PicturePlan, results: Sequence[PictureResult], console: Console) 
         console.print(Text(f"Outputs and relevance are those of {plan.explains}.", style="dim"))
     name = "NAME" if len(plan.asked) == 1 else "NAME.TARGET"
     kinds = "heatmap.png, .overlay.png and .relevance.safetensors"
-    shown = sum(result.images is not None for result in results)
-    first = f" of the first {shown} of them" if shown < len(results) else ""
-    files = f"Files: in {plan.options.out}: {name}.{kinds} for each picture, {OVERVIEW}{first} and {SUMMARY}"
+    sheets = OVERVIEW if len(plan.sheets) == 1 else f"{OVERVIEW} to {plan.sheets[-1].name}"
+    files = f"Files: in {plan.options.out}: {name}.{kinds} for each picture, {sheets} and {SUMMARY}"
     files += f", {REPORT}" if plan.options.report else ""
     console.print(Text(visible(files)), soft_wrap=True)
 

@@ -12,7 +12,7 @@ from typing import ParamSpec
 from torch import Tensor
 
 from relprop.composites.primitives import Primitive
-from relprop.composites.table import entries, printed, table_html
+from relprop.composites.table import Printed, entries
 from relprop.engine.layers.layers import Layer
 from relprop.errors import CompositeError
 from relprop.rules import Rule, ZeroRule
@@ -33,7 +33,7 @@ PRESETS = (
 )
 
 
-class Composite:
+class Composite(Printed):
     """`Composite(*primitives)` or `Composite(default_rule, *primitives)`.
 
     Every layer gets the default rule (the 0-rule if none is given); then the primitives are applied in order, and
@@ -98,15 +98,6 @@ class Composite:
     def __hash__(self) -> int:
         return hash((self.default_rule, self.primitives))
 
-    def __repr__(self) -> str:
-        return "\n".join(line for line, _ in self._lines())
-
-    def __str__(self) -> str:
-        return printed(self._lines())
-
-    def _repr_html_(self) -> str:
-        return table_html(self._lines())
-
     def _lines(self) -> list[tuple[str, str]]:
         lines = [(f"# {self.reason}", "dim")] if self.reason else []
         lines.append((f"Composite(  # {self.name}" if self.name else "Composite(", "plain"))
@@ -120,6 +111,12 @@ class Composite:
             lines.append(("  ),", "plain"))
         lines.append((")", "plain"))
         return lines
+
+
+def name_of(composite: Composite | Sequence[Rule]) -> str:
+    """A preset as it is called, and others as they are printed, in one line."""
+    name = composite.name if isinstance(composite, Composite) else ""
+    return name or " ".join(repr(composite).split()).replace("( )", "()")
 
 
 def as_composite(given: Composite | Rule | Sequence[Rule] | None) -> Composite | tuple[Rule, ...]:

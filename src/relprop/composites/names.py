@@ -41,11 +41,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Named:
-    """A composite's name in words of the command line, what it explains, and how it is made."""
+    """A composite's name in words of the command line, what it explains, how it is made, and what it is."""
 
     name: str
     kinds: tuple[Kind, ...]
     make: Callable[[Given], Composite]
+    about: str
 
 
 def _box(given: Given) -> Composite:
@@ -58,23 +59,108 @@ PICTURES: tuple[Kind, ...] = ("pictures",)
 TEXT: tuple[Kind, ...] = ("text",)
 
 TABLE = (
-    Named("epsilon-gamma-flat", PICTURES, lambda _: EpsilonGammaFlat()),
-    Named("epsilon-plus-flat", PICTURES, lambda _: EpsilonPlusFlat()),
-    Named("epsilon-plus", PICTURES, lambda _: EpsilonPlus()),
-    Named("epsilon-alpha2-beta1-flat", PICTURES, lambda _: EpsilonAlpha2Beta1Flat()),
-    Named("epsilon-alpha2-beta1", PICTURES, lambda _: EpsilonAlpha2Beta1()),
-    Named("epsilon-gamma-box", PICTURES, _box),
-    Named("attnlrp", TEXT, lambda _: AttnLRP()),
-    Named("attnlrp-epsilon", TEXT, lambda _: AttnLRP(epsilon=1e-6)),
-    Named("attnlrp-gamma", TEXT, lambda _: AttnLRP(gamma_linear=0.25)),
-    Named("cplrp", TEXT, lambda _: CPLRP()),
-    Named("cplrp-epsilon", TEXT, lambda _: CPLRP(epsilon=1e-6)),
-    Named("cplrp-gamma", TEXT, lambda _: CPLRP(gamma_linear=0.25)),
-    Named("reslrp", TEXT, lambda _: ResLRP()),
-    Named("zero", PICTURES + TEXT, lambda _: Composite()),
-    Named("epsilon", PICTURES + TEXT, lambda _: Composite(EpsilonRule())),
-    Named("gamma", PICTURES, lambda _: Composite(GlobalTypeMap({ConvLayer: GammaRule(), LinearLayer: GammaRule()}))),
-    Named("recommended", PICTURES + TEXT, lambda given: recommended(given.model)),
+    Named(
+        "epsilon-gamma-flat",
+        PICTURES,
+        lambda _: EpsilonGammaFlat(),
+        "generalized gamma = 1 for convolutions, epsilon for linear layers, flat for the first: the default",
+    ),
+    Named(
+        "epsilon-plus-flat",
+        PICTURES,
+        lambda _: EpsilonPlusFlat(),
+        "z-plus for convolutions, epsilon for linear layers, flat for the first layer",
+    ),
+    Named(
+        "epsilon-plus",
+        PICTURES,
+        lambda _: EpsilonPlus(),
+        "z-plus for convolutions, epsilon for linear layers",
+    ),
+    Named(
+        "epsilon-alpha2-beta1-flat",
+        PICTURES,
+        lambda _: EpsilonAlpha2Beta1Flat(),
+        "alpha = 2, beta = 1 for convolutions, epsilon for linear layers, flat for the first layer",
+    ),
+    Named(
+        "epsilon-alpha2-beta1",
+        PICTURES,
+        lambda _: EpsilonAlpha2Beta1(),
+        "alpha = 2, beta = 1 for convolutions, epsilon for linear layers",
+    ),
+    Named(
+        "epsilon-gamma-box",
+        PICTURES,
+        _box,
+        "gamma for convolutions, epsilon for linear layers, z-box with the bounds of pixels for the first layer",
+    ),
+    Named(
+        "attnlrp",
+        TEXT,
+        lambda _: AttnLRP(),
+        "AttnLRP: attention is shared between values and softmax",
+    ),
+    Named(
+        "attnlrp-epsilon",
+        TEXT,
+        lambda _: AttnLRP(epsilon=1e-6),
+        "AttnLRP with epsilon = 1e-6 in linear layers",
+    ),
+    Named(
+        "attnlrp-gamma",
+        TEXT,
+        lambda _: AttnLRP(gamma_linear=0.25),
+        "AttnLRP with gamma = 0.25 in linear layers",
+    ),
+    Named(
+        "cplrp",
+        TEXT,
+        lambda _: CPLRP(),
+        "CP-LRP: attention weights count as constants",
+    ),
+    Named(
+        "cplrp-epsilon",
+        TEXT,
+        lambda _: CPLRP(epsilon=1e-6),
+        "CP-LRP with epsilon = 1e-6 in linear layers",
+    ),
+    Named(
+        "cplrp-gamma",
+        TEXT,
+        lambda _: CPLRP(gamma_linear=0.25),
+        "CP-LRP with gamma = 0.25 in linear layers",
+    ),
+    Named(
+        "reslrp",
+        TEXT,
+        lambda _: ResLRP(),
+        "AttnLRP with generalized gamma on residual sums",
+    ),
+    Named(
+        "zero",
+        PICTURES + TEXT,
+        lambda _: Composite(),
+        "the 0-rule everywhere: input times gradient, where the network is piecewise linear",
+    ),
+    Named(
+        "epsilon",
+        PICTURES + TEXT,
+        lambda _: Composite(EpsilonRule()),
+        "the epsilon-rule everywhere",
+    ),
+    Named(
+        "gamma",
+        PICTURES,
+        lambda _: Composite(GlobalTypeMap({ConvLayer: GammaRule(), LinearLayer: GammaRule()})),
+        "the gamma-rule for convolutions and linear layers",
+    ),
+    Named(
+        "recommended",
+        PICTURES + TEXT,
+        lambda given: recommended(given.model),
+        "what relprop recommends for the model's kinds of layers",
+    ),
 )
 
 

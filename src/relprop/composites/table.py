@@ -59,6 +59,22 @@ def table_html(lines: Sequence[Line]) -> str:
     return rendered("rules.html", rows=rows)
 
 
+class Printed:
+    """What prints as lines, with colours in a terminal, and is a table in a notebook."""
+
+    def _lines(self) -> Sequence[Line]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "\n".join(line for line, _ in self._lines())
+
+    def __str__(self) -> str:
+        return printed(self._lines())
+
+    def _repr_html_(self) -> str:
+        return table_html(self._lines())
+
+
 def coloured(lines: Sequence[Line]) -> str:
     """The lines with the escape codes of a terminal's colours."""
     console = Console(force_terminal=True, color_system="standard", width=10_000, legacy_windows=False)

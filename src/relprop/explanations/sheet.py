@@ -31,11 +31,12 @@ INK, FAINT, LINE = "#1b1f24", "#68717a", "#d5d9de"
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One column of the sheet: two lines of text, and the picture, the heatmap and the overlay under them."""
+    """One column of the sheet: lines of text, and the picture, the heatmap and the overlay under them."""
 
     title: str
     subtitle: str
     images: tuple[Image, Image, Image]
+    note: str = ""
 
 
 def contact_sheet(panels: Sequence[Panel], title: str, cmap: str = "seismic", together: int = 1) -> Image:
@@ -51,7 +52,7 @@ def contact_sheet(panels: Sequence[Panel], title: str, cmap: str = "seismic", to
     if together <= COLUMNS:
         columns = min(math.ceil(columns / together), COLUMNS // together) * together
     bands = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    head, foot, caption = 60, 56, 68
+    head, foot, caption = 60, 56, 92 if any(panel.note for panel in panels) else 68
     band = caption + len(ROWS) * (CELL + GAP) + 2 * GAP
     width = 2 * MARGIN + LABELS + columns * (CELL + GAP) - GAP
     sheet = Image.new("RGB", (max(width, NARROWEST), 2 * MARGIN + head + len(bands) * band + foot), "white")
@@ -72,6 +73,7 @@ def _band(sheet: Image, draw: ImageDraw, panels: Sequence[Panel], top: int, capt
         left = MARGIN + LABELS + i * (CELL + GAP)
         draw.text((left, top), _fitted(panel.title, 22, True), fill=INK, font=_font(22, bold=True))
         draw.text((left, top + 30), _fitted(panel.subtitle, 18, False), fill=FAINT, font=_font(18))
+        draw.text((left, top + 54), _fitted(panel.note, 18, False), fill=FAINT, font=_font(18))
         for j, image in enumerate(panel.images):
             _cell(sheet, draw, image, left, top + caption + j * (CELL + GAP))
 

@@ -17,6 +17,13 @@ LONGEST = 180  # bytes of a name, of the 255 that file systems take
 LABEL = 40  # bytes of a label behind it
 
 
+def sheets(folder: Path, panels: int, on_each: int) -> list[Path]:
+    """The contact sheets of so many panels: overview.png, overview-2.png, ..."""
+    first = folder / OVERVIEW
+    later = range(2, -(-panels // on_each) + 1)
+    return [first, *(first.with_stem(f"{first.stem}-{number}") for number in later)]
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The three files that explain one picture."""

@@ -19,9 +19,12 @@ from relprop.explanations.heatmaps import heatmap
 from relprop.explanations.shown import encodable
 from relprop.jobs.asked import Asked, asked_for
 from relprop.jobs.composites import make_analyzer
-from relprop.jobs.files import OVERVIEW, REPORT, SUMMARY, Outputs, check_folder, unique_names, with_labels
+from relprop.jobs.files import REPORT, SUMMARY, Outputs, check_folder, sheets, unique_names, with_labels
 from relprop.models import LoadedModel, load_model, open_picture, picture_suffixes
 from relprop.targets.names import resolve_target
+
+KEPT = 32
+"""Panels of a contact sheet, or fewer, so that the targets of a picture stay together."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ class PicturePlan:
     device: torch.device
 
     @property
+    def on_each_sheet(self) -> int:
+        """Panels of a contact sheet."""
+        return _on_each(len(self.asked))
+
+    @property
+    def sheets(self) -> list[Path]:
+        """The contact sheets, in order."""
+        return _sheets(self.options, len(self.pictures))
+
+    @property
     def model_name(self) -> str:
         """The model's name, in characters that any file can hold."""
         return encodable(self.loaded.name)
@@ -78,6 +91,15 @@ class PicturePlan:
     def class_name(self, index: int) -> str:
         """The name of an output, or its number where nobody knows names."""
         return encodable(self.loaded.classes[index]) if self.loaded.classes else f"class {index}"
+
+
+def _on_each(targets: int) -> int:
+    return max(1, KEPT // targets) * targets
+
+
+def _sheets(options: PictureOptions, pictures: int) -> list[Path]:
+    targets = max(1, len(options.targets))
+    return sheets(options.out, pictures * targets, _on_each(targets))
 
 
 def make_picture_plan(options: PictureOptions, written: Sequence[str] | None = None) -> PicturePlan:
@@ -96,7 +118,11 @@ def make_picture_plan(options: PictureOptions, written: Sequence[str] | None = N
     check_composite(options.composite, "pictures")
     pictures = _pictures(options)
     files = [file for picture in pictures for outputs in picture.outputs for file in outputs]
-    files += [options.out / OVERVIEW, options.out / SUMMARY, *([options.out / REPORT] if options.report else [])]
+    files += [
+        *_sheets(options, len(pictures)),
+        options.out / SUMMARY,
+        *([options.out / REPORT] if options.report else []),
+    ]
     own = None if written is None else [options.out / name for name in written]
     check_folder(options.out, files if own is None else own, options.overwrite)
     images = (open_picture(picture.path) for picture in pictures)

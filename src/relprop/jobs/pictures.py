@@ -21,9 +21,9 @@ from relprop.explanations.explanation import Explanation
 from relprop.explanations.files import replacing
 from relprop.explanations.heatmaps import heatmap, overlay
 from relprop.explanations.ledger import LEAST, MOST
-from relprop.explanations.sheet import Panel, contact_sheet
+from relprop.explanations.sheet import CELL, Panel, contact_sheet
 from relprop.explanations.shown import encodable
-from relprop.jobs.files import OVERVIEW, SUMMARY, Outputs
+from relprop.jobs.files import SUMMARY, Outputs
 from relprop.jobs.picture_plan import Picture, PicturePlan
 from relprop.models import Preprocess, open_picture
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TOP = 3
 ZOOMED = 256  # pictures are enlarged, by a whole factor, until their shorter side has that many pixels,
 LONGEST = 4096  # as long as the longer one has no more than these
-KEPT = 32  # only the first results keep their images, for the contact sheet and the terminal
+DRAWN = 4  # only the first results keep their images, for the terminal
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +56,14 @@ class PictureResult:
 
 
 def explain_pictures(plan: PicturePlan) -> Iterator[PictureResult]:
-    """Explain the pictures in batches, write three files for each target of each, and yield a result for each.
+    """Explain the pictures in batches, and yield a result for each target of each.
+
+    Before that its three files are written, and whenever a contact sheet is full, that one.
 
     Raises:
         RelpropError: the model cannot be explained, or a file cannot be written.
     """
-    done = 0
+    done, panels, total = 0, list[Panel](), len(plan.pictures) * len(plan.asked)
     for pictures, seen in batches_of(plan):
         x = stacked(plan, seen)
         batches = [
@@ -72,8 +74,12 @@ def explain_pictures(plan: PicturePlan) -> Iterator[PictureResult]:
             for results in batches:
                 result, relevance = results[i]
                 _write(plan, result, relevance)
-                yield result if done < KEPT else replace(result, images=None)
+                panels.append(panel(result))
                 done += 1
+                if done == total or len(panels) == plan.on_each_sheet:
+                    _write_sheet(plan, panels, done)
+                    panels = []
+                yield result if done <= DRAWN else replace(result, images=None)
 
 
 def _one_target(
@@ -101,27 +107,37 @@ def _one_target(
     return results, list(relevance)
 
 
+def _write_sheet(plan: PicturePlan, panels: Sequence[Panel], done: int) -> None:
+    """The sheet whose last panel is the `done`-th of all."""
+    total, first = len(plan.pictures) * len(plan.asked), done - len(panels) + 1
+    what = "pictures" if len(plan.asked) == 1 else "heatmaps"
+    some = f"{what.capitalize()} {first} to {done} of {total}: " if len(panels) < total else ""
+    title = f"{some}{plan.model_name}, {plan.options.composite}"
+    with replacing(plan.sheets[(done - 1) // plan.on_each_sheet]) as path:
+        contact_sheet(panels, title, plan.options.cmap, together=len(plan.asked)).save(path)
+
+
+def panel(result: PictureResult) -> Panel:
+    """A result's column of the sheet, with small copies of its images."""
+    assert result.images is not None
+    small = [image.copy() for image in result.images]
+    for image in small:
+        image.thumbnail((CELL, CELL))
+    return Panel(result.picture.name, result.target_name, (small[0], small[1], small[2]), caption(result))
+
+
 def finish_pictures(plan: PicturePlan, results: Sequence[PictureResult]) -> None:
-    """Write the contact sheet and the summary of a finished job.
+    """Write the summary of a finished job.
 
     Raises:
-        RelpropError: a file cannot be written.
+        RelpropError: it cannot be written.
     """
-    folder = plan.options.out
-    panels = [
-        Panel(result.target_name, caption(result), result.images) for result in results if result.images is not None
-    ]
-    what = "pictures" if len(plan.asked) == 1 else "heatmaps"
-    some = f"The first {len(panels)} of {len(results)} {what}: " if len(panels) < len(results) else ""
-    title = f"{some}{plan.model_name}, {plan.options.composite}"
-    with replacing(folder / OVERVIEW) as path:
-        contact_sheet(panels, title, plan.options.cmap, together=len(plan.asked)).save(path)
-    with replacing(folder / SUMMARY) as path:
-        path.write_text(json.dumps(_summary(plan, results), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    with replacing(plan.options.out / SUMMARY) as path:
+        path.write_text(json.dumps(summary(plan, results), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def caption(result: PictureResult) -> str:
-    """What the contact sheet says under the class: the Clever Hans numbers, or else the output."""
+    """What the contact sheet says under name and class: the Clever Hans numbers, or else the output."""
     if result.share is None or result.share.relevance is None:
         return f"output {result.output:.2f}"
     return f"{result.share.relevance:.0%} in mark, {result.share.area:.1%} of area"
@@ -226,7 +242,8 @@ def _metadata(plan: PicturePlan, result: PictureResult) -> dict[str, str]:
     }
 
 
-def _summary(plan: PicturePlan, results: Sequence[PictureResult]) -> dict[str, Any]:
+def summary(plan: PicturePlan, results: Sequence[PictureResult]) -> dict[str, Any]:
+    """All numbers, as they stand in the file."""
     return {
         "relprop": version("relprop"),
         "model": plan.model_name,

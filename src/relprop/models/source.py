@@ -17,12 +17,16 @@ class Source:
         name: what `Spec.source` says. form: how a specification looks, for the reader of a message.
         read: a specification's text as a `Spec`, or None where it is of another source.
         load: the model that a `Spec` names.
+        about: where that is, for people.
+        names: all specifications that it knows without weights, if they can be listed.
     """
 
     name: str
     form: str
     read: Callable[[str], Spec | None]
     load: Callable[[Spec], LoadedModel]
+    about: str = ""
+    names: Callable[[], list[str]] | None = None
 
 
 def read_named(source: str) -> Callable[[str], Spec | None]:

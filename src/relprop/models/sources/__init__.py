@@ -26,6 +26,11 @@ def source_of(spec: Spec) -> Source:
     return _SOURCES[spec.source]
 
 
+def sources() -> list[Source]:
+    """All of them."""
+    return list(_SOURCES.values())
+
+
 def forms() -> list[str]:
     """How specifications look, one for each source."""
     return [source.form for source in _SOURCES.values()]

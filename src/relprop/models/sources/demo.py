@@ -23,4 +23,4 @@ def _read(text: str) -> Spec | None:
     return Spec("demo", "demo", bare=True) if text == "demo" else None
 
 
-DEMO = Source("demo", "demo", _read, load_demo)
+DEMO = Source("demo", "demo", _read, load_demo, "the classifier that ships with relprop", lambda: ["demo"])

@@ -100,4 +100,4 @@ def _read(text: str) -> Spec | None:
     return Spec("hf", name) if source == "hf" and name else None
 
 
-HF = Source("hf", "hf:ID_OR_FOLDER", _read, load_hf)
+HF = Source("hf", "hf:ID_OR_FOLDER", _read, load_hf, "the Hugging Face hub, or a folder with such a model")

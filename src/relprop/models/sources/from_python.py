@@ -118,4 +118,4 @@ def _read(text: str) -> Spec | None:
     return Spec("python", match["file"], match["weights"], match["function"], bare=True) if match else None
 
 
-PYTHON = Source("python", "path/to/file.py:function[@WEIGHTS]", _read, load_python)
+PYTHON = Source("python", "path/to/file.py:function[@WEIGHTS]", _read, load_python, "a function of yours")

@@ -68,4 +68,8 @@ def _classes(timm: Any, model: nn.Module, spec: Spec) -> list[str] | None:
     return list(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
 
 
-TIMM = Source("timm", "timm:NAME[@WEIGHTS]", read_named("timm"), load_timm)
+def _names() -> list[str]:
+    return [f"timm:{name}" for name in optional_import("timm").list_models()]
+
+
+TIMM = Source("timm", "timm:NAME[@WEIGHTS]", read_named("timm"), load_timm, "timm", _names)

@@ -74,4 +74,11 @@ def _preprocess(weights: Any) -> Preprocess:
     )
 
 
-TORCHVISION = Source("torchvision", "torchvision:NAME[@WEIGHTS]", read_named("torchvision"), load_torchvision)
+def _names() -> list[str]:
+    models = optional_import("torchvision.models")
+    return [f"torchvision:{name}" for name in models.list_models(module=models)]
+
+
+TORCHVISION = Source(
+    "torchvision", "torchvision:NAME[@WEIGHTS]", read_named("torchvision"), load_torchvision, "torchvision", _names
+)
