@@ -47,5 +47,9 @@ class ImageError(RelpropError, ValueError):
     """A file is not a readable picture, or a relevance tensor cannot be drawn as one."""
 
 
+class JobError(RelpropError):
+    """A job cannot start or go on: its folder holds something else, is in use, or the disk is full."""
+
+
 class MissingExtraError(RelpropError, ImportError):
     """An optional dependency is missing; the message says how to install it."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from relprop.cli.answer_options import Answer, AsJson, Chat, Contrasts, Longest, Prompts, UnitName
+from relprop.cli.datasets import add_commands as add_datasets
 from relprop.cli.inquiry import add_to as add_inquiries
 from relprop.cli.inquiry import examples
 from relprop.cli.once import Once
@@ -284,6 +285,9 @@ def export(
             say(repr(exported.artifact))
         if exported.explains != "output":
             say(f"Its output is {exported.explains}.")
+
+
+add_datasets(app)
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
+from relprop.analyzers.lrp import LRP
 from relprop.concepts import CRP, ConceptExplanation, TopNFeatures
 from relprop.errors import InputError
 from relprop.explanations.files import replacing
@@ -46,7 +47,7 @@ def explain_concepts(options: PictureOptions, layer: str | None, count: int) -> 
     if len(options.targets) > 1:
         raise InputError("concepts explain one target: give --target once")
     plan = make_picture_plan(options, (SHEET, FOUND, RELEVANCE))
-    layer = last_convolution(plan) if layer is None else layer
+    layer = last_convolution(plan.lrp, plan.model_name) if layer is None else layer
     crp = CRP(plan.lrp, layer, TopNFeatures(count))
     shares: list[Shares] = []
     panels: list[Panel] = []
@@ -69,11 +70,11 @@ def explain_concepts(options: PictureOptions, layer: str | None, count: int) -> 
     return shares
 
 
-def last_convolution(plan: PicturePlan) -> str:
+def last_convolution(lrp: LRP, model: str) -> str:
     """The name of the layer that is looked at if nothing else is said."""
-    names = [row.name for row in plan.lrp.layers if any("conv" in name for name in row.operators) and row.nodes]
+    names = [row.name for row in lrp.layers if any("conv" in name for name in row.operators) and row.nodes]
     if not names:
-        raise InputError(f"{plan.model_name} has no convolution: name a layer with --layer, see relprop layers")
+        raise InputError(f"{model} has no convolution: name a layer with --layer, see relprop layers")
     return names[-1]
 
 

@@ -18,7 +18,7 @@ What may live here: sources of models, their weights, preprocessing and tokenize
 
 from relprop.models.loaded import LoadedModel
 from relprop.models.loading import load, load_model
-from relprop.models.pictures import open_picture, picture_suffixes
+from relprop.models.pictures import decode_picture, open_picture, picture_suffixes
 from relprop.models.preprocess import Preprocess
 from relprop.models.source import Source
 from relprop.models.sources import parse, register_source
@@ -32,6 +32,7 @@ __all__ = [
     "Source",
     "Spec",
     "TextModel",
+    "decode_picture",
     "embedding_length",
     "load",
     "load_model",

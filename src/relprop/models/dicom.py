@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,15 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def open_dicom(path: Path) -> Image:
+def open_dicom(path: Path, data: bytes | None = None) -> Image:
     """The picture in a DICOM file, as RGB: its numbers rescaled, seen through its window, and white where it says so.
 
     Without a window, numbers are stretched from the smallest to the largest, and of several frames the first is read;
     both with a warning.
+
+    Args:
+        path: of the file.
+        data: its bytes, where it is no file of its own.
 
     Raises:
         ImageError: it is not a whole file, or has no picture.
@@ -40,7 +45,7 @@ def open_dicom(path: Path) -> Image:
 
     pydicom = _pydicom()
     try:
-        file = pydicom.dcmread(path, force=True)
+        file = pydicom.dcmread(path if data is None else BytesIO(data), force=True)
         if "PixelData" not in file:
             raise ImageError(f"{path} is a DICOM file without a picture, or torn")
         if int(file.get("NumberOfFrames") or 1) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +36,38 @@ def open_picture(path: str | Path) -> Image:
         ImageError: there is no such file, it is not a whole picture, or nothing says what its numbers mean.
         MissingExtraError: Pillow is not installed, or for DICOM files pydicom.
     """
-    image_module = _pillow()
+    _pillow()
     path = Path(path)
     if os.path.isdir(path):
         raise ImageError(f"{path}: a folder, not a picture")
     if not os.path.isfile(path):  # False, too, for links in a circle, null bytes and names that are too long
         raise ImageError(f"{path}: no such file")
-    if is_dicom(path):
-        return open_dicom(path)
+    return open_dicom(path) if is_dicom(path) else _decoded(path, path)
+
+
+def decode_picture(data: bytes, name: str) -> Image:
+    """`open_picture` of a file's bytes, which are not in a file of their own.
+
+    Args:
+        data: the bytes.
+        name: what errors and warnings call it.
+
+    Raises:
+        ImageError: it is not a whole picture, or nothing says what its numbers mean.
+        MissingExtraError: Pillow is not installed, or for DICOM files pydicom.
+    """
+    if data[128:132] == b"DICM":
+        return open_dicom(Path(name), data)
+    return _decoded(BytesIO(data), Path(name))
+
+
+def _decoded(source: Path | BytesIO, path: Path) -> Image:
+    image_module = _pillow()
     try:
-        with image_module.open(path, formats=_formats(image_module)) as opened:
+        with image_module.open(source, formats=_formats(image_module)) as opened:
             white, cut = _stated(opened), _is_cut(opened)
             if opened.format == "TIFF" and getattr(opened, "n_frames", 1) > 1:
-                warnings.warn(f"{path} holds {opened.n_frames} pictures, of which the first is read", stacklevel=2)
+                warnings.warn(f"{path} holds {opened.n_frames} pictures, of which the first is read", stacklevel=3)
             rgb = _rgb(_upright(opened), white, path)
             if cut:
                 _warn_of_dark(rgb, path)
@@ -57,7 +77,8 @@ def open_picture(path: str | Path) -> Image:
     # Broken files raise nearly anything: struct.error, SyntaxError, DecompressionBombError, ...
     except Exception as error:
         hint = "; of a TIFF with floats in colours, or of 64 bits, save bytes" if path.suffix.lower() in TIFF else ""
-        raise ImageError(f"{path} is not a readable picture: {error}{hint}") from error
+        said = str(error).replace(repr(source), repr(str(path)))  # of bytes Pillow names their address in memory
+        raise ImageError(f"{path} is not a readable picture: {said}{hint}") from error
 
 
 def picture_suffixes() -> set[str]:
@@ -103,7 +124,7 @@ def _warn_of_dark(rgb: Image, path: Path) -> None:
         warnings.warn(
             f"{path} has 16 bits in each colour, but no number above {256 * highest + 255} of 65535, and is read as a "
             "nearly black picture. If its numbers have 12 bits, save it with 8 bits per channel",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -1,0 +1,106 @@
+"""The columns of a folder of results, and rows as a file of Parquet.
+
+| column | what it holds |
+|---|---|
+| `index`, `key`, `label` | number of the sample, its name, its label as the source has it |
+| `digest` | of the bytes that were read |
+| `error` | why there is no explanation, else null |
+| `prediction`, `top_class`, `top_value` | the largest output, the largest five, and their values |
+| `target`, `amount` | what was explained: number of the class, and the output's value |
+| `arrived`, `kept`, `magnitude` | Σ R at the input, what biases, ε and other sinks kept of ±1, Σ abs R |
+| `shape` | of the input, (C, H, W) |
+| `tokens` | of a text |
+| `heatmap`, `heatmap_scale` | R summed over channels, or of each token, as a part of its largest magnitude; and that |
+| `scores:LAYER` | R at a layer, summed over places, for each channel |
+| `relevance` | R itself, (C, H, W) row by row, on request |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from relprop.jobs.datasets.extras import needed
+from relprop.jobs.datasets.job import Job
+
+SCORES = "scores:"
+"""In front of a layer's name."""
+LISTS = ("int32", "float16", "float32")
+ROWS = 64
+"""In a row group: what a reader holds in memory at once."""
+
+
+def columns_of(job: Job, layers: Sequence[str], *, tokens: bool = False) -> list[str]:
+    """The names of a job's columns."""
+    names = ["index", "key", "label", "digest", "error", "prediction", "top_class", "top_value"]
+    names += ["target", "amount", "arrived", "kept", "magnitude", "shape"]
+    names += ["tokens"] if tokens else []
+    names += ["heatmap", "heatmap_scale"] if "heatmap" in job.keep else []
+    names += [f"{SCORES}{layer}" for layer in layers]
+    return names + (["relevance"] if "relevance" in job.keep else [])
+
+
+def schema_of(columns: Sequence[str]) -> Any:
+    """The schema of files with these columns.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    arrow = needed("pyarrow", "a job over a dataset")
+    whole, half, single = (arrow.list_(arrow.field("element", getattr(arrow, t)())) for t in LISTS)
+    kinds = {"index": arrow.int64(), **dict.fromkeys(("prediction", "target"), arrow.int32())}
+    kinds |= dict.fromkeys(("key", "label", "digest", "error"), arrow.string())
+    kinds |= dict.fromkeys(("amount", "arrived", "kept", "magnitude"), arrow.float64())
+    kinds["tokens"] = arrow.list_(arrow.field("element", arrow.string()))
+    kinds |= {"top_class": whole, "top_value": single, "shape": whole}
+    kinds |= {"heatmap": half, "heatmap_scale": arrow.float32(), "relevance": single}
+    return arrow.schema([(name, single if name.startswith(SCORES) else kinds[name]) for name in columns])
+
+
+def encoded(rows: Sequence[dict[str, Any]], schema: Any) -> bytes:
+    """Rows as the bytes of a Parquet file; equal rows make equal bytes.
+
+    Args:
+        rows: one for each sample; what a row lacks is null.
+        schema: of the file.
+    """
+    arrow, parquet = needed("pyarrow", "writing Parquet"), needed("pyarrow.parquet", "writing Parquet")
+    columns = [arrow.array([row.get(field.name) for row in rows], field.type) for field in schema]
+    file = BytesIO()
+    parquet.write_table(
+        arrow.Table.from_arrays(columns, schema=schema),
+        file,
+        compression="zstd",
+        row_group_size=ROWS,
+        use_dictionary=["label"],
+        write_page_checksum=True,
+    )
+    return file.getvalue()
+
+
+def decoded(path: Any) -> list[dict[str, Any]]:
+    """The rows of a file, with arrays where columns hold lists.
+
+    Raises:
+        OSError, ValueError: it is no whole file.
+    """
+    parquet = needed("pyarrow.parquet", "reading Parquet")
+    table = parquet.read_table(path, page_checksum_verification=True, partitioning=None)
+    rows: list[dict[str, Any]] = [{} for _ in range(len(table))]
+    for name in table.column_names:
+        for row, value in zip(rows, table[name], strict=True):
+            if value.is_valid:
+                row[name] = value.values.to_numpy(zero_copy_only=False) if hasattr(value, "values") else value.as_py()
+    return rows
+
+
+def counted(path: Any) -> int:
+    """How many rows a file has, by its end.
+
+    Raises:
+        OSError, ValueError: it is no whole file.
+    """
+    parquet = needed("pyarrow.parquet", "reading Parquet")
+    rows: int = parquet.ParquetFile(path).metadata.num_rows
+    return rows

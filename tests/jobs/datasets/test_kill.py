@@ -1,0 +1,64 @@
+"""kill -9 at random points: nothing is lost, nothing is there twice, and every byte is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.jobs import files_of, forked, write_model, write_pictures
+
+import relprop.jobs
+from relprop.jobs.datasets.disk import locked
+from relprop.jobs.datasets.job import make_job
+from relprop.jobs.datasets.sources import open_source
+from relprop.jobs.datasets.stopping import Stopping
+from relprop.jobs.datasets.work import Run, prepare
+
+pytest.importorskip("pyarrow")
+
+COUNT = 40
+
+
+def begin(model: str, pictures: Path, out: Path):
+    """A job that has not explained anything yet, and what explains it, as often as it is called."""
+    job = make_job(model=model, source=pictures, out=out, pass_size=2, shard_size=4, batch_size=4)
+    out.mkdir()
+    source = open_source(job.source)
+    parts, explainer = prepare(job, source)
+
+    def work() -> None:
+        with locked(out):
+            parts.clean(None)
+            Run(job, parts, range(parts.manifest.shards)).over(source, explainer, Stopping())
+
+    return work
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_kill_9_loses_and_repeats_nothing(tmp_path, kills):
+    model, pictures = write_model(tmp_path / "model"), write_pictures(tmp_path / "pictures", COUNT)
+    undisturbed = begin(model, pictures, tmp_path / "undisturbed")
+    started = time.monotonic()
+    undisturbed()
+    took = time.monotonic() - started
+    expected = files_of(tmp_path / "undisturbed")
+    rng = random.Random(kills)
+    out, hit = tmp_path / "out", 0
+    work = begin(model, pictures, out)
+    while hit < kills:
+        child = forked(work)
+        time.sleep(rng.uniform(0, took))
+        os.kill(child, signal.SIGKILL)
+        if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            hit += 1
+            continue
+        assert files_of(out) == expected  # it was done before the shot: once more
+        for path in out.glob("part-*"):
+            path.unlink()
+    work()
+    assert files_of(out) == expected
+    assert [row["index"] for row in relprop.jobs.open(out)] == list(range(COUNT))

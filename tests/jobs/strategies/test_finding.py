@@ -1,0 +1,154 @@
+"""The demo's watermark is found, by class and by picture, and shown."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from support.strategies import write_dataset
+
+import relprop.jobs
+from relprop.errors import InputError
+from relprop.jobs import strategies
+from relprop.models.demo import CLASSES, CLEVER_HANS
+from relprop.models.demo.network import SIZE
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("sklearn")
+
+STAR = CLASSES[CLEVER_HANS]
+LAYER = "features.block4.conv"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """The job's folder, that of the pictures, and the masks of those with a watermark."""
+    folder = tmp_path_factory.mktemp("strategies")
+    masks = write_dataset(folder / "pictures", 30, 16)
+    (folder / "pictures" / "square" / "<b>&.png").write_bytes(next((folder / "pictures").rglob("*.png")).read_bytes())
+    relprop.jobs.run(model="demo", source=folder / "pictures", out=folder / "out", target="label")
+    return folder / "out", folder / "pictures", masks
+
+
+@pytest.fixture(scope="module")
+def found(dataset):
+    return strategies.find(dataset[0])
+
+
+def quality(group, masks) -> tuple[float, float]:
+    """Purity and recall of a group as the stars with a watermark."""
+    marked = {key for key in masks if key.startswith(STAR)}
+    inside = marked & set(group.keys)
+    return len(inside) / len(group), len(inside) / len(marked)
+
+
+@pytest.mark.parametrize("method", ["spectral", "kmeans"])
+def test_the_watermark_is_found(dataset, method):
+    """The class with the clearest gap is that of the watermark, and the pictures that carry it are a group of it."""
+    found = strategies.find(dataset[0], method=method)
+    assert found[0].name == STAR
+    assert found[0].gap > 1.2 * found[1].gap
+    group = found.ranked()[0]  # of all groups of all classes
+    assert group in found[0].strategies
+    purity, recall = quality(group, dataset[2])
+    assert purity >= 0.95
+    assert recall >= 0.95
+
+
+def test_concept_vectors_tell_the_pictures_with_a_watermark(dataset):
+    found = {each.name: each for each in strategies.find(dataset[0], on=LAYER)}
+    purity, recall = quality(max(found[STAR].strategies, key=lambda s: s.sameness), dataset[2])
+    assert purity >= 0.95
+    assert recall >= 0.8
+
+
+def test_predictions_are_grouped_too(dataset):
+    found = strategies.find(dataset[0], by="prediction")
+    assert sum(len(each.rows) for each in found) <= 143
+    assert {each.name for each in strategies.find(dataset[0], by="label")} == set(CLASSES)
+
+
+def test_means_prototypes_and_outliers(dataset, found):
+    star = found[0]
+    rows = {row["key"]: row for row in relprop.jobs.open(dataset[0])}
+    for strategy in star.strategies:
+        mean = np.mean([rows[key].heatmap for key in strategy.keys], axis=0)
+        np.testing.assert_allclose(strategy.heatmap, mean, atol=1e-3 * np.abs(mean).max())
+    assert sorted(key for s in star.strategies for key in s.keys) == sorted(row["key"] for row in star.rows)
+    assert len(star.outliers(3)) == 3
+    assert repr(found).splitlines()[1].startswith(f"  OfClass({STAR!r}, 30 samples, 2 strategies, gap 0.9")
+
+
+def test_what_cannot_be_found_is_said(dataset):
+    with pytest.raises(InputError, match=r"scores of features.block4.conv"):
+        strategies.find(dataset[0], on="classifier")
+    with pytest.raises(InputError, match="the largest has 30: give least="):
+        strategies.find(dataset[0], least=100)
+    with pytest.raises(InputError, match="none of 'target', 'prediction', 'label'"):
+        strategies.find(dataset[0], by="class")
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+
+def test_the_page_shows_the_strategies(dataset, found, tmp_path):
+    pytest.importorskip("jinja2")
+    out, pictures, masks = dataset
+    strategies.save_page(tmp_path / "page.html", found, pictures=pictures, masks=masks, title="A <script> & more")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "A &lt;script&gt; &amp; more" in page
+    assert "square/&lt;b&gt;&amp;.png" in page
+    assert "<b>" not in page
+    headings = re.findall(r"<h[23]>(.*?)</h[23]>", page)
+    assert headings[:3] == ["Wrong predictions", "Strategies, class by class", STAR]
+    assert headings[-1] == "Classes by concepts"
+    shares = [int(share) for share in re.findall(r"(\d+) % of relevance in the masks", page)]
+    assert shares[0] > 30
+    assert "http" not in page.replace("http-equiv", "")
+    wrong = int(re.search(r"(\d+) of 143 samples with a label", page)[1])
+    table = relprop.jobs.open(out).pandas(["label", "prediction"])
+    assert wrong == sum(CLASSES[p] != label for p, label in zip(table["prediction"], table["label"], strict=True))
+
+
+def test_the_page_needs_no_pictures(found):
+    pytest.importorskip("jinja2")
+    assert 'alt="picture' not in strategies.page(found)
+
+
+# ------------------------------------------------------------------------------------------------ ViRelAy
+
+
+def test_a_project_of_virelay(dataset, found, tmp_path):
+    """What ViRelAy's own model reads from the files, name by name."""
+    h5py = pytest.importorskip("h5py")
+    yaml = pytest.importorskip("yaml")
+    project = strategies.save_virelay(tmp_path / "virelay", found, pictures=dataset[1])
+    said = yaml.safe_load(project.read_text("utf-8"))["project"]
+    assert set(said) == {"name", "model", "label_map", "dataset", "attributions", "analyses"}
+    assert said["attributions"]["attribution_strategy"] == "true_label"
+    folder = project.parent
+    names = {entry["index"]: entry["name"] for entry in json.loads((folder / said["label_map"]).read_text())}
+    assert names == dict(enumerate(CLASSES))
+    rows = [row for row in relprop.jobs.open(dataset[0]) if row["error"] is None]
+    with h5py.File(folder / said["dataset"]["path"]) as file:
+        assert file["data"].shape == (143, 3, SIZE, SIZE)
+        assert file["label"][:].tolist() == [CLASSES.index(row["label"]) for row in rows]
+        assert 100 < file["data"][:].max() <= 255
+    with h5py.File(folder / said["attributions"]["sources"][0]) as file:
+        assert file["attribution"].dtype == np.float32
+        assert file["attribution"].shape == (143, 1, SIZE, SIZE)
+        np.testing.assert_allclose(file["attribution"][7, 0], rows[7].heatmap)
+        assert file["prediction"][:].argmax(1).tolist() == [row["prediction"] for row in rows]
+        assert file["index"][:].tolist() == list(range(143))
+    with h5py.File(folder / said["analyses"][0]["sources"][0]) as file:
+        assert set(file) == {f"{i:08d}" for i in range(8)}
+        star = file[f"{CLEVER_HANS:08d}"]
+        clusters, members = star["cluster/strategies"][:], star["index"][:]
+        assert star["embedding/spectral"].shape[0] == star["embedding/tsne"].shape[0] == len(members) == 30
+        assert len(star["embedding/spectral"].attrs["eigenvalue"]) == star["embedding/spectral"].shape[1]
+        assert star["cluster/strategies"].attrs["embedding"] == "spectral"
+        for group, strategy in enumerate(found[0].strategies):
+            assert {rows[i]["key"] for i in members[clusters == group]} == set(strategy.keys)
