@@ -66,6 +66,7 @@ docs: venv
 	$(BIN)/python scripts/docs_training.py
 	$(BIN)/python scripts/docs_pictures.py
 	$(BIN)/python scripts/docs_figures.py
+	$(BIN)/python scripts/docs_rules.py
 	$(BIN)/python scripts/docs_atlas.py
 	$(BIN)/python scripts/docs_evaluation.py
 	$(BIN)/python -m pytest tests/docs tests/composites/test_golden_prints.py

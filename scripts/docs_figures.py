@@ -1,4 +1,4 @@
-"""Pictures of docs/figures.md: docs/images/{figures,compare,report}.png.
+"""Pictures of docs/figures.md: docs/images/{figures,compare,report}.png, and of docs/signals.md.
 
 The page is seen by Chromium, through playwright; without it, report.png stays as it is.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def as_image(figure: object) -> Image.Image:
     data = io.BytesIO()
     figure.savefig(data, dpi=90)  # type: ignore[attr-defined]
     return Image.open(data).convert("RGB")
+
+
+def signals() -> None:
+    """The figures that the code of docs/signals.md makes."""
+    sys.path.insert(0, str(IMAGES.parent.parent / "tests"))
+    from support.pages import run_page
+
+    made = run_page((IMAGES.parent / "signals.md").read_text("utf-8"), "signals.md")
+    made["figure"].savefig(IMAGES / "signals.png", dpi=90)  # type: ignore[attr-defined]
+    made["bars"].savefig(IMAGES / "tables.png", dpi=90)  # type: ignore[attr-defined]
 
 
 def report() -> None:
@@ -101,4 +112,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    signals()
     report()

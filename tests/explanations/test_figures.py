@@ -82,6 +82,17 @@ def test_a_curve_is_red_where_it_speaks_for_and_grey_where_it_says_nothing() -> 
     assert silent[0] < 220
 
 
+def test_the_colour_of_a_point_reaches_half_way_to_its_neighbours() -> None:
+    relevance = torch.zeros(9)
+    relevance[4] = 1.0
+    _, axis = one_axis()
+    figures.series(axis, torch.arange(9.0) ** 2, relevance, time=torch.arange(9.0) / 10)
+    (lines,) = axis.collections
+    coloured = [k for k, colour in enumerate(lines.get_colors()) if colour[3] > 0]
+    assert coloured == [4]
+    assert np.allclose(lines.get_segments()[4], [[0.35, 12.5], [0.4, 16.0], [0.45, 20.5]])
+
+
 def test_bars_have_length_and_colour_of_their_relevance_and_add_up() -> None:
     relevance = torch.linspace(-1, 2, 30)
     figure, axis = one_axis()

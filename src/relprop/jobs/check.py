@@ -49,7 +49,7 @@ class Checked:
     Attributes:
         verdict: `"fine"`; `"doubtful"`: explained, but relevance explodes, vanishes or does not add up; `"refused"`: an
             operator has no rule, or the model cannot be captured.
-        lines: by operator and rule. arrived: relevance at the inputs, of what started. sinks: what each kept of it.
+        lines: by operator and rule. arrived: at the inputs, of 1 that started. sinks: what each kept of that.
         trouble: what is wrong. advice: what to do about it.
     """
 
@@ -90,14 +90,14 @@ def check_model(
         )
     trouble = _trouble(ledger)
     advice = _advice(asking, name, composite_names(kind)) if trouble else ""
-    share = abs(ledger.output) or 1.0
+    started = ledger.output or 1.0
     return Checked(
         model,
         name,
         "doubtful" if trouble else "fine",
         tuple(_lines(ledger)),
-        abs(ledger.input) / share,
-        tuple((sink, amount / share) for sink, amount in ledger.sinks.items() if abs(amount) > BALANCED * share),
+        ledger.input / started,
+        tuple((sink, amount / started) for sink, amount in ledger.sinks.items() if abs(amount / started) > BALANCED),
         trouble,
         advice,
     )
