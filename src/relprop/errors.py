@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class RelpropError(Exception):
     """Base of every error that relprop raises on purpose."""
@@ -53,3 +56,15 @@ class JobError(RelpropError):
 
 class MissingExtraError(RelpropError, ImportError):
     """An optional dependency is missing; the message says how to install it."""
+
+
+def warn(message: str) -> None:
+    """A `UserWarning` at the line that called relprop, however deep inside of it this is.
+
+    Args:
+        message: what is said.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "relprop":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -10,6 +10,7 @@ from torch import nn
 
 from relprop import LRP
 from relprop.rules import EpsilonRule, GeneralizedGammaRule, ZeroRule
+from relprop.targets import Normalize
 
 
 def cancelling(difference: float) -> nn.Sequential:
@@ -61,3 +62,45 @@ def test_the_remedy_helps() -> None:
         expl = LRP(cancelling(1e-5), GeneralizedGammaRule(1.0))(X, audit=True)
     assert expl.ledger is not None
     assert expl.ledger.steepest.growth < 10
+
+
+@pytest.mark.parametrize("normalize", ["magnitude", True, False])
+def test_it_is_said_without_an_audit_once(normalize: Normalize) -> None:
+    lrp = LRP(cancelling(1e-5), ZeroRule(), normalize_output=normalize)
+    with pytest.warns(UserWarning, match=r"grew by a factor of 2e\+05 at 1 \(linear\), under ZeroRule") as said:
+        lrp(X)
+    assert [w.filename for w in said] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lrp(X)
+        lrp(X, audit=True)
+
+
+def test_what_overflows_and_what_vanishes_is_said_without_an_audit() -> None:
+    vanishing = cancelling(1.0)
+    vanishing[1].bias = nn.Parameter(torch.tensor([1e5], dtype=torch.float64))
+    with pytest.warns(UserWarning, match="Of relevance only 1e-05 arrived"):
+        LRP(vanishing, EpsilonRule()).each(X, targets=[0])
+    large = cancelling(1e-5).float()
+    nn.init.constant_(large[2].weight, 3e38)  # the output is 3e34
+    with pytest.warns(UserWarning, match=r"Relevance overflowed at 1 \(linear\)"):
+        LRP(large, ZeroRule(), normalize_output=False)(10 * X.float())
+
+
+def test_a_later_call_is_looked_at() -> None:
+    """Trouble may depend on the input: the second call is one that is looked at."""
+    lrp, harmless = LRP(cancelling(1e-5), ZeroRule()), torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lrp(harmless)
+    with pytest.warns(UserWarning, match="grew by a factor"):
+        lrp(X)
+
+
+def test_nothing_is_said_of_what_was_taken_away_or_not_to_be_checked() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LRP(cancelling(0.5), ZeroRule())(X, conditions={"1": "stop"})
+        LRP(cancelling(1e-5), ZeroRule())(X, start="0")
+        LRP(cancelling(1e-5), ZeroRule(), checks=False)(X)
+        LRP(cancelling(1e-5), GeneralizedGammaRule(1.0))(X)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -126,7 +125,7 @@ class Analyzer(ABC):
         Taught.now(operators, modules)  # refuses what is wrong before there is work
         self._own, self._taught = (operators, modules), cast("Taught | None", None)
         self._constant = (constant,) if isinstance(constant, str) else tuple(constant)
-        self._warned = self._told = False
+        self._warned = False
         examples = None if example_inputs is None else inputs_of(example_inputs)
         if checks:
             _checks.check_last_module(self._source)
@@ -291,9 +290,6 @@ class Analyzer(ABC):
         several = tuple(answer.inputs.values())
         books = answer.books
         ledger = None if books is None else ledger_of(books, several, self.rules_of(call, target))
-        if ledger is not None and ledger.trouble and not self._told:
-            self._told = True
-            warnings.warn(ledger.trouble, UserWarning, stacklevel=4)
         return Explanation(
             relevance=several[0] if len(several) == 1 else several,
             _outputs=lambda: pytree.tree_unflatten(answer.outputs(), call.graph.out_spec),

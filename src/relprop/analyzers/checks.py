@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.utils import _pytree as pytree
 from relprop.engine.graph.graph import Graph, Node, info, operator_name
 from relprop.engine.ops.analysis import only_masks
 from relprop.engine.rewrites.softmax import SOFTMAX, output_softmax
-from relprop.errors import InputError, SoftmaxOutputError, UnexplainedError
+from relprop.errors import InputError, SoftmaxOutputError, UnexplainedError, warn
 
 
 def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, finite: bool) -> bool:
@@ -187,10 +186,8 @@ def warn_if_training(model: nn.Module) -> bool:
         return False
     modules = [name or "the model" for name, m in model.named_modules() if isinstance(m, differs) and m.training]
     if modules:
-        warnings.warn(
+        warn(
             f"{len(modules)} module(s) of the model, such as {modules[0]}, are in training mode, where they behave "
-            "differently. The model is explained as in evaluation mode; model.eval() says so explicitly.",
-            UserWarning,
-            stacklevel=4,
+            "differently. The model is explained as in evaluation mode; model.eval() says so explicitly."
         )
     return bool(modules)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from relprop.analyzers.analyzer import Call, in_one
 from relprop.analyzers.captured import Captured, Layers, captured
 from relprop.analyzers.captures import Shared, captures_of
+from relprop.analyzers.doubts import Doubts
 from relprop.analyzers.exporting import Exporting
 from relprop.analyzers.inputs import refuse_ambiguous
 from relprop.analyzers.options import Conditions, Edges, Options, Paths, by_output, check_masks, paired
@@ -30,7 +30,7 @@ from relprop.engine.program.question import Answer
 from relprop.engine.rewrites import Canonize, FuseBatchNorm
 from relprop.engine.rewrites.chains import is_sequential
 from relprop.engine.rewrites.modules import flatten_model
-from relprop.errors import InputError
+from relprop.errors import InputError, warn
 from relprop.explanations.explanation import Explanation
 from relprop.rules import Rule
 from relprop.targets import Normalize, Target, TargetLike
@@ -129,6 +129,7 @@ class LRP(Printed, Exporting):
         self._known: weakref.WeakKeyDictionary[Shared, dict[Any, Captured]] = weakref.WeakKeyDictionary()
         self._shared: Shared | None = None
         self._compiler: Compiler | None = None
+        self._doubts = Doubts()
         if is_sequential(self._source):
             self._assign(self.layers)
         if example_inputs is not None:
@@ -316,6 +317,12 @@ class LRP(Printed, Exporting):
     def rules_of(self, call: Call, target: Target) -> Mapping[Node, Rule]:
         return self._captured(call.shared, target.output).rules
 
+    def _explanation(self, call: Call, target: Target, answer: Answer) -> Explanation:
+        found, options = super()._explanation(call, target, answer), call.options["options"]
+        if self._checks and options.asks_the_whole and not any(call.options["conditions"]):
+            self._doubts.look(found, self._normalize_output)
+        return found
+
     def answers(self, call: Call) -> Iterable[Answer]:
         """One answer per target, on one forward pass for each output that they speak of."""
         found: dict[str | int | None, Iterator[Answer]] = {}
@@ -338,7 +345,7 @@ class LRP(Printed, Exporting):
             return run()
         found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
         if self._compiler.news:
-            warnings.warn(self._compiler.news, UserWarning, stacklevel=5)
+            warn(self._compiler.news)
             self._compiler.news = ""
         return [found]
 

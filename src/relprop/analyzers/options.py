@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -14,7 +13,7 @@ from relprop.analyzers.captured import Captured, Layers
 from relprop.engine.graph.graph import Node, ancestors, shape_of, where_is
 from relprop.engine.program.condition import Condition, Entrywise, Mask, Stop
 from relprop.engine.program.question import Question
-from relprop.errors import InputError
+from relprop.errors import InputError, warn
 from relprop.targets import Normalize, Seed, Target, TargetLike
 
 STOP = "stop"
@@ -66,15 +65,16 @@ class Options:
         """Those that are not what they are by default."""
         return tuple(f.name for f in fields(self) if getattr(self, f.name) is not f.default)
 
+    @property
+    def asks_the_whole(self) -> bool:
+        """All relevance of the output goes to the inputs, and nothing else is to be done with it."""
+        return self.start is None and not self.differentiable
+
     def warn_of_memory(self, checkpoint: bool | int) -> None:
         """Say where a forward pass in parts saves nothing."""
         asked = [name for name in ("audit", "parameters", "differentiable") if getattr(self, name)]
         if checkpoint and asked:
-            warnings.warn(
-                f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.",
-                UserWarning,
-                stacklevel=6,
-            )
+            warn(f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.")
 
     def start_of(self, known: Captured) -> Node:
         """The node that relevance starts from."""

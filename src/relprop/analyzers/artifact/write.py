@@ -31,7 +31,7 @@ from relprop.engine.program.answer import answer
 from relprop.engine.program.program import Program
 from relprop.engine.program.question import Question
 from relprop.engine.program.trace import Names, Traced, trace
-from relprop.errors import ArtifactError, RelpropError, TargetError
+from relprop.errors import ArtifactError, RelpropError, TargetError, warn
 from relprop.explanations.files import replacing
 from relprop.targets import Largest, Normalize, Seed, Target, TargetLike, as_target
 from relprop.targets.output import Given
@@ -250,10 +250,9 @@ def _check_open(graph: Graph, exported: ExportedProgram) -> None:
         captured = fake_value(node)
         for i, size in enumerate(captured.shape if isinstance(captured, Tensor) else ()):
             if is_open(size) and not is_open(value.shape[i]):
-                warnings.warn(
+                warn(
                     f"The artifact takes {node.name} only with size {value.shape[i]} in dimension {i}. A target "
-                    "function or a rule of your own that reads sizes as numbers fixes them.",
-                    stacklevel=5,
+                    "function or a rule of your own that reads sizes as numbers fixes them."
                 )
 
 
