@@ -1,6 +1,8 @@
 """relprop: layer-wise relevance propagation for any PyTorch model."""
 
+from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 from relprop import analyzers, composites, concepts, errors, rules, targets
 from relprop.analyzers.artifact import Artifact, load, load_artifact
@@ -45,3 +47,16 @@ __all__ = [
     "targets",
     "text",
 ]
+
+LATER = ("jobs", "models")
+"""Rooms that are imported when they are asked for: not everyone needs them, and they read more."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in LATER:
+        return import_module(f"relprop.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

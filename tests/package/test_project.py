@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import subprocess
 import sys
 from pathlib import Path
 
@@ -124,3 +125,21 @@ def test_names_that_contributing_gives_are_in_the_files_it_gives():
     text = " ".join(read("CONTRIBUTING.md").split())
     for name, file in re.findall(r"`(\w+)` (?:of|in) `([\w/]+\.py)`", text):
         assert re.search(rf"^(class|def) {name}\b|^{name}\b.* = ", read(file), re.MULTILINE), f"{name} of {file}"
+
+
+def test_rooms_that_are_imported_late_are_there_when_asked_for():
+    """A process of its own: others have imported them."""
+    code = """
+import subprocess
+import sys
+import relprop as rp
+assert "relprop.jobs" not in sys.modules and "jobs" in dir(rp)
+assert rp.jobs.open is sys.modules["relprop.jobs"].open and rp.models.load_model
+try:
+    rp.nothing
+except AttributeError as error:
+    assert "'relprop' has no attribute 'nothing'" in str(error)
+else:
+    raise AssertionError("nothing is there")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
