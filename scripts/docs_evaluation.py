@@ -1,4 +1,4 @@
-"""The picture of docs/evaluation.md: docs/images/evaluation.png."""
+"""The pictures of docs/evaluation.md: docs/images/evaluation.png and contest.png."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from relprop import LRP, evaluate
 from relprop.analyzers import Gradient
 from relprop.composites import EpsilonPlusFlat
+from relprop.jobs.contest import ContestOptions, run_contest
 from relprop.models import demo
 
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "evaluation.png"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 
 def main() -> None:
@@ -20,7 +21,9 @@ def main() -> None:
     x = torch.cat([demo.to_input(s.image[None]) for s in stars])
     methods = {"EpsilonPlusFlat": LRP(model, EpsilonPlusFlat()), "gradient": Gradient(model)}
     found = evaluate(methods, x, demo.CLEVER_HANS, ["srg"])
-    found.plot().savefig(PICTURE, dpi=120, metadata={"Software": None})
+    found.plot().savefig(IMAGES / "evaluation.png", dpi=120, metadata={"Software": None})
+    ranked = run_contest(ContestOptions("demo", methods=("composites", "gradient", "gradcam"), count=32, steps=8))
+    ranked.plot().savefig(IMAGES / "contest.png", dpi=90, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from relprop.composites import (
     DropoutLayer,
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
+    EpsilonGamma,
     EpsilonGammaBox,
     EpsilonGammaFlat,
     EpsilonPlus,
@@ -159,6 +160,7 @@ def test_operator_names_are_types() -> None:
         (EpsilonAlpha2Beta1(), AlphaBetaRule(2, 1), AlphaBetaRule(2, 1)),
         (EpsilonAlpha2Beta1Flat(), AlphaBetaRule(2, 1), FlatRule()),
         (EpsilonGammaBox(-1.0, 1.0), GammaRule(0.25), ZBoxRule(-1.0, 1.0)),
+        (EpsilonGamma(), GeneralizedGammaRule(1.0), GeneralizedGammaRule(1.0)),
         (EpsilonGammaFlat(), GeneralizedGammaRule(1.0), FlatRule()),
     ],
 )

@@ -315,6 +315,7 @@ def ledger_of(books: Books, inputs: Iterable[Tensor], rules: Mapping[Node, Rule]
             received=received,
             passed=books.sent.get(node, 0.0),
             passed_magnitude=books.sent_magnitude.get(node, 0.0),
+            merged=books.merged.get(node),
             sinks=dict(books.sinks.get(node, {})),
             magnitude=books.magnitude[node],
         )

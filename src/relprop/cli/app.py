@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from relprop.cli.answer_options import Answer, AsJson, Chat, Contrasts, Longest, Prompts, UnitName
+from relprop.cli.contest import add as add_contest
 from relprop.cli.datasets import add_commands as add_datasets
 from relprop.cli.inquiry import add_to as add_inquiries
 from relprop.cli.inquiry import examples
@@ -44,6 +45,7 @@ from relprop.cli.options import (
     Top,
 )
 from relprop.cli.reporting import reporting, say
+from relprop.cli.tune import add as add_tune
 from relprop.composites.names import DEFAULTS, composite_names
 from relprop.errors import RelpropError
 from relprop.models.sources import forms
@@ -288,6 +290,8 @@ def export(
 
 
 add_datasets(app)
+add_contest(app, EPILOG)
+add_tune(app, EPILOG)
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:

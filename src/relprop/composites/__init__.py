@@ -4,9 +4,11 @@ What may live here: statements about layers, presets that are made of them, and 
 """
 
 from relprop.composites.composite import Composite
+from relprop.composites.depth import GammaByDepth
 from relprop.composites.presets import (
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
+    EpsilonGamma,
     EpsilonGammaBox,
     EpsilonGammaFlat,
     EpsilonPlus,
@@ -54,6 +56,7 @@ __all__ = [
     "DropoutLayer",
     "EpsilonAlpha2Beta1",
     "EpsilonAlpha2Beta1Flat",
+    "EpsilonGamma",
     "EpsilonGammaBox",
     "EpsilonGammaFlat",
     "EpsilonPlus",
@@ -61,6 +64,7 @@ __all__ = [
     "FirstLayerMap",
     "FirstLayerTypeMap",
     "FirstNTypeMap",
+    "GammaByDepth",
     "GlobalMap",
     "GlobalTypeMap",
     "LastLayerMap",

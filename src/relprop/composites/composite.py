@@ -25,6 +25,7 @@ PRESETS = (
     "CPLRP",
     "EpsilonAlpha2Beta1",
     "EpsilonAlpha2Beta1Flat",
+    "EpsilonGamma",
     "EpsilonGammaBox",
     "EpsilonGammaFlat",
     "EpsilonPlus",

@@ -15,6 +15,7 @@ from relprop.composites.composite import Composite
 from relprop.composites.presets import (
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
+    EpsilonGamma,
     EpsilonGammaBox,
     EpsilonGammaFlat,
     EpsilonPlus,
@@ -57,6 +58,7 @@ def _box(given: Given) -> Composite:
 
 PICTURES: tuple[Kind, ...] = ("pictures",)
 TEXT: tuple[Kind, ...] = ("text",)
+BOTH = PICTURES + TEXT
 
 TABLE = (
     Named(
@@ -90,6 +92,12 @@ TABLE = (
         "alpha = 2, beta = 1 for convolutions, epsilon for linear layers",
     ),
     Named(
+        "epsilon-gamma",
+        PICTURES,
+        lambda _: EpsilonGamma(),
+        "generalized gamma = 1 for convolutions, epsilon for linear layers",
+    ),
+    Named(
         "epsilon-gamma-box",
         PICTURES,
         _box,
@@ -97,7 +105,7 @@ TABLE = (
     ),
     Named(
         "attnlrp",
-        TEXT,
+        BOTH,
         lambda _: AttnLRP(),
         "AttnLRP: attention is shared between values and softmax",
     ),
@@ -109,13 +117,13 @@ TABLE = (
     ),
     Named(
         "attnlrp-gamma",
-        TEXT,
+        BOTH,
         lambda _: AttnLRP(gamma_linear=0.25),
         "AttnLRP with gamma = 0.25 in linear layers",
     ),
     Named(
         "cplrp",
-        TEXT,
+        BOTH,
         lambda _: CPLRP(),
         "CP-LRP: attention weights count as constants",
     ),
@@ -127,25 +135,25 @@ TABLE = (
     ),
     Named(
         "cplrp-gamma",
-        TEXT,
+        BOTH,
         lambda _: CPLRP(gamma_linear=0.25),
         "CP-LRP with gamma = 0.25 in linear layers",
     ),
     Named(
         "reslrp",
-        TEXT,
+        BOTH,
         lambda _: ResLRP(),
         "AttnLRP with generalized gamma on residual sums",
     ),
     Named(
         "zero",
-        PICTURES + TEXT,
+        BOTH,
         lambda _: Composite(),
         "the 0-rule everywhere: input times gradient, where the network is piecewise linear",
     ),
     Named(
         "epsilon",
-        PICTURES + TEXT,
+        BOTH,
         lambda _: Composite(EpsilonRule()),
         "the epsilon-rule everywhere",
     ),
@@ -157,7 +165,7 @@ TABLE = (
     ),
     Named(
         "recommended",
-        PICTURES + TEXT,
+        BOTH,
         lambda given: recommended(given.model),
         "what relprop recommends for the model's kinds of layers",
     ),

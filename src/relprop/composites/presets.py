@@ -6,10 +6,13 @@ norms that could not be fused, and everything else, pooling and sums among it, g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from relprop.composites.composite import Composite, preset
-from relprop.composites.primitives import FirstLayerTypeMap, GlobalTypeMap
+from relprop.composites.depth import Gamma, by_depth, first_of
+from relprop.composites.primitives import FirstLayerTypeMap, GlobalTypeMap, Primitive
 from relprop.engine.layers.kinds import (
     ActivationLayer,
     BatchNormLayer,
@@ -18,6 +21,7 @@ from relprop.engine.layers.kinds import (
     LayerType,
     LinearLayer,
     ReshapingLayer,
+    ResidualLayer,
 )
 from relprop.rules import (
     AlphaBetaRule,
@@ -36,7 +40,12 @@ from relprop.rules import (
 
 
 def _preset(
-    conv: Rule, epsilon: Stabilizer, stabilizer: Stabilizer, bias: Bias, first: Rule | None = None
+    conv: Rule,
+    epsilon: Stabilizer,
+    stabilizer: Stabilizer,
+    bias: Bias,
+    first: Rule | None = None,
+    behind: Sequence[Primitive] = (),
 ) -> Composite:
     rules: dict[LayerType, Rule] = {
         ConvLayer: conv,
@@ -46,7 +55,7 @@ def _preset(
         ReshapingLayer: PassRule(),
         ActivationLayer: PassRule(),
     }
-    primitives = [GlobalTypeMap(rules), *([FirstLayerTypeMap({ConvLayer: first})] if first else [])]
+    primitives = [GlobalTypeMap(rules), *behind, *([FirstLayerTypeMap({ConvLayer: first})] if first else [])]
     return Composite(ZeroRule(stabilizer=stabilizer, bias=bias), *primitives)
 
 
@@ -87,26 +96,63 @@ def EpsilonAlpha2Beta1Flat(
 
 
 @preset
-def EpsilonGammaFlat(
+def EpsilonGamma(
     epsilon: Stabilizer = 1e-6,
-    gamma: float = 1.0,
+    gamma: Gamma = 1.0,
     *,
+    gamma_residual: float | None = None,
     stabilizer: Stabilizer = 1e-9,
     bias: Bias = "absorb",
 ) -> Composite:
-    """Generalized γ-rule for convolutions, ε-rule for linear layers, flat rule for a first layer that convolves.
+    """Generalized γ-rule for convolutions, ε-rule for linear layers.
 
-    It is safe for outputs of either sign, which convolutions in front of residual sums and batch norms have. γ = 1 does
-    best on docs/evidence.md; a smaller γ is sharper and further from what the output follows.
+    It is safe for outputs of either sign, which convolutions in front of residual sums and batch norms have.
 
     Args:
         epsilon: ε of the ε-rule.
-        gamma: γ of the generalized γ-rule.
+        gamma: γ of the generalized γ-rule; a pair: that of the first and of the last convolution, see `GammaByDepth`.
+        gamma_residual: γ of sums of data with data; None: the 0-rule.
         stabilizer: of all rules but the ε-rule.
         bias: policy of all rules.
     """
+    return _gamma_preset(epsilon, gamma, gamma_residual, stabilizer, bias)
+
+
+@preset
+def EpsilonGammaFlat(
+    epsilon: Stabilizer = 1e-6,
+    gamma: Gamma = 1.0,
+    *,
+    gamma_residual: float | None = None,
+    stabilizer: Stabilizer = 1e-9,
+    bias: Bias = "absorb",
+) -> Composite:
+    """`EpsilonGamma`, with the flat rule for the first layer if it is a convolution.
+
+    γ = 1 does best on docs/evidence.md; a smaller γ is sharper and further from what the output follows. The flat rule
+    gives every pixel of a filter's field the same, which suits pictures; of signals, where 0 is silence, it gives
+    silence as much as sound.
+
+    It takes what `EpsilonGamma` takes.
+    """
     flat = FlatRule(stabilizer=stabilizer, bias=bias)
-    return _preset(GeneralizedGammaRule(gamma, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, flat)
+    return _gamma_preset(epsilon, gamma, gamma_residual, stabilizer, bias, flat)
+
+
+def _gamma_preset(
+    epsilon: Stabilizer,
+    gamma: Gamma,
+    gamma_residual: float | None,
+    stabilizer: Stabilizer,
+    bias: Bias,
+    first: Rule | None = None,
+) -> Composite:
+    behind = by_depth(ConvLayer, gamma, stabilizer=stabilizer, bias=bias)
+    if gamma_residual is not None:
+        rule = GeneralizedGammaRule(gamma_residual, stabilizer=stabilizer, bias=bias)
+        behind.append(GlobalTypeMap({ResidualLayer: rule}))
+    conv = GeneralizedGammaRule(first_of(gamma), stabilizer=stabilizer, bias=bias)
+    return _preset(conv, epsilon, stabilizer, bias, first, behind)
 
 
 @preset

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import nn
 
 from relprop.composites.composite import Composite, preset
+from relprop.composites.depth import Gamma, by_depth, first_of
 from relprop.composites.presets import EpsilonGammaFlat
 from relprop.composites.primitives import GlobalTypeMap
 from relprop.engine.layers.kinds import (
@@ -45,8 +46,8 @@ def AttnLRP(
     attention: AttentionMode = "attnlrp",
     softmax: SoftmaxBias = "absorb",
     gate: Literal["uniform", "signal"] = "uniform",
-    gamma_linear: float | None = None,
-    gamma_conv: float | None = None,
+    gamma_linear: Gamma | None = None,
+    gamma_conv: Gamma | None = None,
     gamma_residual: float | None = None,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
@@ -61,8 +62,8 @@ def AttnLRP(
             their half of the product with the values.
         softmax: what the softmax expansion's bias does; fused attention always absorbs.
         gate: how products of data with data share: every factor alike, or signals take all from activated gates.
-        gamma_linear: γ of linear layers; None: no γ.
-        gamma_conv: γ of convolutions; None: no γ.
+        gamma_linear: γ of linear layers; a pair: that of the first and of the last, see `GammaByDepth`; None: no γ.
+        gamma_conv: γ of convolutions, likewise.
         gamma_residual: γ of sums of data with data; None: no γ.
         epsilon: ε of linear layers and convolutions.
         bias: policy of all affine rules.
@@ -70,8 +71,8 @@ def AttnLRP(
     plain: Rule = EpsilonRule(epsilon, bias=bias) if epsilon else ZeroRule(bias=bias)
     weights: dict[str, Rule] = {"attnlrp": SoftmaxRule(softmax), "cp": StopRule(), "half": SoftmaxRule("keep")}
     rules: dict[LayerType, Rule] = {
-        LinearLayer: plain if gamma_linear is None else GeneralizedGammaRule(gamma_linear, bias=bias),
-        ConvLayer: plain if gamma_conv is None else GeneralizedGammaRule(gamma_conv, bias=bias),
+        LinearLayer: plain if gamma_linear is None else GeneralizedGammaRule(first_of(gamma_linear), bias=bias),
+        ConvLayer: plain if gamma_conv is None else GeneralizedGammaRule(first_of(gamma_conv), bias=bias),
         ProductLayer: ProductRule(gate),
         AttentionLayer: AttentionRule(attention),
         SoftmaxLayer: weights[AttentionRule(attention).mode],
@@ -83,7 +84,8 @@ def AttnLRP(
     }
     if gamma_residual is not None:
         rules[ResidualLayer] = GeneralizedGammaRule(gamma_residual, bias=bias)
-    return Composite(ZeroRule(bias=bias), GlobalTypeMap(rules))
+    behind = by_depth(LinearLayer, gamma_linear, bias=bias) + by_depth(ConvLayer, gamma_conv, bias=bias)
+    return Composite(ZeroRule(bias=bias), GlobalTypeMap(rules), *behind)
 
 
 @preset
@@ -92,8 +94,8 @@ def CPLRP(
     attention: AttentionMode = "cp",
     softmax: SoftmaxBias = "absorb",
     gate: Literal["uniform", "signal"] = "uniform",
-    gamma_linear: float | None = None,
-    gamma_conv: float | None = None,
+    gamma_linear: Gamma | None = None,
+    gamma_conv: Gamma | None = None,
     gamma_residual: float | None = None,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
@@ -122,8 +124,8 @@ def ResLRP(
     attention: AttentionMode = "attnlrp",
     softmax: SoftmaxBias = "absorb",
     gate: Literal["uniform", "signal"] = "uniform",
-    gamma_linear: float | None = None,
-    gamma_conv: float | None = None,
+    gamma_linear: Gamma | None = None,
+    gamma_conv: Gamma | None = None,
     gamma_residual: float | None = 1.0,
     epsilon: float = 0.0,
     bias: Bias = "absorb",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from relprop.analyzers import Analyzer
@@ -16,6 +15,7 @@ from relprop.evaluation.fills import Fill, as_fill, fill_for
 from relprop.evaluation.groups import Groups, groups_for
 from relprop.evaluation.metrics import WITH_CURVES, Case, Method, Metric, as_metrics
 from relprop.evaluation.occlusion import Curves, Occluder
+from relprop.evaluation.progress import bar
 from relprop.evaluation.result import Evaluation
 from relprop.evaluation.subject import Inputs, Subject, Track
 from relprop.targets import TargetLike
@@ -84,25 +84,23 @@ def evaluate(
     first = next(iter(_analyzers(methods)), None)
     output, classes = (None, None) if first is None else (first._output, first._classes)
     subject = Subject(asked, inputs, targets, track, changed, output, classes)
-    x = subject.x
-    occluder = Occluder(
-        subject, groups or groups_for(x), fill_for(x) if fill is None else as_fill(fill), steps, batch, seed
-    )
-    marked = None if masks is None else torch.as_tensor(masks, device=x.device).bool()
+    occluder = occluder_of(subject, groups, fill, steps, batch, seed)
+    marked = None if masks is None else torch.as_tensor(masks, device=subject.x.device).bool()
     cases = {
-        name: Case(method, occluder, marked, seed) for name, method in (methods | _made(baselines, occluder)).items()
+        name: Case(method, occluder, marked, seed)
+        for name, method in (methods | made_baselines(baselines, occluder)).items()
     }
     scores: dict[str, dict[str, Tensor]] = {name: {} for name in cases}
     curves: dict[str, Curves] = {}
-    with Progress(disable=not progress) as bar:
-        task = bar.add_task("evaluate", total=len(cases) * len(chosen))
+    with bar(progress) as shown:
+        task = shown.add_task("evaluate", total=len(cases) * len(chosen))
         for name, case in cases.items():
             for metric in chosen:
                 scores[name][metric.name] = metric.function(case).detach().double().cpu()
-                bar.advance(task)
+                shown.advance(task)
             if any(metric.name in WITH_CURVES for metric in chosen):
                 curves[name] = case.curves
-    return Evaluation(scores, {m.name: m.better for m in chosen}, _setting(occluder), curves)
+    return Evaluation(scores, {m.name: m.better for m in chosen}, setting_of(occluder), curves)
 
 
 def _model_of(methods: Mapping[str, Method], model: nn.Module | None) -> nn.Module:
@@ -128,7 +126,21 @@ def _analyzers(methods: Mapping[str, Method]) -> list[Analyzer]:
     return found
 
 
-def _made(baselines: Sequence[str], occluder: Occluder) -> dict[str, Tensor]:
+def occluder_of(
+    subject: Subject,
+    groups: Groups | None,
+    fill: Fill | Callable[[Tensor, Tensor], Tensor] | float | Tensor | None,
+    steps: int,
+    batch: int,
+    seed: int,
+) -> Occluder:
+    """The occluder of `evaluate`'s arguments, with what suits the input where they are None."""
+    x = subject.x
+    chosen = fill_for(x) if fill is None else as_fill(fill)
+    return Occluder(subject, groups or groups_for(x), chosen, steps, batch, seed)
+
+
+def made_baselines(baselines: Sequence[str], occluder: Occluder) -> dict[str, Tensor]:
     """Relevance at places that knows nothing of the model."""
     places = (len(occluder.subject), *occluder.labels.shape[1:])
     known = {"random": _random, "centre": _centre}
@@ -151,7 +163,8 @@ def _centre(places: tuple[int, ...], seed: int) -> Tensor:
     return (1 - (squares / max(len(places) - 1, 1)).sqrt()).expand(places)
 
 
-def _setting(occluder: Occluder) -> dict[str, Any]:
+def setting_of(occluder: Occluder) -> dict[str, Any]:
+    """What was asked, for the result."""
     track = occluder.subject.track
     return {
         "samples": len(occluder.subject),

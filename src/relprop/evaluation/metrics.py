@@ -154,6 +154,9 @@ METRICS: dict[str, Metric] = {
 }
 """By name."""
 
+OF_RELEVANCE_ALONE = METRICS.keys() - {"max_sensitivity", "mean_sensitivity", "emprt", "bottom_up"}
+"""Methods with the same relevance have the same of these; the others ask the method again."""
+
 WITH_CURVES = {"srg", "relative_srg", "abpc", "aopc", "insertion", "deletion"}
 
 

@@ -69,7 +69,7 @@ class Evaluation:
         for metric, better in self.better.items():
             table.add_column(metric + arrows[better], justify="right", no_wrap=True)
         for method in self.scores:
-            table.add_row(method, *(self._cell(method, metric) for metric in self.better))
+            table.add_row(method, *(self.cell(method, metric) for metric in self.better))
         console = Console(width=40 + 24 * len(self.better), color_system=None)
         with console.capture() as capture:
             console.print(table)
@@ -79,7 +79,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("method", *self.better))
         rows = "".join(
-            f"<tr><td>{method}</td>{''.join(f'<td>{self._cell(method, metric)}</td>' for metric in self.better)}</tr>"
+            f"<tr><td>{method}</td>{''.join(f'<td>{self.cell(method, metric)}</td>' for metric in self.better)}</tr>"
             for method in self.scores
         )
         return f"<table><tr>{head}</tr>{rows}</table>"
@@ -124,14 +124,8 @@ class Evaluation:
             RelpropError: it cannot be written.
         """
         path = Path(path)
-        curves = {
-            method: {"fractions": c.fractions.tolist(), "mif": c.mif.tolist(), "lif": c.lif.tolist()}
-            for method, c in self.curves.items()
-        }
-        scores = {m: {k: _numbers(v) for k, v in of.items()} for m, of in self.scores.items()}
-        content = {"scores": scores, "better": dict(self.better), "setting": dict(self.setting), "curves": curves}
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         return path
 
     @classmethod
@@ -141,7 +135,24 @@ class Evaluation:
         Args:
             path: of the file.
         """
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `to_json` writes."""
+        curves = {
+            method: {"fractions": c.fractions.tolist(), "mif": c.mif.tolist(), "lif": c.lif.tolist()}
+            for method, c in self.curves.items()
+        }
+        scores = {m: {k: _numbers(v) for k, v in of.items()} for m, of in self.scores.items()}
+        return {"scores": scores, "better": dict(self.better), "setting": dict(self.setting), "curves": curves}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Evaluation:
+        """What `to_dict` gave.
+
+        Args:
+            content: scores, which way is better, setting, and curves.
+        """
         scores = {m: {k: _tensor(v) for k, v in of.items()} for m, of in content["scores"].items()}
         curves = {
             m: Curves(*(_tensor(c[key]) for key in ("fractions", "mif", "lif"))) for m, c in content["curves"].items()
@@ -155,7 +166,8 @@ class Evaluation:
         found = self.scores[method][metric]
         return found[~found.isnan()]
 
-    def _cell(self, method: str, metric: str) -> str:
+    def cell(self, method: str, metric: str) -> str:
+        """Mean and standard error, as the table shows them."""
         mean, error = self.mean(method, metric), self.error(method, metric)
         if math.isnan(mean):
             return "-"

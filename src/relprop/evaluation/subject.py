@@ -108,7 +108,7 @@ class Subject:
         """What another model returns for the unchanged inputs."""
         return self._asked(model, self.x, None)
 
-    def of(self, rows: slice, x: Tensor | None = None) -> tuple[Inputs, Target]:
+    def of(self, rows: slice | Tensor, x: Tensor | None = None) -> tuple[Inputs, Target]:
         """Inputs and targets of some samples, for analyzers; with other values `x` of the input that is changed."""
         inputs = self._named() if x is None else self._named() | {self.key: x}
         inputs = {key: self._rows(value, rows) for key, value in inputs.items()}

@@ -37,6 +37,8 @@ class Entry:
             name of the parameter or embedding that a constant comes from.
         magnitude: sum of the magnitudes of what came in.
         passed_magnitude: sum of the magnitudes of what went on.
+        merged: of a sum of data with data, such as a residual connection: the magnitudes of what was added, and of the
+            sum; None of other operators.
     """
 
     name: str
@@ -48,11 +50,23 @@ class Entry:
     sinks: Mapping[str, float]
     magnitude: float
     passed_magnitude: float = 0.0
+    merged: tuple[float, float] | None = None
 
     @property
     def growth(self) -> float:
         """`Σ|passed| / Σ|received|`: above 1 where shares of opposite signs cancel, the more the less they are."""
         return self.passed_magnitude / self.magnitude if self.magnitude else 0.0
+
+    @property
+    def cancellation(self) -> float | None:
+        """`C = (Σ|z_in| + Σ|z_up|) / Σ|z_out|` of a sum of data with data: above 1 where they cancel; None elsewhere.
+
+        The 0-rule makes relevance grow where C is large; the generalized γ-rule never by more than `1 + 2/γ`.
+        """
+        if self.merged is None:
+            return None
+        added, total = self.merged
+        return added / total if total else inf if added else 1.0
 
     @property
     def imbalance(self) -> float:
@@ -83,6 +97,11 @@ class Ledger(Sequence[Entry]):
     def imbalance(self) -> float:
         """The worst account's imbalance."""
         return max((entry.imbalance for entry in self.entries), default=0.0)
+
+    @property
+    def merges(self) -> tuple[Entry, ...]:
+        """The sums of data with data: `growth` is A of ResLRP (2026), `cancellation` is C."""
+        return tuple(entry for entry in self.entries if entry.merged is not None)
 
     @property
     def steepest(self) -> Entry:

@@ -23,6 +23,9 @@ from relprop.jobs.files import REPORT, SUMMARY, Outputs, check_folder, sheets, u
 from relprop.models import LoadedModel, load_model, open_picture, picture_suffixes
 from relprop.targets.names import resolve_target
 
+WITH_PICTURES = ("demo",)
+"""Models that bring pictures of their own."""
+
 KEPT = 32
 """Panels of a contact sheet, or fewer, so that the targets of a picture stay together."""
 
@@ -152,10 +155,10 @@ def device_named(text: str) -> torch.device:
 
 
 def _pictures(options: PictureOptions) -> list[Picture]:
-    masks = _demo_masks() if options.model == "demo" else {}
+    masks = _demo_masks() if options.model in WITH_PICTURES else {}
     if not options.images and not masks:
         raise ImageError("give at least one picture or folder; only --model demo brings pictures of its own")
-    paths = _expand(options.images) if options.images else list(masks)
+    paths = expanded(options.images) if options.images else list(masks)
     names = unique_names(paths)
     return [
         Picture(path, name, tuple(Outputs.of(options.out, file) for file in files), masks.get(_place(path)))
@@ -172,7 +175,7 @@ def _demo_masks() -> dict[Path, NDArray[np.bool_] | None]:
     }
 
 
-def _expand(images: Sequence[Path]) -> list[Path]:
+def expanded(images: Sequence[Path]) -> list[Path]:
     """Pictures as they are, folders as the pictures in them, each picture once."""
     paths: dict[Path, Path] = {}
     for image in images:

@@ -76,6 +76,7 @@ class Books:
         received, magnitude: per node, what came in: its sum and the sum of its magnitudes.
         sent: per node, what went on to its inputs.
         sent_magnitude: the sum of its magnitudes.
+        merged: per sum of data with data, the magnitudes of what was added, and of the sum.
         sinks: per node, what it kept, by name.
         opening: the amount that is explained, and what of it the target keeps, by name; None where relevance starts
             with all of it.
@@ -85,6 +86,7 @@ class Books:
     magnitude: dict[Node, float] = field(default_factory=dict)
     sent: dict[Node, float] = field(default_factory=dict)
     sent_magnitude: dict[Node, float] = field(default_factory=dict)
+    merged: dict[Node, tuple[float, float]] = field(default_factory=dict)
     sinks: dict[Node, dict[str, float]] = field(default_factory=dict)
     opening: tuple[float, Mapping[str, float]] | None = None
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node, info
+from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.tape import Message, Tape
 from relprop.engine.program.condition import Arrived, Condition
 from relprop.engine.program.question import Books, Question
@@ -71,13 +73,25 @@ class Watch:
         if node in self._readers:
             for name, (source, reader) in self.question.edges.items():
                 if reader is node:
-                    sent = [tape.total(source, share) for to, share in shares if to is source]
-                    self.edges |= {name: sum(sent[1:], sent[0])} if sent else {}
+                    parts = [tape.total(source, share) for to, share in shares if to is source]
+                    self.edges |= {name: sum(parts[1:], parts[0])} if parts else {}
         if self.books is not None:
-            sent = [tape.total(to, share).detach().double() for to, share in shares]
-            self.books.sent[node] = sum(float(s.sum()) for s in sent)
-            self.books.sent_magnitude[node] = sum(float(s.abs().sum()) for s in sent)
+            sent: dict[Node, Tensor] = {}
+            for to, share in shares:  # a rule may send one input several parts, which make one share
+                part = tape.total(to, share).detach().double()
+                sent[to] = sent[to] + part if to in sent else part
+            self.books.sent[node] = sum(float(s.sum()) for s in sent.values())
+            self.books.sent_magnitude[node] = sum(map(_magnitude, sent.values()))
+            if op_of(node).name == "add" and len(sent) > 1:
+                self._merge(self.books, node, sent, tape)
         return shares
+
+    def _merge(self, books: Books, node: Node, summands: Iterable[Node], tape: Tape) -> None:
+        """Magnitudes of what was added and of the sum, as far as they are still there."""
+        added = [tape.values.get(to) for to in summands]
+        z = tape.values.get(node)
+        if all(isinstance(a, Tensor) for a in (*added, z)):
+            books.merged[node] = (sum(map(_magnitude, added)), _magnitude(z))
 
     def collect(self, arrivals: Iterable[Node], left: dict[Node, Message], tape: Tape) -> dict[Node, Tensor]:
         """Relevance where it is read, node -> (B, ...), of what the reverse loop has left."""
@@ -127,6 +141,10 @@ def _names(wanted: Mapping[str, Node]) -> dict[Node, list[str]]:
     for name, node in wanted.items():
         names.setdefault(node, []).append(name)
     return names
+
+
+def _magnitude(value: Any) -> float:
+    return float(value.detach().double().abs().sum())
 
 
 def _total(shares: Shares, tape: Tape) -> float:
