@@ -40,6 +40,8 @@ def test_concepts_of_the_demo(tmp_path):
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 2
     assert "--overwrite" in again.output
+    printed = CliRunner().invoke(app, [*command, "--overwrite", "--json"])
+    assert json.loads(printed.stdout) == found
     wrong = CliRunner().invoke(
         app, ["concepts", "--model", "demo", "--layer", "nothing", "--out", str(tmp_path / "no")]
     )

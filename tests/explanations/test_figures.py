@@ -9,9 +9,11 @@ from PIL import Image
 from torch import nn
 
 from relprop import LRP, Explanation, figures
+from relprop.analyzers import Gradient, InputTimesGradient
 from relprop.errors import ImageError
 from relprop.explanations.figures.axes import BARS, as_picture
 from relprop.explanations.figures.plot import CHANNELS, PANELS
+from relprop.explanations.figures.view import views_of
 
 pytest.importorskip("matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -215,11 +217,43 @@ def test_of_many_channels_the_strongest_are_drawn_in_their_order() -> None:
     assert labels == [f"channel {i}" for i in range(6, 40, 3)]
 
 
+def test_channels_by_themselves_and_how_they_become_one() -> None:
+    relevance = torch.zeros(1, 9, 4, 4)
+    relevance[0, 2, 1, 1], relevance[0, 7, 1, 1] = 3.0, -4.0
+    figure = explained(relevance).plot(kind="channels", figure=Figure)
+    assert [axis.get_title() for axis in figure.axes[:6]] == [f"channel {k}" for k in (0, 1, 2, 3, 4, 7)]
+    places = {
+        how: float(view_of(explained(relevance), how).relevance[1, 1])
+        for how in (None, "sum", "abs", "norm", "max_abs")
+    }
+    assert places == {None: -1.0, "sum": -1.0, "abs": 7.0, "norm": 5.0, "max_abs": 4.0}
+    tokens = explained(torch.tensor([[[3.0, -4.0]]]), torch.tensor([[1]]))
+    assert float(view_of(tokens, "norm").relevance) == 5.0
+    volume = explained(relevance[:, :, None])
+    assert float(view_of(volume, "norm").relevance[0, 1, 1]) == 5.0
+
+
+def test_a_derivative_is_drawn_by_its_norm() -> None:
+    net, x = (
+        nn.Sequential(nn.Conv2d(2, 1, 1, bias=False), nn.Flatten(), nn.Linear(4, 1, bias=False)),
+        torch.rand(1, 2, 2, 2),
+    )
+    found = Gradient(net)(x, target=0)
+    assert torch.allclose(view_of(found, None).relevance, found.relevance[0].square().sum(0).sqrt())
+    shares = InputTimesGradient(net)(x, target=0)
+    assert torch.allclose(view_of(shares, None).relevance, shares.relevance[0].sum(0))
+
+
+def view_of(expl: Explanation, how: str | None) -> figures.View:
+    (view,) = views_of(expl, [0], how=how)
+    return view
+
+
 def test_what_does_not_fit_is_refused_with_what_would() -> None:
     expl = explained(torch.randn(2, 3, 8, 8))
     for options, said in (
         ({"kind": "heat"}, "choose one of picture"),
-        ({"kind": "row"}, "picture and volume would do"),
+        ({"kind": "row"}, "picture and channels and volume would do"),
         ({"samples": 5}, "no sample 5: the explanation is of 2"),
         ({"layer": "conv"}, "had no layers="),
         ({"of": "y"}, "no input 'y'; known: x"),

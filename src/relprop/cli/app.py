@@ -210,6 +210,7 @@ def concepts(
     size: Size = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    as_json: PrintJson = False,
 ) -> None:
     """Say which channels of a layer explain each picture, and write a sheet of where in the picture they do.
 
@@ -217,7 +218,7 @@ def concepts(
     """
     with reporting():
         from relprop.cli.concept_report import show
-        from relprop.jobs.concepts import explain_concepts
+        from relprop.jobs.concepts import FOUND, explain_concepts
         from relprop.jobs.picture_plan import PictureOptions
 
         if not images and model != "demo":
@@ -226,7 +227,11 @@ def concepts(
         options = PictureOptions(
             tuple(images or ()), model, composite, out, targets, None, batch_size, device, size, overwrite=overwrite
         )
-        show(explain_concepts(options, layer, top), out, quiet)
+        found = explain_concepts(options, layer, top)
+        if as_json:
+            say((out / FOUND).read_text("utf-8").rstrip())
+        else:
+            show(found, out, quiet)
 
 
 @app.command(

@@ -111,7 +111,7 @@ def _print(explanation: Drawable, samples: int | Sequence[int] | None, options: 
         console.print(Text(visible(view.title), style="bold"))
         if view.kind in ("picture", "matrix"):
             console.print(terminal(view.relevance, width=COLUMNS))
-        elif view.kind == "volume":
+        elif view.kind in ("volume", "channels"):
             console.print(terminal(view.relevance.sum(0), width=COLUMNS))
         elif view.kind == "series":
             console.print(terminal(view.relevance, width=min(console.width, view.relevance.shape[-1])))

@@ -8,6 +8,7 @@ from relprop.errors import ImageError
 
 KINDS = {
     "picture": "(C, H, W), or (H, W): the picture and its heatmap",
+    "channels": "(C, H, W): a heatmap of each channel by itself, on one scale",
     "volume": "(C, D, H, W): slices on one scale",
     "series": "(C, T), or (T,): curves coloured by relevance, one for each channel",
     "tokens": "(T, D), or (T,): tokens on coloured ground",
@@ -16,7 +17,15 @@ KINDS = {
 }
 """Forms that relevance of one sample is drawn in, and what it is shaped like."""
 
-DIMENSIONS = {"picture": (2, 3), "volume": (3, 4), "series": (1, 2), "tokens": (1, 2), "row": (1,), "matrix": (2,)}
+DIMENSIONS = {
+    "picture": (2, 3),
+    "channels": (3,),
+    "volume": (3, 4),
+    "series": (1, 2),
+    "tokens": (1, 2),
+    "row": (1,),
+    "matrix": (2,),
+}
 FEATURES = 64
 """A row with more numbers than that is taken for a signal."""
 

@@ -34,6 +34,7 @@ def plot(
     names: Sequence[Any] | None = None,
     picture: Any = None,
     mask: Any = None,
+    reduce: str | None = None,
     cmap: str = "seismic",
     clip: float | None = None,
     scale: str | Scale = "centered",
@@ -52,6 +53,8 @@ def plot(
         names: of tokens, features, or channels; for tokens also a list for each sample.
         picture: shown in the place of the input, as the model saw it; a list of them for several samples.
         mask: (H, W) or (B, H, W), a region whose border is drawn on pictures.
+        reduce: how channels, or dimensions of a token, become one: see `relprop.heatmaps.reduce`; None: their sum, of
+            derivatives their norm.
         cmap: a diverging colormap of matplotlib.
         clip: a percentile such as 99.9 at which colours saturate; None: the maximum.
         scale: `"centered"`: zero is neutral; `"extrema"`; or a `Scale`, such as that of another figure.
@@ -73,6 +76,7 @@ def plot(
         3
     """
     wanted: Any = {"kind": kind, "layer": layer, "of": of, "names": names, "picture": picture, "mask": mask}
+    wanted["how"] = reduce
     views = views_of(explanation, chosen(explanation, samples), **wanted)
     return drawn([[view] for view in views], _scales(views, cmap, clip, scale, shared), contours, figure)
 
@@ -98,7 +102,7 @@ def compare(
         cmap: as in `plot`.
         clip: as in `plot`.
         figure: as in `plot`.
-        **options: `kind`, `layer`, `of`, `names`, `picture`, `mask` of `plot`.
+        **options: `kind`, `layer`, `of`, `names`, `picture`, `mask`, `reduce` of `plot`.
 
     Raises:
         ImageError: as `plot`; another number of titles than of explanations.
@@ -106,6 +110,7 @@ def compare(
     """
     if not explanations or (titles is not None and len(titles) != len(explanations)):
         raise ImageError(f"{len(titles or ())} titles for {len(explanations)} explanations")
+    options["how"] = options.pop("reduce", None)
     columns = [views_of(each, chosen(explanations[0], samples), **options) for each in explanations]
     lines = [list(line) for line in zip(*columns, strict=True)]
     flat = [view for line in lines for view in line]
@@ -179,9 +184,9 @@ def _figure(size: tuple[float, float]) -> Any:
 
 def _size(view: View, across: int) -> tuple[float, float]:
     """Inches of a line of a figure."""
-    if view.kind in ("picture", "volume"):
+    if view.kind in ("picture", "volume", "channels"):
         beside = across if across > 1 else 3
-        return 0.9 + PANEL * beside, PANEL + 0.5 + (PANEL if view.kind == "volume" else 0)
+        return 0.9 + PANEL * beside, 0.5 + PANEL * (1 if view.kind == "picture" else 2)
     if view.kind == "series":
         return 8.0, 0.9 + 1.1 * min(len(view.relevance), CHANNELS)
     if view.kind == "row":
@@ -209,6 +214,21 @@ def _pictures(part: Any, view: View, scale: Scale, contours: Sequence[float], al
     draw.picture(axes[2], view.relevance, under, scale=scale, mask=view.mask)
     for axis, name in zip(axes, ("input", "relevance", "on top of each other"), strict=True):
         axis.set_title(name, fontsize=8)
+        axis.tick_params(labelsize=6)
+    return list(axes)
+
+
+def _channels(part: Any, view: View, scale: Scale, contours: Sequence[float], alone: bool) -> Any:
+    """Each channel, or of many those with the most relevance, in their order."""
+    strength = view.relevance.abs().flatten(1).sum(1)
+    chosen = strength.argsort(descending=True, stable=True)[:SLICES].sort().values.tolist()
+    lines = 2 if len(chosen) > 3 else 1
+    axes = np.ravel(part.subplots(lines, -(-len(chosen) // lines), squeeze=False))
+    for axis in axes[len(chosen) :]:
+        axis.set_axis_off()
+    for axis, channel in zip(axes, chosen, strict=False):
+        draw.picture(axis, view.relevance[channel], scale=scale, contours=contours, mask=view.mask)
+        axis.set_title(view.names[channel] if view.names is not None else f"channel {channel}", fontsize=8)
         axis.tick_params(labelsize=6)
     return list(axes)
 
@@ -261,6 +281,7 @@ def _matrix(part: Any, view: View, scale: Scale, contours: Sequence[float], alon
 
 PANELS: dict[str, Panels] = {
     "picture": _pictures,
+    "channels": _channels,
     "volume": _volume,
     "series": _series,
     "row": _row,

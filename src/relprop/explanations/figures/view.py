@@ -11,6 +11,7 @@ from torch import Tensor
 from relprop.errors import ImageError
 from relprop.explanations.drawable import Drawable
 from relprop.explanations.figures.kinds import check_kind, kind_of
+from relprop.explanations.heatmaps import reduce
 from relprop.explanations.shown import one_line
 
 
@@ -47,6 +48,7 @@ def views_of(
     names: Sequence[Any] | None = None,
     picture: Any = None,
     mask: Any = None,
+    how: str | None = None,
 ) -> list[View]:
     """What is drawn of some samples, see `plot` for the arguments.
 
@@ -66,7 +68,7 @@ def views_of(
     return [
         View(
             chosen,
-            _reduced(relevance[i], chosen),
+            _reduced(relevance[i], chosen, how or _reduction(explanation)),
             None if given is None else given[i],
             caption(explanation, i, layer),
             _names_of(names, i, chosen, given),
@@ -120,14 +122,22 @@ def _asked(explanation: Drawable, layer: str | None, of: str | None) -> tuple[Te
     return relevance, given
 
 
-def _reduced(relevance: Tensor, kind: str) -> Tensor:
-    """Channels of pictures and volumes, and dimensions of tokens, summed; of float16 in float32."""
+def _reduction(explanation: Drawable) -> str:
+    """Relevance adds up; a derivative says how strongly an entry acts, in whichever direction, and so does its norm."""
+    analyzer = getattr(getattr(explanation, "origin", None), "analyzer", None)
+    return "sum" if getattr(analyzer, "multiplies_by_inputs", True) else "norm"
+
+
+def _reduced(relevance: Tensor, kind: str, how: str) -> Tensor:
+    """Channels of pictures and volumes, and dimensions of tokens, as one number; of float16 in float32."""
     relevance = relevance.detach().cpu()
     relevance = relevance if relevance.element_size() > 2 else relevance.float()
-    if (kind, relevance.dim()) in (("picture", 3), ("volume", 4)):
-        return relevance.sum(0)
+    if (kind, relevance.dim()) == ("picture", 3):
+        return reduce(relevance, how)
+    if (kind, relevance.dim()) == ("volume", 4):
+        return reduce(relevance.flatten(2), how).reshape(relevance.shape[1:])
     if (kind, relevance.dim()) == ("tokens", 2):
-        return relevance.sum(-1)
+        return reduce(relevance.T[:, None], how)[0]
     return relevance[None] if (kind, relevance.dim()) == ("series", 1) else relevance
 
 
