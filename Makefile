@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := .venv-bench
 OUT    ?= explanations
 
-.PHONY: demo test test-slow test-oldest test-torch29 test-transformers4 test-newest hooks lint docs bench ablations evidence zoo venv clean
+.PHONY: demo test test-slow test-oldest test-torch29 test-transformers4 test-newest test-packed hooks lint docs bench ablations evidence zoo venv clean
 
 venv: $(STAMP)
 
@@ -74,13 +74,27 @@ docs: venv
 	$(BIN)/mkdocs build --strict
 	@echo "The pages are in site/index.html"
 
-# Captum and LXT, on top of what is installed already; LXT needs a transformers of its own.
+# $(call above,VENV): an environment that finds what is installed already, and what else is put into it.
+define above
+$(BIN)/python -m venv $(1)
+$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+	> $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beneath.pth
+endef
+
+# Captum and LXT; LXT needs a transformers of its own.
 $(PEERS)/.installed: $(STAMP) requirements-bench.txt
-	$(BIN)/python -m venv $(PEERS)
-	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
-		> $$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beneath.pth
+	$(call above,$(PEERS))
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.txt
 	touch $@
+
+# Models whose weights are packed integers, with the library that packs them.
+.venv-packed/.installed: $(STAMP) constraints.txt
+	$(call above,.venv-packed)
+	.venv-packed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchao
+	touch $@
+
+test-packed: .venv-packed/.installed
+	.venv-packed/bin/python -m pytest tests/analyzers/test_language_models.py -k torchao
 
 bench: $(PEERS)/.installed
 	$(BIN)/python -W ignore benchmarks/bench.py --peers $(PEERS)/bin/python --write docs/benchmarks.md
@@ -91,9 +105,10 @@ ablations: venv
 evidence: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-evidence.txt
 	$(BIN)/python -W ignore benchmarks/evidence.py --write docs/evidence.md
+	$(BIN)/python -W ignore benchmarks/language.py --write docs/evidence-language.md
 
 zoo: venv
 	$(BIN)/python benchmarks/zoo.py --write docs/zoo.md
 
 clean:
-	rm -rf $(VENV) $(VERSIONS:%=.venv-%) $(PEERS) site dist build explanations
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) .venv-packed $(PEERS) site dist build explanations

@@ -19,7 +19,8 @@ class AnswerLogits(nn.Module):
     def __init__(self, model: nn.Module, length: int) -> None:
         super().__init__()
         self.model, self.length = model, length
-        self.keeps = _takes(model, "logits_to_keep")
+        base: Any = getattr(model, "get_base_model", None)  # PEFT's models hand on what they are called with
+        self.keeps = _takes(model if base is None else base(), "logits_to_keep")
 
     def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B A V"]:
         options: dict[str, Any] = {"logits_to_keep": self.length + 1} if self.keeps else {}
@@ -50,7 +51,7 @@ def is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
-def _takes(model: nn.Module, name: str) -> bool:
+def _takes(model: Any, name: str) -> bool:
     code = getattr(type(model).forward, "__wrapped__", type(model).forward)
     names = getattr(code, "__code__", None)
     return names is not None and name in names.co_varnames[: names.co_argcount + names.co_kwonlyargcount]

@@ -171,7 +171,8 @@ def load_text(spec: str) -> TextModel:
     if absent:
         raise ModelError(f"{parsed} lacks {len(absent)} weights of {architecture}, such as {absent[0]}")
     classes = [str(config.id2label[i]) for i in range(len(config.id2label))] if kind == "classifier" else None
-    wrapped = WRAPPERS[kind](model.float()).eval()
+    floats = nn.Module.float(model)  # transformers' own refuses what came out of a GGUF file, whose weights are floats
+    wrapped = WRAPPERS[kind](floats).eval()
     return TextModel(wrapped, tokenizer, str(parsed), kind, classes, _longest(tokenizer, config))
 
 

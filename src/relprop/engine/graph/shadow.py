@@ -105,6 +105,11 @@ def check_modules(model: nn.Module) -> None:
                 f"{where} is quantized: its weights are packed integers without a graph. Explain the float model, from "
                 "before quantization (torch.ao.quantization.convert or quantize_dynamic); its relevance is close."
             )
+        if kind.startswith("bitsandbytes."):
+            raise CaptureError(
+                f"{where} packs its weights for bitsandbytes' own kernels, which have no graph. model.dequantize() of "
+                "transformers makes float layers of them; integer weights of torchao are explained as they are."
+            )
         if kind.startswith("torch.distributed.fsdp"):
             raise CaptureError(
                 f"{where} holds its parameters in shards. Explain the whole model: load a full state dict into a "
@@ -113,6 +118,11 @@ def check_modules(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise CaptureError(f"Parameter {name} has no shape yet. Run the model once, model(x), before this.")
+        if tensor.device.type == "meta" and any("_hf_hook" in vars(module) for module in model.modules()):
+            raise CaptureError(
+                f"accelerate holds weights elsewhere, such as {name}, and brings them when a layer runs, so they have "
+                "no values to explain. Load the model whole: from_pretrained(..., device_map='cpu'), or no device_map."
+            )
         if tensor.device.type == "meta":
             raise CaptureError(
                 f"The model's parameters, such as {name}, are on the 'meta' device, so they have no values to explain. "
