@@ -18,7 +18,7 @@ from relprop import LRP
 from relprop import composites as ours
 from relprop.analyzers import BiLRP
 from relprop.concepts import CRP, IndexedFeatures
-from relprop.rules import EpsilonRule, GeneralizedGammaRule, ZeroRule
+from relprop.rules import EpsilonRule, ZeroRule
 
 BOX = (-3.0, 3.0)
 """Smallest and largest input of the z^B-rule."""
@@ -194,15 +194,6 @@ def vit_gamma() -> ours.Composite:
     return ours.CPLRP(gamma_linear=0.05, gamma_conv=0.25)
 
 
-def generalized_gamma_box() -> ours.Composite:
-    """Zennit's γ-rule, which serves outputs of either sign too. relprop's preset has the γ-rule for positive ones."""
-    preset = _gamma_box()
-    *others, first = preset.primitives
-    return ours.Composite(
-        preset.default_rule, *others, ours.GlobalTypeMap({ours.ConvLayer: GeneralizedGammaRule(0.25)}), first
-    )
-
-
 def epsilon() -> ours.Composite:
     return ours.Composite(EpsilonRule(1e-9))
 
@@ -213,7 +204,8 @@ def _tensor(relevance: object) -> Tensor:
 
 
 def _gamma_box() -> ours.Composite:
-    return ours.EpsilonGammaBox(*BOX)
+    """With the paper's γ-rule; `generalized` is Zennit's."""
+    return ours.EpsilonGammaBox(*BOX, generalized=False)
 
 
 CONVOLUTIONAL: dict[str, Callable[[], ours.Composite]] = {
@@ -224,7 +216,7 @@ CONVOLUTIONAL: dict[str, Callable[[], ours.Composite]] = {
 
 COMPOSITES: dict[str, Callable[[], ours.Composite]] = {
     **CONVOLUTIONAL,
-    "EpsilonGammaBox, generalized": generalized_gamma_box,
+    "EpsilonGammaBox, generalized": lambda: ours.EpsilonGammaBox(*BOX),
     "EpsilonPlus": ours.EpsilonPlus,
     "Epsilon": epsilon,
     "AttnLRP": ours.AttnLRP,

@@ -159,7 +159,8 @@ def test_operator_names_are_types() -> None:
         (EpsilonPlusFlat(), ZPlusRule(), FlatRule()),
         (EpsilonAlpha2Beta1(), AlphaBetaRule(2, 1), AlphaBetaRule(2, 1)),
         (EpsilonAlpha2Beta1Flat(), AlphaBetaRule(2, 1), FlatRule()),
-        (EpsilonGammaBox(-1.0, 1.0), GammaRule(0.25), ZBoxRule(-1.0, 1.0)),
+        (EpsilonGammaBox(-1.0, 1.0), GeneralizedGammaRule(0.25), ZBoxRule(-1.0, 1.0)),
+        (EpsilonGammaBox(-1.0, 1.0, generalized=False), GammaRule(0.25), ZBoxRule(-1.0, 1.0)),
         (EpsilonGamma(), GeneralizedGammaRule(1.0), GeneralizedGammaRule(1.0)),
         (EpsilonGammaFlat(), GeneralizedGammaRule(1.0), FlatRule()),
     ],
@@ -180,7 +181,7 @@ def test_presets_hand_their_parameters_on() -> None:
     layers = layers_of_modules(nested(), fuse=False)
     rules = dict(zip([layer.name for layer in layers], composite.assign(layers), strict=True))
     assert rules["0.0"] == ZBoxRule(-1.0, 2.0, stabilizer=0.1, bias="ignore")
-    assert rules["0.2"] == GammaRule(0.5, stabilizer=0.1, bias="ignore")
+    assert rules["0.2"] == GeneralizedGammaRule(0.5, stabilizer=0.1, bias="ignore")
     assert rules["1.2"] == EpsilonRule(0.01, bias="ignore")
     assert rules["0.5"] == ZeroRule(stabilizer=0.1, bias="ignore")
 

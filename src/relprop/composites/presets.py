@@ -162,13 +162,16 @@ def EpsilonGammaBox(
     epsilon: Stabilizer = 1e-6,
     gamma: float = 0.25,
     *,
+    generalized: bool = True,
     stabilizer: Stabilizer = 1e-9,
     bias: Bias = "absorb",
 ) -> Composite:
     """γ-rule for convolutions, ε-rule for linear layers, z^B-rule for the first layer if it is a convolution.
 
-    The γ-rule is made for layers with non-negative outputs. In front of residual sums, where outputs of either sign
-    have relevance, denominators near zero make it large; there `GeneralizedGammaRule` is the better choice.
+    The γ-rule (Montavon et al. 2019) is made for layers whose outputs are not negative, and there the generalized one
+    is the same. In front of residual sums and batch norms, where outputs of either sign have relevance, denominators
+    near zero make the former explode. Zennit's composite of this name has the generalized rule,
+    RelevancePropagation.jl's the other.
 
     Args:
         low: smallest value of the input, a number or a tensor that broadcasts to it, such as (C, 1, 1). For pictures
@@ -176,8 +179,10 @@ def EpsilonGammaBox(
         high: largest value, likewise: `(1 - mean) / std`.
         epsilon: ε of the ε-rule.
         gamma: γ of the γ-rule.
+        generalized: False takes the γ-rule as the paper has it.
         stabilizer: of all rules but the ε-rule.
         bias: policy of all rules.
     """
     box = ZBoxRule(low, high, stabilizer=stabilizer, bias=bias)
-    return _preset(GammaRule(gamma, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, box)
+    kind = GeneralizedGammaRule if generalized else GammaRule
+    return _preset(kind(gamma, stabilizer=stabilizer, bias=bias), epsilon, stabilizer, bias, box)
