@@ -212,7 +212,9 @@ def test_the_report_has_a_section_for_each_picture_and_the_classes_that_were_ask
     for label in ("star", "ring", "star, not ring"):
         assert page.count(f">{label}</label>") == 2
     assert page.count("Can I trust it?") == 2
-    assert "EpsilonGammaFlat()" in page
+    assert "loaded = load_model(&#39;demo&#39;)\nmodel, x = loaded.model, loaded.preprocess(open_picture(" in page
+    assert "LRP(model, EpsilonGammaFlat())(x, target=Logit(position=4))" in page
+    assert "from relprop.targets import Logit" in page
     before = (tmp_path / "out" / "report.html").stat().st_mtime_ns
     result = relprop("explain", *paths, "--model", "demo", "--report", "--out", tmp_path / "out", code=2)
     assert "would be overwritten" in result.stderr

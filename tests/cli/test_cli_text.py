@@ -348,3 +348,15 @@ def test_a_checkpoint_that_brings_code_is_refused_without_a_question(folders, tm
     (folder / "configuration_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
     run("--text", "a", "--model", f"hf:{folder}", "--out", tmp_path / "o", code=2, stdin="y\ny\n")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["classifier", "encoder", "causal-lm"])
+def test_check_says_whether_a_language_model_can_be_explained(folders, kind):
+    asked = ["check", "--model", f"hf:{folders / kind}", "--text", TEXT, "--json"]
+    result = CliRunner().invoke(app, asked, env={"NO_COLOR": "1"})
+    found = json.loads(result.stdout)
+    assert result.exit_code == {"fine": 0, "doubtful": 1}[found["verdict"]], result.output
+    assert found["composite"] == "attnlrp"
+    assert all(line["imbalance"] < 1e-3 for line in found["lines"])
+    assert any(line["operator"] == "scaled_dot_product_attention" for line in found["lines"])
+    assert found["arrived"] + sum(share for _, share in found["sinks"]) == pytest.approx(1.0, abs=2e-2)

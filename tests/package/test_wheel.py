@@ -31,6 +31,13 @@ def test_wheel_holds_what_it_needs(wheel: Path) -> None:
         "relprop/models/demo/data/demo.json",
     } <= names
     assert any(name.startswith("relprop/models/demo/data/samples/") and name.endswith(".png") for name in names)
+    beside = {
+        path.relative_to(ROOT / "src").as_posix()
+        for kind in ("html", "css", "js")
+        for path in (ROOT / "src").rglob(f"*.{kind}")
+    }
+    assert "relprop/explanations/pages/report.html" in beside
+    assert beside <= names  # templates, styles and scripts of pages
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
 

@@ -11,6 +11,7 @@ from relprop.jobs.files import REPORT
 from relprop.jobs.picture_plan import PicturePlan
 from relprop.jobs.pictures import stacked
 from relprop.models import open_picture
+from relprop.targets import Largest
 
 REPORTED = 12
 """Pictures of a page; each is occluded some hundred times."""
@@ -39,4 +40,6 @@ def write_report(plan: PicturePlan, samples: list[Sample]) -> None:
 
 def _settings(plan: PicturePlan) -> dict[str, str]:
     asked = ", ".join(str(each.target) for each in plan.asked)
-    return {**plan.lrp.described(), "model": plan.model_name, "explained": asked}
+    first = plan.asked[0].target
+    known = {**plan.lrp.described(), "target": "None" if isinstance(first, Largest) else repr(first)}
+    return {**known, "model": plan.model_name, "spec": plan.model_name, "explained": asked}

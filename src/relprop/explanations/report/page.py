@@ -94,6 +94,9 @@ def code(settings: Mapping[str, str]) -> str:
     lines += ["from relprop import LRP" if name == "LRP" else f"from relprop.analyzers import {name}"]
     known = composite.partition("(")[0]
     lines += [f"from relprop.composites import {known}"] if known.isidentifier() else []
+    if "spec" in settings:
+        lines += ["from relprop.models import load_model, open_picture", f"loaded = load_model({settings['spec']!r})"]
+        lines += ["model, x = loaded.model, loaded.preprocess(open_picture('...'))"]
     target = settings.get("target", "None")
     lines += (
         [f"from relprop.targets import {target.partition('(')[0]}"] if target[:1].isupper() and "(" in target else []
