@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from relprop.errors import ImageError, MissingExtraError
+from relprop.jobs.picture_plan import _pictures_in
 from relprop.models import open_picture, picture_suffixes
 
 pydicom = pytest.importorskip("pydicom")
@@ -100,6 +101,9 @@ def test_files_without_an_ending_are_known_by_their_letters(tmp_path: Path) -> N
     path = write(tmp_path / "IM000001", RAMP, WindowCenter=40, WindowWidth=400)
     assert grey(path)[-1] == 255
     assert ".dcm" in picture_suffixes()
+    (tmp_path / "LICENSE").write_text("no picture")
+    (tmp_path / "short").write_bytes(b"\0")
+    assert _pictures_in(tmp_path) == [path]  # as a scanner's folder has them
 
 
 def test_torn_files_and_files_without_a_picture(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ TABLE = (
         "epsilon-gamma-box",
         PICTURES,
         _box,
-        "gamma for convolutions, epsilon for linear layers, z-box with the bounds of pixels for the first layer",
+        "generalized gamma for convolutions, epsilon for linear layers, z-box with pixel bounds for the first layer",
     ),
     Named(
         "attnlrp",

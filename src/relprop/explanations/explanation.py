@@ -106,7 +106,7 @@ class Explanation:
         if relevance.dim() != 4:
             raise ImageError(
                 f"Relevance of shape {tuple(relevance.shape)} is no batch of pictures (B, C, H, W). "
-                "relprop.explanations.heatmaps.heatmap draws one map (H, W), relprop.explanations.text tokens."
+                "expl.plot() draws signals, volumes, rows and tokens; relprop.heatmaps.heatmap one map (H, W)."
             )
         return heatmap(relevance, **options)
 

@@ -21,6 +21,7 @@ from relprop.jobs.asked import Asked, asked_for
 from relprop.jobs.composites import make_analyzer
 from relprop.jobs.files import REPORT, SUMMARY, Outputs, check_folder, sheets, unique_names, with_labels
 from relprop.models import LoadedModel, load_model, open_picture, picture_suffixes
+from relprop.models.dicom import is_dicom
 from relprop.targets.names import resolve_target
 
 WITH_PICTURES = ("demo",)
@@ -194,7 +195,9 @@ def _pictures_in(folder: Path) -> list[Path]:
     found = sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and path.suffix.lower() in suffixes and not path.name.startswith(".")
+        if path.is_file()
+        and not path.name.startswith(".")
+        and (path.suffix.lower() in suffixes or (not path.suffix and is_dicom(path)))
     )
     if not found:
         raise ImageError(f"the folder {folder} has no pictures in it (folders inside it are not searched)")

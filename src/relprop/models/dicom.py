@@ -23,8 +23,11 @@ def is_dicom(path: Path) -> bool:
     """By its name, or by the four letters behind its preamble."""
     if path.suffix.lower() in SUFFIXES:
         return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def open_dicom(path: Path, data: bytes | None = None) -> Image:
