@@ -22,7 +22,7 @@ endef
 
 $(STAMP): pyproject.toml constraints.txt requirements-test.txt requirements-dev.txt
 	$(call install,$(VENV),constraints.txt,requirements-dev.txt)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps captum quantus inseq treescope
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps captum quantus virelay inseq treescope
 	touch $@
 
 # Environments of other versions: constraints.txt, with the lines of .ci/versions/NAME.txt in the place of its own.

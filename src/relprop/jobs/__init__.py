@@ -7,6 +7,8 @@ What may live here: plans and their execution. No options of a command line, and
 """
 
 from relprop.jobs import strategies
+from relprop.jobs.datasets.conversion import save_results
+from relprop.jobs.datasets.inputs import Samples
 from relprop.jobs.datasets.job import Job
 from relprop.jobs.datasets.merging import merge
 from relprop.jobs.datasets.opened import Found, Results
@@ -15,4 +17,17 @@ from relprop.jobs.datasets.parts import Failure
 from relprop.jobs.datasets.running import run
 from relprop.jobs.datasets.work import Finished, Progress
 
-__all__ = ["Failure", "Finished", "Found", "Job", "Progress", "Results", "merge", "open", "run", "strategies"]
+__all__ = [
+    "Failure",
+    "Finished",
+    "Found",
+    "Job",
+    "Progress",
+    "Results",
+    "Samples",
+    "merge",
+    "open",
+    "run",
+    "save_results",
+    "strategies",
+]

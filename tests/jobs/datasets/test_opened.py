@@ -52,6 +52,8 @@ def test_tables_and_filters(folder):
     both = left.where(pc.field("error").is_null())
     assert len(both) == 10
     assert both[3]["key"] == frame[(frame["label"] == "left") & frame["error"].isna()]["key"].tolist()[3]
+    right = found.where(pc.field("label") == "right")
+    assert [right[i]["index"] for i in range(10)] == list(range(11, 21))
     with pytest.raises(InputError, match="no column 'amuont'"):
         found.table(["amuont"])
     assert "heatmap" not in found.table().column_names

@@ -12,6 +12,7 @@ from support.strategies import write_dataset
 import relprop.jobs
 from relprop.errors import InputError
 from relprop.jobs import strategies
+from relprop.models import open_picture
 from relprop.models.demo import CLASSES, CLEVER_HANS
 from relprop.models.demo.network import SIZE
 
@@ -136,11 +137,11 @@ def test_a_project_of_virelay(dataset, found, tmp_path):
     with h5py.File(folder / said["dataset"]["path"]) as file:
         assert file["data"].shape == (143, 3, SIZE, SIZE)
         assert file["label"][:].tolist() == [CLASSES.index(row["label"]) for row in rows]
-        assert 100 < file["data"][:].max() <= 255
+        assert file["data"].dtype == np.uint8
     with h5py.File(folder / said["attributions"]["sources"][0]) as file:
         assert file["attribution"].dtype == np.float32
-        assert file["attribution"].shape == (143, 1, SIZE, SIZE)
-        np.testing.assert_allclose(file["attribution"][7, 0], rows[7].heatmap)
+        assert file["attribution"].shape == (143, 3, SIZE, SIZE)
+        np.testing.assert_allclose(file["attribution"][7].sum(0), rows[7].heatmap, rtol=1e-5)
         assert file["prediction"][:].argmax(1).tolist() == [row["prediction"] for row in rows]
         assert file["index"][:].tolist() == list(range(143))
     with h5py.File(folder / said["analyses"][0]["sources"][0]) as file:
@@ -152,3 +153,33 @@ def test_a_project_of_virelay(dataset, found, tmp_path):
         assert star["cluster/strategies"].attrs["embedding"] == "spectral"
         for group, strategy in enumerate(found[0].strategies):
             assert {rows[i]["key"] for i in members[clusters == group]} == set(strategy.keys)
+
+
+def test_virelay_opens_it(dataset, found, tmp_path):
+    """ViRelAy's own reader, sample by sample."""
+    model = pytest.importorskip("virelay.model")
+    workspace = model.Workspace()
+    workspace.add_project(str(strategies.save_virelay(tmp_path / "virelay", found, pictures=dataset[1], name="stars")))
+    assert workspace.get_project_names() == ["stars"]
+    project = workspace.get_project("stars")
+    rows = [row for row in relprop.jobs.open(dataset[0]) if row["error"] is None]
+    for i in (0, 70, 142):
+        sample, shown = project.get_sample(i), project.get_attribution(i)
+        assert [label.name for label in sample.labels] == [label.name for label in shown.labels] == [rows[i]["label"]]
+        picture = np.asarray(open_picture(dataset[1] / rows[i]["key"]))
+        np.testing.assert_array_equal(sample.data, picture)
+        np.testing.assert_allclose(shown.data.sum(-1), rows[i].heatmap, rtol=1e-5)
+        assert int(shown.prediction.argmax()) == rows[i]["prediction"]
+        assert shown.render_heatmap("blue-white-red").shape == (SIZE, SIZE, 3)
+    (method,) = project.get_analysis_methods()
+    categories = {each.human_readable_name: each.name for each in project.get_analysis_categories(method)}
+    assert set(categories) == set(CLASSES)
+    assert project.get_analysis_clustering_names(method) == ["strategies"]
+    assert set(project.get_analysis_embedding_names(method)) == {"spectral", "tsne"}
+    analysis = project.get_analysis(method, categories[STAR], "strategies", "spectral")
+    group = {rows[i]["key"] for i in analysis.attribution_indices[analysis.clustering == 1]}
+    assert group == set(found[0].strategies[1].keys)
+    np.testing.assert_allclose(
+        analysis.eigenvalues, found[0].clusters.eigenvalues[: len(analysis.eigenvalues)], atol=1e-6
+    )
+    project.close()

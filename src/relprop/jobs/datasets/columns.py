@@ -12,6 +12,7 @@
 | `tokens` | of a text |
 | `heatmap`, `heatmap_scale` | R summed over channels, or of each token, as a part of its largest magnitude; and that |
 | `scores:LAYER` | R at a layer, summed over places, for each channel |
+| `metric:NAME` | of the evaluation, on request |
 | `relevance` | R itself, (C, H, W) row by row, on request |
 """
 
@@ -26,6 +27,10 @@ from relprop.jobs.datasets.job import Job
 
 SCORES = "scores:"
 """In front of a layer's name."""
+METRIC = "metric:"
+"""In front of a metric's name."""
+TORN = (OSError, ValueError, NotImplementedError)
+"""What reading a file raises that is not whole: errors of Arrow are among them."""
 LISTS = ("int32", "float16", "float32")
 ROWS = 64
 """In a row group: what a reader holds in memory at once."""
@@ -38,6 +43,7 @@ def columns_of(job: Job, layers: Sequence[str], *, tokens: bool = False) -> list
     names += ["tokens"] if tokens else []
     names += ["heatmap", "heatmap_scale"] if "heatmap" in job.keep else []
     names += [f"{SCORES}{layer}" for layer in layers]
+    names += [f"{METRIC}{name}" for name in job.metrics]
     return names + (["relevance"] if "relevance" in job.keep else [])
 
 
@@ -55,7 +61,9 @@ def schema_of(columns: Sequence[str]) -> Any:
     kinds["tokens"] = arrow.list_(arrow.field("element", arrow.string()))
     kinds |= {"top_class": whole, "top_value": single, "shape": whole}
     kinds |= {"heatmap": half, "heatmap_scale": arrow.float32(), "relevance": single}
-    return arrow.schema([(name, single if name.startswith(SCORES) else kinds[name]) for name in columns])
+    for name in columns:
+        kinds.setdefault(name, arrow.float64() if name.startswith(METRIC) else single)
+    return arrow.schema([(name, kinds[name]) for name in columns])
 
 
 def encoded(rows: Sequence[dict[str, Any]], schema: Any) -> bytes:
@@ -79,13 +87,14 @@ def encoded(rows: Sequence[dict[str, Any]], schema: Any) -> bytes:
     return file.getvalue()
 
 
-def decoded(path: Any) -> list[dict[str, Any]]:
-    """The rows of a file, with arrays where columns hold lists.
+def decoded(path: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a file with these columns, with arrays where columns hold lists.
 
     Raises:
-        OSError, ValueError: it is no whole file.
+        OSError, ValueError, NotImplementedError: it is no whole file.
     """
     parquet = needed("pyarrow.parquet", "reading Parquet")
+    counted(path, columns)
     table = parquet.read_table(path, page_checksum_verification=True, partitioning=None)
     rows: list[dict[str, Any]] = [{} for _ in range(len(table))]
     for name in table.column_names:
@@ -95,12 +104,19 @@ def decoded(path: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def counted(path: Any) -> int:
-    """How many rows a file has, by its end.
+def counted(path: Any, columns: Sequence[str]) -> int:
+    """How many rows a file with these columns has, by its end.
 
     Raises:
-        OSError, ValueError: it is no whole file.
+        OSError, ValueError, NotImplementedError: it is no whole file.
     """
-    parquet = needed("pyarrow.parquet", "reading Parquet")
-    rows: int = parquet.ParquetFile(path).metadata.num_rows
+    file = needed("pyarrow.parquet", "reading Parquet").ParquetFile(path)
+    check_schema(file.schema_arrow, columns)
+    rows: int = file.metadata.num_rows
     return rows
+
+
+def check_schema(found: Any, columns: Sequence[str]) -> None:
+    """Raise `ValueError` where the schema, on which Parquet has no checksum, is not that of these columns."""
+    if not found.equals(schema_of(columns)):
+        raise ValueError("its columns are not those of the job")

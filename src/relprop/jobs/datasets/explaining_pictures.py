@@ -9,9 +9,10 @@ from torch import Tensor
 
 from relprop.composites.names import Kind
 from relprop.errors import InputError
+from relprop.evaluation import evaluate
 from relprop.jobs.composites import make_analyzer
 from relprop.jobs.concepts import last_convolution
-from relprop.jobs.datasets.columns import SCORES
+from relprop.jobs.datasets.columns import METRIC, SCORES
 from relprop.jobs.datasets.explaining import Explainer, heat_of, shape_of, sums_of
 from relprop.jobs.datasets.job import Job
 from relprop.jobs.datasets.samples import Content, Index, Source
@@ -21,6 +22,9 @@ from relprop.models import load_model
 from relprop.models.loaded import unknown
 from relprop.targets import TargetLike
 from relprop.targets.names import resolve_target
+
+ASKING = ("max_sensitivity", "mean_sensitivity", "emprt", "bottom_up")
+"""Metrics that ask the analyzer, not the relevance that is there."""
 
 
 class PictureExplainer(Explainer):
@@ -65,10 +69,20 @@ class PictureExplainer(Explainer):
             found |= heat_of(relevance.sum(1) if relevance.dim() > 2 else relevance)
         if "relevance" in keep:
             found["relevance"] = relevance.float().flatten(1).cpu().numpy()
+        if self.job.metrics:
+            found |= self._scored(x, target, relevance)
         for layer in self.layers:
             r = explanation.layers[layer].detach()
             found[f"{SCORES}{layer}"] = (r.flatten(2).sum(2) if r.dim() > 2 else r).float().cpu().numpy()
         return found
+
+    def _scored(self, x: Tensor, target: TargetLike, relevance: Tensor) -> dict[str, Any]:
+        """A column for each metric of the evaluation."""
+        size, names = self.job.pass_size, self.job.metrics
+        asked: Any = {"baselines": (), "model": self.lrp.explained, "batch": size}
+        method = self.lrp if any(name in ASKING for name in names) else relevance
+        scores = evaluate({"job": method}, x, target, names, **asked).scores["job"]
+        return {f"{METRIC}{name}": scores[name].numpy() for name in names}
 
     def _layers(self) -> list[str]:
         if "scores" not in self.job.keep:

@@ -40,6 +40,8 @@ class TextExplainer(Explainer):
         loaded = load_text(job.model)
         if loaded.kind == "encoder":
             raise JobError(f"{job.model} has no classes but embeddings: a job explains classifiers and next tokens")
+        if job.metrics:
+            raise JobError("metrics: a job evaluates pictures; leave metrics out for text")
         if job.layers:
             raise JobError("layers: scores of channels are those of pictures; leave layers out for text")
         self.loaded = replace(loaded, model=loaded.model.to(self.device, self._dtype))

@@ -13,6 +13,7 @@ EXTRAS = {
     "tomli": "jobs",
     "h5py": "hdf5",
     "zarr": "zarr",
+    "safetensors": "cli",
     "ray": "ray",
     "sklearn": "strategies",
     "jinja2": "strategies",

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from relprop.errors import JobError
+from relprop.evaluation.metrics import METRICS
 from relprop.jobs.datasets.extras import needed
 
 KEPT = ("heatmap", "scores", "relevance")
 """What `keep` may name."""
+WITH_MASKS = ("mass", "rank", "pointing")
+"""Metrics that need to know where relevance should lie."""
 ENGINES = ("local", "ray")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 PREDICTED, LABEL = "predicted", "label"
@@ -32,6 +35,7 @@ class Job:
         against: another class, `"rest"` or `"runner-up"`; None: nothing.
         layers: whose channels get scores. None of them: the last convolution.
         keep: columns beside the small ones, of `KEPT`.
+        metrics: names of `relprop.evaluation.METRICS`, such as `"srg"`: a column for each. They take many passes.
         column: of a table, an archive or a file of arrays: what holds the samples. None: the usual names.
         label_column: what holds their labels. None: the usual names.
         size: side of the model's square input. mean, std: of its preprocessing.
@@ -51,6 +55,7 @@ class Job:
     against: str | None = None
     layers: tuple[str, ...] = ()
     keep: tuple[str, ...] = ("heatmap", "scores")
+    metrics: tuple[str, ...] = ()
     column: str | None = None
     label_column: str | None = None
     size: int | None = None
@@ -69,6 +74,10 @@ class Job:
         for name, among in (("engine", ENGINES), ("dtype", DTYPES)):
             if getattr(self, name) not in among:
                 raise JobError(f"{name}={getattr(self, name)!r} is none of {', '.join(among)}")
+        strange = [name for name in self.metrics if name not in METRICS or name in WITH_MASKS]
+        if strange:
+            known = ", ".join(name for name in METRICS if name not in WITH_MASKS)
+            raise JobError(f"metrics names {strange[0]!r}; a job knows {known}")
         strange = [name for name in self.keep if name not in KEPT]
         if strange:
             raise JobError(f"keep names {strange[0]!r}; what can be kept is {', '.join(KEPT)}")
@@ -128,7 +137,7 @@ def _plain(name: str, value: Any) -> Any:
     """Lists as tuples, paths and numbers of classes as text; `JobError` where the kind is another one."""
     if value is None:
         return None
-    if name in ("layers", "keep", "mean", "std"):
+    if name in ("layers", "keep", "metrics", "mean", "std"):
         several = [value] if isinstance(value, (str, int, float)) else list(value)
         return tuple(float(each) if name in ("mean", "std") else str(each) for each in several)
     if name in ("size", "pass_size", "shard_size", "batch_size", "workers", "analyzers"):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.errors import InputError, JobError
-from relprop.jobs.datasets.columns import ROWS, SCORES
+from relprop.jobs.datasets.columns import ROWS, SCORES, TORN, check_schema
 from relprop.jobs.datasets.extras import needed
 from relprop.jobs.datasets.manifest import Manifest
 from relprop.jobs.datasets.parts import Failure, failures, part_files, torn
@@ -269,7 +269,7 @@ class Results(Sequence[Found]):
             yield from self._dataset([path]).to_batches(
                 columns=None if columns is None else list(columns), filter=self.filter, batch_size=rows
             )
-        except (OSError, ValueError) as error:
+        except TORN as error:
             known = self.columns
             unknown = [name for name in columns or () if name not in known]
             if unknown:
@@ -283,8 +283,10 @@ class Results(Sequence[Found]):
         options = library.ParquetFragmentScanOptions(page_checksum_verification=True)
         form = library.ParquetFileFormat(default_fragment_scan_options=options)
         try:
-            return library.dataset([str(path) for path in paths], format=form)
-        except (OSError, ValueError) as error:
+            found = library.dataset([str(path) for path in paths], format=form)
+            check_schema(found.schema, self.manifest.columns)
+            return found
+        except TORN as error:
             raise JobError(torn(paths[0], error)) from error
 
     def __repr__(self) -> str:

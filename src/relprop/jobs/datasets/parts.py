@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relprop.errors import JobError
-from relprop.jobs.datasets.columns import counted, decoded, encoded, schema_of
+from relprop.jobs.datasets.columns import TORN, counted, decoded, encoded, schema_of
 from relprop.jobs.datasets.disk import remove_leftovers, write_whole
 from relprop.jobs.datasets.explaining import Row
 from relprop.jobs.datasets.extras import needed
@@ -52,8 +52,8 @@ class Parts:
         for path in (self.path(shard), self.begun(shard)):
             if path.exists():
                 try:
-                    return {row["index"]: row for row in decoded(path)}
-                except (OSError, ValueError) as error:
+                    return {row["index"]: row for row in decoded(path, self.manifest.columns)}
+                except TORN as error:
                     _warn_of_torn(path, error)
         return {}
 
@@ -63,8 +63,8 @@ class Parts:
         if not path.exists():
             return False
         try:
-            found = counted(path)
-        except (OSError, ValueError) as error:
+            found = counted(path, self.manifest.columns)
+        except TORN as error:
             _warn_of_torn(path, error)
             return False
         return found == len(self.manifest.numbers(shard))
@@ -120,7 +120,7 @@ def failures(files: Iterable[Path]) -> Iterator[Failure]:
     for path in files:
         try:
             table = parquet.read_table(path, columns=["index", "key", "error"], partitioning=None)
-        except (OSError, ValueError) as error:
+        except TORN as error:
             raise JobError(torn(path, error)) from error
         for row in table.filter(table["error"].is_valid()).to_pylist():
             yield Failure(row["index"], row["key"], row["error"])

@@ -99,20 +99,20 @@ def _label(row: dict[str, Any], classes: list[str]) -> int:
 
 
 def _write_pictures(
-    file: Any, rows: list[dict[str, Any]], classes: list[str], opened: Callable[[str], NDArray[np.float32]]
+    file: Any, rows: list[dict[str, Any]], classes: list[str], opened: Callable[[str], NDArray[np.uint8]]
 ) -> None:
     first = opened(rows[0]["key"])
-    data = file.create_dataset("data", (len(rows), *first.shape), "float32", chunks=(1, *first.shape))
+    data = file.create_dataset("data", (len(rows), *first.shape), "uint8", chunks=(1, *first.shape))
     for i, row in enumerate(rows):
         data[i] = opened(row["key"])
     file["label"] = np.array([_label(row, classes) for row in rows], np.uint16)
 
 
 def _write_relevance(file: Any, results: Results, rows: list[dict[str, Any]], classes: list[str]) -> None:
-    shape = (1, *rows[0]["shape"][-2:])
+    shape = (3, *rows[0]["shape"][-2:])  # which ViRelAy adds up; with one channel some of its colour maps fail
     data = file.create_dataset("attribution", (len(rows), *shape), "float32", chunks=(1, *shape), compression="gzip")
     for i, heat in enumerate(_heats(results)):
-        data[i] = heat[None]
+        data[i] = heat[None] / 3
     prediction = np.zeros((len(rows), len(classes)), np.float32)
     for i, row in enumerate(rows):
         low = min(row["top_value"])
@@ -159,10 +159,10 @@ def _opener(pictures: Callable[[str], Image] | str | Path) -> Callable[[str], Im
     return lambda key: open_picture(folder / key)
 
 
-def _seen(image: Image, height: int, width: int) -> NDArray[np.float32]:
-    """A picture, (3, H, W), from 0 to 255."""
+def _seen(image: Image, height: int, width: int) -> NDArray[np.uint8]:
+    """A picture, (3, H, W). Of numbers that are no bytes ViRelAy guesses the range."""
     small = image.convert("RGB").resize((width, height))
-    pixels: NDArray[np.float32] = np.asarray(small, np.float32).transpose(2, 0, 1)
+    pixels: NDArray[np.uint8] = np.asarray(small).transpose(2, 0, 1)
     return pixels
 
 

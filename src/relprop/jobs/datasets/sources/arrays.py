@@ -32,7 +32,7 @@ class ArraySource(Source):
             )
 
     def index(self) -> Index:
-        rows = len(self._samples)
+        rows = self._samples.shape[0]
         size = int(self._samples.dtype.itemsize * np.prod(self._samples.shape[1:]))
         labels = [None] * rows if self._labels is None else [label_of(value) for value in self._labels[:].tolist()]
         return Index([str(row) for row in range(rows)], [size] * rows, labels)
