@@ -19,6 +19,7 @@ from relprop import LRP, Explanation
 from relprop.analyzers import Gradient
 from relprop.errors import ImageError, RelpropError, TargetError
 from relprop.evaluation import trust
+from relprop.explanations.figures.view import name_of
 from relprop.explanations.report import CHECKS, Finding, Trust, register_check
 from relprop.models import demo
 
@@ -140,6 +141,38 @@ def test_every_form_has_its_page(kind: str, tmp_path: Path) -> None:
         assert len(page.all("polyline")) == 2 * 6  # hidden by an embedding of 0
     if kind in ("series", "volume"):
         assert page.all("img")
+
+
+def test_a_language_model_has_its_tokens_in_every_layer_and_other_classes(tmp_path: Path) -> None:
+    class Reads(nn.Module):
+        """With outputs by name, as Hugging Face has them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.mix, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, ids: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.head(self.mix(self.embedding(ids)).relu().mean(1))}
+
+    torch.manual_seed(0)
+    net, ids = Reads(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    expl = LRP(net, classes=["bad", "fine", "good"])(ids, target=1)
+    expl.report(tmp_path / "page.html", 1, names=[["a", "b", "c"], ["d", "e", "f"]])
+    page = Page(tmp_path / "page.html")
+    assert {"fine", "good", "bad", "fine, not good"} <= set(page.texts["label"])
+    layers = len([1 for _, attrs in page.elements if "data-layer" in attrs])
+    assert layers >= 2
+    assert len(page.all("p", **{"class": "tokens"})) == 5 + 1  # five classes and contrasts, and the layer of tokens
+    whole = LRP(net, classes=["bad", "fine", "good"])(ids, target=1, layers=["mix"]).layers["mix"][1].sum(-1)
+    assert f"{float(whole[0]):+.4g}" in [span["title"] for span in page.all("span") if "title" in span]
+
+
+def test_positions_of_a_sequence_are_said() -> None:
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9))
+    ids = torch.tensor([[1, 2, 3]])
+    assert name_of(LRP(net, classes=[f"w{i}" for i in range(9)])(ids, target=(2, 7)), 0) == "output (2, 7)"
+    assert name_of(LRP(net)(ids, target=(0, 7)), 0) == "output (0, 7)"
+    assert name_of(LRP(nn.Linear(4, 3))(torch.rand(1, 4), target=2), 0) == "output 2"
 
 
 def test_from_a_file_and_of_analyzers_without_layers(tmp_path: Path) -> None:

@@ -10,6 +10,10 @@ import pytest
 from PIL import Image
 from support.browser import opened
 
+from relprop.explanations.report import Curve, Finding, Trust
+from relprop.explanations.report import page as html
+from relprop.explanations.report.parts import Bar, Panel, Sample
+
 EVIL = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 
 
@@ -80,3 +84,26 @@ def test_it_fits_a_phone_and_the_night(path: Path, scheme: str) -> None:
 def test_without_a_script_everything_is_there(path: Path) -> None:
     with opened(path, java_script_enabled=False) as page:
         assert page.locator("#sample-0 [data-panel]:visible").count() == page.locator("#sample-0 [data-panel]").count()
+
+
+def test_long_words_do_not_reach_beyond_the_page(tmp_path: Path) -> None:
+    long = "model.embeddings." * 20
+    bars = [Bar(long, 1.0, 1.0, long)]
+    sample = Sample(
+        long,
+        [Panel(long, long, 1.0, 1.0, bars=bars)] * 2,
+        [Panel(long, long, 1.0, 1.0, bars=bars)],
+        bars,
+        long,
+        Trust([Finding(long, "open", long)], [Curve(long, "own", [0.0, 1.0], [1.0, 0.0])]),
+    )
+    (tmp_path / "page.html").write_text(html([sample], long, {"model": long, "composite": long}), "utf-8")
+    for width in (360, 1000):
+        with opened(tmp_path / "page.html", viewport={"width": width, "height": 800}) as page:
+            page.locator("summary").first.click()
+            beyond = (
+                f"[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > {width} + 1)"
+            )
+            wide = page.evaluate(f"{beyond}.filter(e => !e.closest('pre')).map(e => e.tagName + '.' + e.className)")
+            assert wide == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width

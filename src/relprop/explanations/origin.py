@@ -45,7 +45,13 @@ def target_of(explanation: Drawable, origin: Origin, sample: int) -> Any:
         origin: where it came from.
         sample: which of the batch.
     """
-    output = explanation.output
-    if explanation.target is None or not isinstance(output, Tensor) or output.dim() < 2:
+    output = scores_of(explanation.output)
+    if explanation.target is None or output is None or output.dim() < 2:
         return origin.target
     return Logit(tuple(int(i) for i in torch.unravel_index(explanation.target[sample], output.shape[1:])))
+
+
+def scores_of(output: Any) -> Tensor | None:
+    """The outputs that classes are explained of: a tensor, or `logits` of several; None where there are none."""
+    found = output.get("logits") if isinstance(output, Mapping) else output
+    return found if isinstance(found, Tensor) else None

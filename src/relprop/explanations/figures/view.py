@@ -98,7 +98,8 @@ def name_of(explanation: Drawable, sample: int) -> str:
     index = int(target[sample])
     if explanation.classes is not None and index < len(explanation.classes):
         return one_line(str(explanation.classes[index]))
-    return f"output {index}"
+    said = one_line(explanation.explains)
+    return said if said.startswith("output (") else f"output {index}"  # of a sequence, the position is said too
 
 
 def _asked(explanation: Drawable, layer: str | None, of: str | None) -> tuple[Tensor, Tensor | None]:

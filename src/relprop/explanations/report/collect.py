@@ -13,7 +13,7 @@ from torch import Tensor
 from relprop.errors import ImageError, RelpropError
 from relprop.explanations.figures.view import View, name_of, views_of
 from relprop.explanations.ledger import Ledger
-from relprop.explanations.origin import target_of
+from relprop.explanations.origin import scores_of, target_of
 from relprop.explanations.report.checks import Finding, Trust, trust_of
 from relprop.explanations.report.drawn import bars_of, panel_of
 from relprop.explanations.report.parts import Bar, Panel, Sample
@@ -103,7 +103,7 @@ def collected(
     return Sample(
         item.name or f"Sample {i}",
         panels,
-        _layers(asked) if asked is not None else [],
+        _layers(asked, view) if asked is not None else [],
         [] if ledger is None else _sinks(ledger),
         "" if ledger is None else _books(ledger),
         _trust(expl, i) if trust else None,
@@ -129,8 +129,8 @@ def _others(expl: Any, i: int, targets: Sequence[Any] | None) -> list[tuple[str,
     if expl.origin is None:
         return []
     index = None if expl.target is None else int(expl.target[i])
-    output = expl.output
-    flat = output[i].detach().float().flatten() if isinstance(output, Tensor) and output.dim() == 2 else None
+    output = scores_of(expl.output)
+    flat = output[i].detach().float() if output is not None and output.dim() == 2 else None
     if targets is None:
         if index is None or flat is None:
             return []
@@ -149,7 +149,7 @@ def _others(expl: Any, i: int, targets: Sequence[Any] | None) -> list[tuple[str,
     return found
 
 
-def _layers(asked: Any) -> list[Panel]:
+def _layers(asked: Any, view: View) -> list[Panel]:
     """Layers from the input to the output, at most `LAYERS` of them, without those that change nothing."""
     different: list[tuple[str, Tensor]] = []
     for name, relevance in asked.layers.items():
@@ -157,16 +157,18 @@ def _layers(asked: Any) -> list[Panel]:
             different.append((name, relevance))
     step = max(1.0, len(different) / LAYERS)
     chosen = [different[int(k * step)] for k in range(min(len(different), LAYERS))]
-    return [_layer(name, relevance[0].detach().cpu().float()) for name, relevance in chosen]
+    return [_layer(name, relevance[0].detach().cpu().float(), view) for name, relevance in chosen]
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
 
 
-def _layer(name: str, relevance: Tensor) -> Panel:
-    """A map where the layer has one, else its strongest units."""
+def _layer(name: str, relevance: Tensor, view: View) -> Panel:
+    """A map or the same tokens where the layer has them, else its strongest units."""
     value = f"shape {tuple(relevance.shape)}"
+    if view.kind == "tokens" and relevance.dim() == 2 and len(relevance) == len(view.relevance):
+        return panel_of(View("tokens", relevance.sum(-1), names=view.names), name, value)
     if relevance.dim() == 3 and min(relevance.shape[1:]) > 1:
         return panel_of(View("picture", relevance.sum(0)), name, value)
     flat = relevance.flatten()
