@@ -82,6 +82,8 @@ def test_a_page_has_classes_contrasts_layers_sinks_and_settings(stars: tuple[Pag
     (lines,) = (text for text in page.texts["code"] if text.startswith("#"))
     assert lines.endswith("explained = LRP(model, EpsilonGammaFlat())(x, target=None)")
     assert "from relprop.composites import EpsilonGammaFlat" in lines
+    against = float(expl.output[0, 4] - expl.output[0, 1])
+    assert [text for text in page.texts["p"] if text.startswith(f"output 4 against output 1 = {against:.4g}, ")]
     total = float(expl.relevance[0].double().sum())
     assert f"star = {float(expl.amount[0]):.4g}, Σ R = {total:.4g}" in page.texts["p"]
 
