@@ -73,7 +73,7 @@ def test_ones_own_pictures_and_masks(folder: Path):
 
 def test_what_is_wrong_is_said_before_there_is_work(tmp_path: Path):
     assert "unknown metrics ['srk']" in invoke(*DEMO, "--score", "srk", code=2)
-    assert "only demo brings pictures" in invoke("contest", "--model", "torchvision:vgg16", code=2)
+    assert "only demo and demo-vit bring pictures" in invoke("contest", "--model", "torchvision:vgg16", code=2)
     Image.new("RGB", (70, 64)).save(tmp_path / "wide.png")
     Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
     (tmp_path / "net.py").write_text(

@@ -8,8 +8,9 @@ from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import AttnLRP, GlobalTypeMap, ResLRP
+from relprop.composites import AttnLRP, GlobalTypeMap, ResLRP, recommended
 from relprop.composites.composite import Composite
+from relprop.models.demo import load_vit
 from relprop.rules import GeneralizedGammaRule, ZeroRule
 
 
@@ -99,3 +100,9 @@ def test_it_is_attnlrp_with_one_rule_more(gamma: float) -> None:
     assert_close(
         LRP(model, ResLRP(gamma_residual=None))(X, target=1).relevance, LRP(model, ZeroRule())(X, target=1).relevance
     )
+
+
+def test_it_is_what_vision_transformers_are_recommended() -> None:
+    chosen = recommended(load_vit())
+    assert chosen == ResLRP(gamma_linear=0.05, gamma_conv=0.25)
+    assert "docs/evidence.md" in chosen.reason

@@ -41,6 +41,7 @@ def test_a_source_of_ones_own(own: Source):
 
 def test_each_source_reads_its_own_form_only():
     texts = {"demo": "demo", "torchvision": "torchvision:a@b", "timm": "timm:a", "hf": "hf:a@b", "python": "a.py:b@c"}
+    texts |= {"demo-vit": "demo-vit"}
     assert texts.keys() == registry._SOURCES.keys()
     for name, text in texts.items():
         read_by = [source.name for source in registry._SOURCES.values() if source.read(text) is not None]

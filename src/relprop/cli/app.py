@@ -179,7 +179,7 @@ def _explain_texts(texts: list[str], options: dict[str, Any], quiet: bool) -> No
 
 
 def _explain_pictures(images: list[Path] | None, options: dict[str, Any], quiet: bool, as_json: bool) -> None:
-    if not images and options["model"] != "demo":
+    if not images and options["model"] not in ("demo", "demo-vit"):
         raise RelpropError(
             "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
         )
@@ -221,7 +221,7 @@ def concepts(
         from relprop.jobs.concepts import FOUND, explain_concepts
         from relprop.jobs.picture_plan import PictureOptions
 
-        if not images and model != "demo":
+        if not images and model not in ("demo", "demo-vit"):
             raise RelpropError("give at least one picture or folder; only --model demo brings pictures of its own")
         targets = () if target is None else (target,)
         options = PictureOptions(

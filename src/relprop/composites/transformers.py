@@ -167,8 +167,8 @@ def recommended(model: nn.Module) -> Composite:
     convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
     embeds = any(isinstance(m, nn.Embedding) for m in model.modules())
     if attends and convolves and not embeds:
-        return CPLRP(gamma_linear=0.05, gamma_conv=0.25).because(
-            "CPLRP with gamma: a vision transformer, whose gradients shatter without gamma and through its softmax"
+        return ResLRP(gamma_linear=0.05, gamma_conv=0.25).because(
+            "ResLRP with gamma: a vision transformer, see docs/evidence.md"
         )
     if attends or embeds:
         return AttnLRP().because("AttnLRP: a sequence model with attention, gates or recurrence")

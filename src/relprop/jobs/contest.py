@@ -109,7 +109,7 @@ def loaded_with_pictures(options: ContestOptions, device: torch.device) -> tuple
         RelpropError: there are no pictures, or they are of several sizes, or the target does not exist.
     """
     if not options.data and options.model not in WITH_PICTURES:
-        raise ImageError(f"give --data, pictures or a folder; only {' and '.join(WITH_PICTURES)} brings pictures")
+        raise ImageError(f"give --data, pictures or a folder; only {' and '.join(WITH_PICTURES)} bring pictures")
     paths = expanded(options.data)[: options.count]
     loaded = load_model(options.model, size=options.size)
     loaded = replace(loaded, model=loaded.model.to(device))

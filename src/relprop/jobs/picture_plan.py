@@ -24,7 +24,7 @@ from relprop.models import LoadedModel, load_model, open_picture, picture_suffix
 from relprop.models.dicom import is_dicom
 from relprop.targets.names import resolve_target
 
-WITH_PICTURES = ("demo",)
+WITH_PICTURES = ("demo", "demo-vit")
 """Models that bring pictures of their own."""
 
 KEPT = 32

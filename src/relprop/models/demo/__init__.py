@@ -1,7 +1,8 @@
-"""The demo: a small classifier that reads a watermark, with sample pictures and what is true of them.
+"""The demo: small classifiers that read a watermark, with sample pictures and what is true of them.
 
-`load_model()` and `load_samples()` read the files that `scripts/train_demo.py` wrote, and `measured()` says
-how good the model is and how much it leans on the watermark.
+`load_model()` and `load_samples()` read the files that `scripts/train_demo.py` wrote, `load_vit()` reads a vision
+transformer that was trained on the same pictures, and `measured()` says how good a model is and how much it leans on
+the watermark.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import nn
 from relprop.errors import MissingExtraError
 from relprop.models.demo.network import CLASSES, MEAN, STD, DemoNet, to_input
 from relprop.models.demo.pictures import CLEVER_HANS
+from relprop.models.demo.vit import DemoViT
 
 __all__ = [
     "CLASSES",
@@ -26,9 +28,11 @@ __all__ = [
     "MEAN",
     "STD",
     "DemoNet",
+    "DemoViT",
     "Sample",
     "load_model",
     "load_samples",
+    "load_vit",
     "measured",
     "sample_paths",
     "to_input",
@@ -54,18 +58,33 @@ def _data() -> Path:
 
 def load_model() -> nn.Module:
     """The trained demo classifier, in eval mode."""
+    return _loaded(DemoNet(), "demo")
+
+
+def load_vit() -> nn.Module:
+    """A small vision transformer that was trained on the same pictures, in eval mode; its weights have half precision.
+
+    `scripts/train_demo_vit.py` wrote it.
+    """
+    return _loaded(DemoViT(), "demo_vit")
+
+
+def _loaded(model: nn.Module, name: str) -> nn.Module:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
         raise _missing("the demo model's weights", "safetensors") from error
-    model = DemoNet()
-    model.load_state_dict(load_file(_data() / "demo.safetensors"))
+    model.load_state_dict(load_file(_data() / f"{name}.safetensors"))
     return model.eval()
 
 
-def measured() -> dict[str, Any]:
-    """What `scripts/train_demo.py` measured after training, and how it trained."""
-    report: dict[str, Any] = json.loads((_data() / "demo.json").read_text(encoding="utf-8"))
+def measured(name: str = "demo") -> dict[str, Any]:
+    """What the training script measured after training, and how it trained.
+
+    Args:
+        name: `"demo"`, or `"demo_vit"` for the transformer.
+    """
+    report: dict[str, Any] = json.loads((_data() / f"{name}.json").read_text(encoding="utf-8"))
     return report
 
 

@@ -2,7 +2,7 @@
 
 from relprop.errors import ModelError
 from relprop.models.source import Source
-from relprop.models.sources.demo import DEMO
+from relprop.models.sources.demo import DEMO, DEMO_VIT
 from relprop.models.sources.from_hf import HF
 from relprop.models.sources.from_python import PYTHON
 from relprop.models.sources.from_timm import TIMM
@@ -17,7 +17,7 @@ def register_source(source: Source) -> None:
     _SOURCES[source.name] = source
 
 
-for _source in (DEMO, TORCHVISION, TIMM, HF, PYTHON):
+for _source in (DEMO, TORCHVISION, TIMM, HF, PYTHON, DEMO_VIT):
     register_source(_source)
 
 

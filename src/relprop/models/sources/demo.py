@@ -9,18 +9,23 @@ from relprop.models.spec import Spec
 
 
 def load_demo(spec: Spec) -> LoadedModel:
-    """`demo`: the classifier that learned to read a watermark; it sees small square pictures."""
+    """`demo`, `demo-vit`: classifiers that learned to read a watermark; they see small square pictures."""
     from relprop.models import demo
     from relprop.models.demo.network import SIZE
 
     preprocess = Preprocess(
         resize=SIZE, crop=(SIZE, SIZE), mean=tuple(demo.MEAN), std=tuple(demo.STD), interpolation="bicubic"
     )
-    return LoadedModel(demo.load_model(), str(spec), list(demo.CLASSES), preprocess)
+    load = demo.load_model if spec.name == "demo" else demo.load_vit
+    return LoadedModel(load(), str(spec), list(demo.CLASSES), preprocess)
 
 
-def _read(text: str) -> Spec | None:
-    return Spec("demo", "demo", bare=True) if text == "demo" else None
+def _source(name: str, about: str) -> Source:
+    def read(text: str) -> Spec | None:
+        return Spec(name, name, bare=True) if text == name else None
+
+    return Source(name, name, read, load_demo, about, lambda: [name])
 
 
-DEMO = Source("demo", "demo", _read, load_demo, "the classifier that ships with relprop", lambda: ["demo"])
+DEMO = _source("demo", "the classifier that ships with relprop")
+DEMO_VIT = _source("demo-vit", "a vision transformer for the same pictures, which ships too")
