@@ -91,7 +91,7 @@ def test_rows_are_what_the_analyzer_says(job, model, pictures, tmp_path):
         assert row["amount"] == pytest.approx(float(expl.output[0].max()), rel=1e-5)
         assert row["arrived"] == pytest.approx(float(r.sum()), rel=1e-4)
         assert row["arrived"] + row["kept"] == pytest.approx(1 if row["amount"] > 0 else -1)
-        assert row["top_class"] == expl.output[0].argsort(descending=True).tolist()
+        assert row["top_class"].tolist() == expl.output[0].argsort(descending=True).tolist()
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (7, 3), (64, 2)])

@@ -103,6 +103,11 @@ def as_zarr(folder, out):
     return out / "data.zarr"
 
 
+def plain(row, but):
+    """The columns but for some, with lists for arrays."""
+    return {n: getattr(v, "tolist", lambda v=v: v)() for n, v in row.columns.items() if n not in but}
+
+
 KINDS = {
     "Parquet of bytes": lambda folder, out: as_parquet(folder, out, "bytes"),
     "Parquet of structs": lambda folder, out: as_parquet(folder, out, "struct"),
@@ -125,9 +130,7 @@ def test_a_source_is_as_good_as_a_folder(kind, folder, model, tmp_path):
     own = {"key", "label"} | ({"digest"} if kind in ("HDF5", "Zarr") else set())
     expected, found = (list(relprop.jobs.open(tmp_path / name)) for name in ("expected", "out"))
     for a, b in zip(expected, found, strict=True):
-        assert {n: v for n, v in a.columns.items() if n not in own} == {
-            n: v for n, v in b.columns.items() if n not in own
-        }
+        assert plain(a, own) == plain(b, own)
         if kind not in ("HDF5", "Zarr"):
             assert b["label"] == a["label"]
     assert len({row["key"] for row in found}) == COUNT
@@ -150,7 +153,7 @@ def test_inputs_of_a_model_need_no_preprocessing(folder, model, tmp_path):
     expected, found = relprop.jobs.open(tmp_path / "expected"), relprop.jobs.open(tmp_path / "out")
     assert found[4]["label"] == "4"
     for i in (0, 1, 3, 6):
-        assert found[i]["heatmap"] == expected[i]["heatmap"]
+        assert plain(found[i], {"key", "label", "digest"}) == plain(expected[i], {"key", "label", "digest"})
 
 
 def test_a_folder_is_read_whatever_is_in_it(tmp_path):

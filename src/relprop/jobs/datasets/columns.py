@@ -18,9 +18,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
+
+import numpy as np
 
 from relprop.jobs.datasets.extras import needed
 from relprop.jobs.datasets.job import Job
@@ -74,7 +76,7 @@ def encoded(rows: Sequence[dict[str, Any]], schema: Any) -> bytes:
         schema: of the file.
     """
     arrow, parquet = needed("pyarrow", "writing Parquet"), needed("pyarrow.parquet", "writing Parquet")
-    columns = [arrow.array([row.get(field.name) for row in rows], field.type) for field in schema]
+    columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
     file = BytesIO()
     parquet.write_table(
         arrow.Table.from_arrays(columns, schema=schema),
@@ -96,12 +98,37 @@ def decoded(path: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
     parquet = needed("pyarrow.parquet", "reading Parquet")
     counted(path, columns)
     table = parquet.read_table(path, page_checksum_verification=True, partitioning=None)
-    rows: list[dict[str, Any]] = [{} for _ in range(len(table))]
-    for name in table.column_names:
-        for row, value in zip(rows, table[name], strict=True):
-            if value.is_valid:
-                row[name] = value.values.to_numpy(zero_copy_only=False) if hasattr(value, "values") else value.as_py()
-    return rows
+    return [row for batch in table.to_batches() for row in rows_in(batch)]
+
+
+def rows_in(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a batch of Arrow, with arrays of NumPy where columns hold lists of numbers."""
+    columns = {name: _cells(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    for i in range(batch.num_rows):
+        yield {name: cells[i] for name, cells in columns.items()}
+
+
+def _cells(column: Any) -> list[Any]:
+    """One entry for each row; a million numbers one by one, as Arrow would hand them out, take a second."""
+    arrow = needed("pyarrow", "reading results")
+    if not arrow.types.is_list(column.type) or column.type.value_type == arrow.string():
+        found: list[Any] = column.to_pylist()
+        return found
+    values, ends = column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    return [values[a:b] if ok else None for a, b, ok in zip(ends[:-1], ends[1:], valid, strict=True)]
+
+
+def _column(cells: Sequence[Any], kind: Any) -> Any:
+    """An array of Arrow, as `_cells` reads it."""
+    arrow = needed("pyarrow", "writing Parquet")
+    if not arrow.types.is_list(kind) or kind.value_type == arrow.string():
+        return arrow.array(cells, kind)
+    flat = [np.asarray(cell) for cell in cells if cell is not None]
+    ends = np.cumsum([0, *(0 if cell is None else len(cell) for cell in cells)])
+    values = arrow.array(np.concatenate(flat) if flat else [], kind.value_type)
+    missing = arrow.array([cell is None for cell in cells])
+    return arrow.ListArray.from_arrays(arrow.array(ends, arrow.int32()), values, type=kind, mask=missing)
 
 
 def counted(path: Any, columns: Sequence[str]) -> int:

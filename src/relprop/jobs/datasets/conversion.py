@@ -11,7 +11,7 @@ import numpy as np
 
 from relprop.errors import InputError, JobError
 from relprop.explanations.files import replacing
-from relprop.jobs.datasets.columns import METRIC, SCORES
+from relprop.jobs.datasets.columns import METRIC, SCORES, rows_in
 from relprop.jobs.datasets.extras import needed
 from relprop.jobs.datasets.opened import Results, heatmaps_of
 
@@ -57,7 +57,7 @@ def _about(results: Results) -> dict[str, str]:
 def _samples(results: Results) -> Iterator[tuple[dict[str, Any], Arrays]]:
     """Row by row what is known of a sample, and its arrays by name."""
     for batch in results.batches():
-        for row in batch.to_pylist():
+        for row in rows_in(batch):
             if row["error"] is None:
                 yield row, _arrays(row)
 
@@ -67,7 +67,7 @@ def _arrays(row: Mapping[str, Any]) -> Arrays:
     if row.get("heatmap") is not None:
         found["heatmap"] = heatmaps_of([row])[0]
     if row.get("relevance") is not None:
-        found["relevance"] = np.asarray(row["relevance"], np.float32).reshape(row["shape"])
+        found["relevance"] = np.asarray(row["relevance"], np.float32).reshape(tuple(row["shape"]))
     for name, value in row.items():
         if name.startswith(SCORES):
             found[f"scores/{name.removeprefix(SCORES)}"] = np.asarray(value, np.float32)
@@ -109,7 +109,8 @@ def _save_each(results: Results, folder: Path) -> None:
         raise JobError(f"{folder} is a file: give a folder, or a path that ends in .h5 or .zarr")
     folder.mkdir(parents=True, exist_ok=True)
     for row, arrays in _samples(results):
-        known = {name: row[name] for name in ("key", "label", "shape") if row[name] is not None}
+        known = {name: row[name] for name in ("key", "label") if row[name] is not None}
+        known["shape"] = row["shape"].tolist()
         with replacing(folder / f"{row['index']:06d}.safetensors") as temporary:
             tensors = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
             library.save_file(tensors, temporary, {"relprop.sample": json.dumps(known, sort_keys=True)})

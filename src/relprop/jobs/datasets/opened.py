@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.errors import InputError, JobError
-from relprop.jobs.datasets.columns import ROWS, SCORES, TORN, check_schema
+from relprop.jobs.datasets.columns import ROWS, SCORES, TORN, check_schema, rows_in
 from relprop.jobs.datasets.extras import needed
 from relprop.jobs.datasets.manifest import Manifest
 from relprop.jobs.datasets.parts import Failure, failures, part_files, torn
@@ -173,7 +173,7 @@ class Results(Sequence[Found]):
         counts: dict[Any, int] = {}
         needs = [column, *(["heatmap_scale", "shape"] if column == "heatmap" else []), *([by] if by else [])]
         for batch in self.batches(list(dict.fromkeys(needs))):
-            for row in batch.to_pylist():
+            for row in rows_in(batch):
                 if row[column] is None:
                     continue
                 value = heatmaps_of([row])[0] if column == "heatmap" else np.asarray(row[column])
@@ -210,7 +210,7 @@ class Results(Sequence[Found]):
         maps: list[Any] = []
         rows: list[dict[str, Any]] = []
         for batch in self.batches(names):
-            for row in (row for row in batch.to_pylist() if row["heatmap"] is not None):
+            for row in (row for row in rows_in(batch) if row["heatmap"] is not None):
                 maps += heatmaps_of([row])
                 rows.append({name: row[name] for name in columns})
         if not maps or len({each.shape for each in maps}) > 1:
@@ -244,12 +244,13 @@ class Results(Sequence[Found]):
         for path, (first, count) in zip(part_files(self.folder), self._places, strict=True):
             if index < first + count:
                 row = self._dataset([path]).filter(self.filter) if self.filter is not None else self._dataset([path])
-                return Found(row.take([index - first]).to_pylist()[0])
+                (found,) = rows_in(row.take([index - first]).to_batches()[0])
+                return Found(found)
         raise IndexError(index)
 
     def __iter__(self) -> Iterator[Found]:
         for batch in self.batches():
-            yield from map(Found, batch.to_pylist())
+            yield from map(Found, rows_in(batch))
 
     def __len__(self) -> int:
         return sum(count for _, count in self._places)

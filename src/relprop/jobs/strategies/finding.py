@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from relprop.errors import InputError
+from relprop.jobs.datasets.columns import rows_in
 from relprop.jobs.datasets.opened import Results, heatmaps_of, open_results, score_column
 from relprop.jobs.strategies.clusters import Clusters, cluster
 
@@ -182,7 +183,7 @@ def _vectors(results: Results, on: str, side: int) -> Iterator[tuple[dict[str, A
     column = "heatmap" if on == "heatmap" else score_column(results.columns, on)
     needs = [*FACTS, column, *(["heatmap_scale", "shape"] if on == "heatmap" else [])]
     for batch in results.batches(needs):
-        for row in batch.to_pylist():
+        for row in rows_in(batch):
             if row[column] is not None:
                 vector = (
                     _pooled(heatmaps_of([row])[0], side) if on == "heatmap" else np.asarray(row[column], np.float32)
@@ -222,7 +223,7 @@ def _mean_heatmaps(results: Results, classes: Sequence[OfClass]) -> Mapping[Plac
     totals: dict[Place, Any] = {}
     counts: dict[Place, int] = {}
     for batch in results.batches(["key", "heatmap", "heatmap_scale", "shape"]):
-        for row in batch.to_pylist():
+        for row in rows_in(batch):
             place = where.get(row["key"])
             if place is not None and row["heatmap"] is not None:
                 heat = heatmaps_of([row])[0].astype(np.float64)

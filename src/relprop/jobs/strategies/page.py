@@ -18,7 +18,7 @@ from relprop.errors import RelpropError
 from relprop.evaluation.localization import positive_share
 from relprop.explanations.files import replacing
 from relprop.explanations.heatmaps import heatmap
-from relprop.jobs.datasets.columns import SCORES
+from relprop.jobs.datasets.columns import SCORES, rows_in
 from relprop.jobs.datasets.extras import needed
 from relprop.jobs.datasets.opened import heatmaps_of
 from relprop.jobs.strategies.clusters import tsne
@@ -187,7 +187,7 @@ def _heats(
     if "heatmap" not in found.results.columns:
         return heats, shares
     for batch in found.results.batches(["key", "heatmap", "heatmap_scale", "shape"]):
-        for row in batch.to_pylist():
+        for row in rows_in(batch):
             key = row["key"]
             if row["heatmap"] is None or (key not in wanted and key not in masks):
                 continue

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from relprop.errors import InputError, JobError
 from relprop.explanations.files import replacing
+from relprop.jobs.datasets.columns import rows_in
 from relprop.jobs.datasets.extras import needed
 from relprop.jobs.datasets.opened import Results, heatmaps_of
 from relprop.jobs.strategies.clusters import tsne
@@ -125,7 +126,7 @@ def _write_relevance(file: Any, results: Results, rows: list[dict[str, Any]], cl
 
 def _heats(results: Results) -> Iterator[NDArray[np.float32]]:
     for batch in results.batches(["heatmap", "heatmap_scale", "shape"]):
-        yield from heatmaps_of([row for row in batch.to_pylist() if row["heatmap"] is not None])
+        yield from heatmaps_of([row for row in rows_in(batch) if row["heatmap"] is not None])
 
 
 def _categories(found: Strategies) -> list[tuple[str, int]]:
