@@ -257,6 +257,31 @@ def test_an_explanation_that_does_not_know_the_weights_fails(monkeypatch: pytest
     assert found.findings[1].verdict == "fails"
 
 
+def test_what_was_asked_of_a_part_of_the_model_is_asked_again_in_the_same_way(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), torch.rand(2, 6)
+    lrp = LRP(net)
+    mask = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0])
+    for options in ({"start": "0"}, {"conditions": {"0": mask}}):
+        expl = lrp(x, target=1, **options)
+        assert expl.origin.part()
+        again = expl.origin.ask(expl.origin.target, 1, audit=True, layers=["0"])
+        assert torch.allclose(again.relevance[0], expl.relevance[1], atol=1e-6)
+        assert again.layers.keys() == {"0"}
+        found = trust(expl, 1)
+        assert verdicts(found) == ["open", "passes"]
+    rows = lrp(x, target=1, conditions={"0": mask.repeat(2, 1)})
+    assert verdicts(trust(rows, 1)) == ["open", "open"]
+    rows.report(tmp_path / "page.html", 1)
+    assert "Layer by layer" not in Page(tmp_path / "page.html").texts["h3"]
+    several = lrp.each(x, targets=[1], conditions=[{"0": mask}, {"0": 1 - mask}])
+    for expl in several:
+        assert torch.allclose(expl.origin.ask(expl.origin.target, 0).relevance[0], expl.relevance[0], atol=1e-6)
+    assert not lrp(x).origin.part()
+    several[1].report(tmp_path / "page.html", 0)
+    assert "Explain" not in Page(tmp_path / "page.html").texts.get("legend", [])
+
+
 def test_trouble_in_the_books_fails() -> None:
     net = nn.Linear(2, 1, bias=False)
     net.weight.data = torch.tensor([[1.0, -0.99999]])

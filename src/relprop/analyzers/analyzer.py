@@ -228,8 +228,8 @@ class Analyzer(ABC):
     ) -> Iterator[Explanation]:
         known = {id(target): as_target(target, self._classes) for target in targets}  # the same one stays the same one
         call = self._call(inputs, [known[id(target)] for target in targets], options or {})
-        for target, answer in zip(call.targets, self.answers(call), strict=True):
-            yield self._explanation(call, target, answer)
+        for number, answer in zip(range(len(call.targets)), self.answers(call), strict=True):
+            yield self._explanation(call, number, answer)
 
     def _call(self, inputs: Inputs, targets: list[Target], options: Mapping[str, Any]) -> Call:
         """What comes before any work: checks, the captured graph, flat inputs."""
@@ -286,8 +286,8 @@ class Analyzer(ABC):
         """The rule of each operator that a target's relevance reaches, for the books."""
         return {}
 
-    def _explanation(self, call: Call, target: Target, answer: Answer) -> Explanation:
-        several = tuple(answer.inputs.values())
+    def _explanation(self, call: Call, number: int, answer: Answer) -> Explanation:
+        several, target = tuple(answer.inputs.values()), call.targets[number]
         books = answer.books
         ledger = None if books is None else ledger_of(books, several, self.rules_of(call, target))
         return Explanation(
@@ -303,11 +303,22 @@ class Analyzer(ABC):
             ledger=ledger,
             _explains=target.__str__,
             _amount=answer.amount,
-            origin=self._origin(call, target),
+            origin=self._origin(call, number),
         )
 
-    def _origin(self, call: Call, target: Target) -> Origin:
+    def again(self, call: Call, number: int, options: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+        """A call's options for one of its targets, with others beside them; and whether that asks for a part.
+
+        Args:
+            call: that was made.
+            number: of the target.
+            options: keywords of a call that are new, or take the place of earlier ones.
+        """
+        return {**call.options, **options}, False
+
+    def _origin(self, call: Call, number: int) -> Origin:
         """What an explanation knows of its call."""
+        target = call.targets[number]
 
         def inputs() -> Inputs:
             args, kwargs = pytree.tree_unflatten(call.inputs, call.graph.in_spec)
@@ -321,12 +332,20 @@ class Analyzer(ABC):
             asked, count = inputs(), batch_size(*inputs())
             if sample is not None:
                 asked = pytree.tree_map(lambda leaf: _row(leaf, sample, count), asked)
-            return self._explained(asked, [target], self.asked(**options))[0]
+            known = self.again(call, number, options)[0]
+            if sample is not None and count != 1 and any(map(_for_each, pytree.tree_leaves(known.get("conditions")))):
+                raise InputError(
+                    "Conditions with a mask for each sample are asked of the whole batch, not of one sample."
+                )
+            return self._explained(asked, [target], known)[0]
 
         def settings() -> dict[str, str]:
             return self.described() | {"target": "None" if isinstance(target, Largest) else repr(target)}
 
-        return Origin(self, target, inputs, given, settings, ask, self._classes)
+        def part() -> bool:
+            return self.again(call, number, {})[1]
+
+        return Origin(self, target, inputs, given, settings, ask, part, self._classes)
 
     def described(self) -> dict[str, str]:
         """The method and its options in words, with the model's class and versions: what pages and files say."""
@@ -334,6 +353,11 @@ class Analyzer(ABC):
         options = [f"{name}={value!r}" for name, value in plain.items() if isinstance(value, (str, int, float))]
         known = {"analyzer": type(self).__name__, "options": ", ".join(options), "model": type(self._source).__name__}
         return known | {"relprop": version("relprop"), "torch": torch.__version__}
+
+
+def _for_each(mask: Any) -> bool:
+    """It may have a row for each sample: nobody knows how many dimensions the relevance has."""
+    return isinstance(mask, Tensor) and mask.dim() > 1 and len(mask) > 1
 
 
 def _row(leaf: Any, sample: int, count: int | None) -> Any:

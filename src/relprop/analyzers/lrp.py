@@ -15,7 +15,7 @@ from relprop.analyzers.captures import Shared, captures_of
 from relprop.analyzers.doubts import Doubts
 from relprop.analyzers.exporting import Exporting
 from relprop.analyzers.inputs import refuse_ambiguous
-from relprop.analyzers.options import Conditions, Edges, Options, Paths, by_output, check_masks, paired
+from relprop.analyzers.options import Conditions, Edges, Options, Paths, asked_again, by_output, check_masks, paired
 from relprop.composites import Composite
 from relprop.composites.assign import rules_of_layers
 from relprop.composites.composite import as_composite, name_of
@@ -317,8 +317,11 @@ class LRP(Printed, Exporting):
     def rules_of(self, call: Call, target: Target) -> Mapping[Node, Rule]:
         return self._captured(call.shared, target.output).rules
 
-    def _explanation(self, call: Call, target: Target, answer: Answer) -> Explanation:
-        found, options = super()._explanation(call, target, answer), call.options["options"]
+    def again(self, call: Call, number: int, options: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+        return asked_again(call.options, number, options)
+
+    def _explanation(self, call: Call, number: int, answer: Answer) -> Explanation:
+        found, options = super()._explanation(call, number, answer), call.options["options"]
         if self._checks and options.asks_the_whole and not any(call.options["conditions"]):
             self._doubts.look(found, self._normalize_output)
         return found

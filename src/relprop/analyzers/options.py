@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -160,6 +160,19 @@ def check_masks(conditions: Mapping[Node, Condition], batch: int) -> None:
                 f"A mask of shape {mask} does not broadcast to relevance of shape {sizes}. "
                 "For channels of a convolution give (C, 1, 1), or (B, C, 1, 1) for each sample its own."
             )
+
+
+def asked_again(options: Mapping[str, Any], number: int, others: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """What an analyzer's call was asked for one of its targets, with other options; and whether that is of a part.
+
+    Args:
+        options: of the call.
+        number: of the target.
+        others: keywords of a call.
+    """
+    under = others.get("conditions", options["conditions"][number])
+    given = replace(options["options"], **{"conditions": under, **others})
+    return {"options": given, "conditions": [under], "chunk": None}, given.start is not None or bool(under)
 
 
 def paired(

@@ -37,6 +37,10 @@ def trust(explanation: Any, sample: int = 0) -> Trust:
     origin = explanation.origin
     if origin is None:
         return Trust([Finding("Was it checked?", "open", "No: it comes from a file, without its model.")])
+    if origin.part():
+        said = "Not measured: it explains a part of the model, by start= or conditions=."
+        part = Finding("Does the output change most where it says?", "open", said)
+        return Trust([part, _conservation(origin, sample, origin.target)])
     args, kwargs = origin.inputs()
     count = len(explanation.relevance if isinstance(explanation.relevance, Tensor) else explanation.relevance[0])
     alone = pytree.tree_map(lambda leaf: _row(leaf, sample, count), (tuple(args), kwargs))
@@ -106,7 +110,10 @@ def _conservation(origin: Any, sample: int, target: Any) -> Finding:
     question = "Is all relevance accounted for?"
     if "audit" not in origin.analyzer.OPTIONS:
         return Finding(question, "open", f"{type(origin.analyzer).__name__} keeps no books.")
-    ledger = origin.ask(target, sample, audit=True).ledger
+    try:
+        ledger = origin.ask(target, sample, audit=True).ledger
+    except RelpropError as error:
+        return Finding(question, "open", f"Not looked at: {error}")
     said = f"The worst account is off by {ledger.imbalance:.1e} of what came to it."
     if ledger.trouble:
         return Finding(question, "fails", f"{said} {ledger.trouble}")

@@ -25,6 +25,7 @@ class Origin:
         settings: what to say to get the same explanation again, in words.
         ask: (target, sample, **options of a call) -> the explanation for it of one sample of the same inputs, or of all
             where the sample is None.
+        part: the call had `start=` or `conditions=`, so that a part of the model is explained.
         classes: names of the outputs.
     """
 
@@ -34,6 +35,7 @@ class Origin:
     given: Callable[[], Mapping[str, Tensor]]
     settings: Callable[[], Mapping[str, str]]
     ask: Callable[..., Any]
+    part: Callable[[], bool]
     classes: Sequence[str] | None = None
 
 
@@ -46,7 +48,7 @@ def target_of(explanation: Drawable, origin: Origin, sample: int) -> Any:
         sample: which of the batch.
     """
     output = scores_of(explanation.output)
-    if explanation.target is None or output is None or output.dim() < 2:
+    if explanation.target is None or output is None or output.dim() < 2 or origin.part():
         return origin.target
     return Logit(tuple(int(i) for i in torch.unravel_index(explanation.target[sample], output.shape[1:])))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.errors import ImageError, RelpropError
+from relprop.errors import ImageError, InputError, RelpropError
 from relprop.explanations.figures.view import View, name_of, views_of
 from relprop.explanations.ledger import Ledger
 from relprop.explanations.origin import scores_of, target_of
@@ -119,14 +120,15 @@ def _asked(expl: Any, i: int, layers: bool) -> Any:
     options |= {"layers": True} if layers and "layers" in known else {}
     if not options:
         return None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(InputError):  # some questions are for whole batches
         warnings.simplefilter("ignore")  # trouble is on the page
         return expl.origin.ask(target_of(expl, expl.origin, i), i, **options)
+    return None
 
 
 def _others(expl: Any, i: int, targets: Sequence[Any] | None) -> list[tuple[str, Any]]:
     """Explanations for other classes of a sample, and for why it is the explained one and not these."""
-    if expl.origin is None:
+    if expl.origin is None or expl.origin.part():
         return []
     index = None if expl.target is None else int(expl.target[i])
     output = scores_of(expl.output)
