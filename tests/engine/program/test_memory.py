@@ -76,7 +76,8 @@ def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(room, "forward", watched)
     for checkpoint in (False, True):
-        LRP(model, EpsilonPlus(), checkpoint=checkpoint)(torch.rand(2, 8), target=1)
+        # Without checks, which would explain again what nearly vanishes in so many random layers.
+        LRP(model, EpsilonPlus(), checkpoint=checkpoint, checks=False)(torch.rand(2, 8), target=1)
     assert kept == [36, 6]
 
 
