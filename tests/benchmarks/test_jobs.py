@@ -25,4 +25,6 @@ def test_the_page_is_made(tmp_path):
     assert "old" not in text
     assert text.startswith("before\n<!-- made: throughput -->\n`python benchmarks/jobs.py")
     assert text.endswith("<!-- end -->\nbehind\n")
-    assert re.search(r"\| ResNet-50, 224 by 224 \| [\d.]+ ms \| [\d.]+ ms \| [\d.]+ ms \| \d\.\d\d \| \d+ kB \|", text)
+    assert re.search(
+        r"\| ResNet-50, 224 by 224 \| [\d.]+ ms \| [\d.]+ ms \| [\d.]+ ms \| \d\.\d\d \| \d\.\d\d \| \d+ kB \|", text
+    )

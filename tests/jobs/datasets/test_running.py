@@ -24,6 +24,7 @@ pytest.importorskip("pyarrow")
 
 COUNT, PASS, SHARD = 30, 4, 8
 BROKEN = 13
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,9 @@ def test_rows_are_what_the_analyzer_says(job, model, pictures, tmp_path):
         assert row["top_class"].tolist() == expl.output[0].argsort(descending=True).tolist()
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (7, 3), (64, 2)])
+@pytest.mark.parametrize(
+    ("batch_size", "workers"), [(7, 3), pytest.param(1, 1, marks=SLOW), pytest.param(64, 2, marks=SLOW)]
+)
 def test_reading_ahead_changes_no_byte(job, undisturbed, tmp_path, batch_size, workers):
     job(batch_size=batch_size, workers=workers)
     assert files_of(tmp_path / "out") == undisturbed
@@ -129,7 +132,7 @@ def test_a_finished_job_does_nothing(job, tmp_path, done, undisturbed):
     assert files_of(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_a_signal_keeps_what_is_done(job, tmp_path, undisturbed, number):
     def after_some(progress):
         if progress.done >= SHARD + PASS:
@@ -161,12 +164,12 @@ def test_progress_counts(job):
     ("changed", "told"),
     [
         ({"composite": "epsilon-plus"}, "composite"),
-        ({"target": "left"}, "target: predicted there, left here"),
+        pytest.param({"target": "left"}, "target: predicted there, left here", marks=SLOW),
         ({"pass_size": 2}, "pass_size: 4 there, 2 here"),
-        ({"shard_size": 16}, "shard_size: 8 there, 16 here"),
+        pytest.param({"shard_size": 16}, "shard_size: 8 there, 16 here", marks=SLOW),
         ({"dtype": "float64"}, "dtype: float32 there, float64 here"),
-        ({"mean": (0.4,)}, "preprocessing"),
-        ({"keep": ("scores",)}, "columns"),
+        pytest.param({"mean": (0.4,)}, "preprocessing", marks=SLOW),
+        pytest.param({"keep": ("scores",)}, "columns", marks=SLOW),
         ({"layers": "0"}, "layers"),
     ],
 )

@@ -103,6 +103,9 @@ def as_zarr(folder, out):
     return out / "data.zarr"
 
 
+SLOW = ("Parquet of bytes", "Parquet of paths", "a folder of the hub")
+
+
 def plain(row, but):
     """The columns but for some, with lists for arrays."""
     return {n: getattr(v, "tolist", lambda v=v: v)() for n, v in row.columns.items() if n not in but}
@@ -120,7 +123,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in KINDS]
+)
 def test_a_source_is_as_good_as_a_folder(kind, folder, model, tmp_path):
     (tmp_path / "data").mkdir()
     source = KINDS[kind](folder, tmp_path / "data")
