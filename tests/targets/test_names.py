@@ -35,7 +35,7 @@ def test_a_part_of_several_names_offers_all_of_them():
 def test_letters_inside_of_words_are_offered_first_and_not_taken():
     with pytest.raises(TargetError, match=r"no class is named 'cata'; did you mean catamaran"):
         resolve_target("cata", CATS, 7)
-    with pytest.raises(TargetError, match="did you mean concatenated or ca[rt]"):
+    with pytest.raises(TargetError, match="did you mean concatenated or ca"):
         resolve_target("cat", ["cart", "car", "concatenated"], 3)
     with pytest.raises(TargetError, match="no class is named ' '"):
         resolve_target(" ", CATS, 7)
