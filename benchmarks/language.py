@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -74,18 +75,25 @@ def measured(
             continue
         answered += 1
         chances.append(sum(reason) / len(reason))
-        for name, analyzer in analyzers.items():
-            row = relevance_of(analyzer(**inputs, target=target))
+        rows = {name: relevance_of(analyzer(**inputs, target=target)) for name, analyzer in analyzers.items()}
+        for name, row in rows.items():
             known[name].right.append(reason[int(row.argmax())])
-        if answered > curves:
-            continue
-        scores = evaluate(
-            analyzers, inputs, target, ["srg"], groups=Tokens(), fill=ZeroEmbedding("model.model.embed_tokens"),
-            baselines=("random",), changed="input_ids",
-        )  # fmt: skip
-        for name, each in known.items():
-            each.srg.append(scores.mean(name, "srg"))
+        if answered <= curves:
+            for name, score in gains(loaded, inputs, target, rows, answered).items():
+                known[name].srg.append(score)
     return answered, sum(chances) / max(1, len(chances)), known
+
+
+def gains(
+    loaded: TextModel, inputs: dict[str, Tensor], target: Target, rows: dict[str, Tensor], seed: int
+) -> dict[str, float]:
+    """The SRG of each row of relevance, and of a random one."""
+    scores = evaluate(
+        {name: row[None] for name, row in rows.items()}, inputs, target, ["srg"], groups=Tokens(),
+        fill=ZeroEmbedding("model.model.embed_tokens"), baselines=("random",), changed="input_ids", steps=8,
+        model=loaded.model, seed=seed,
+    )  # fmt: skip
+    return {name: scores.mean(name, "srg") for name in (*rows, "random")}
 
 
 def asked(loaded: TextModel, prompt: Prompt, inputs: dict[str, Tensor]) -> tuple[Target, bool]:
@@ -133,10 +141,11 @@ def costs(loaded: TextModel, rounds: int) -> dict[str, float]:
         at_once.append(seconds(lambda: explain(prompt, answer)))
         chunked.append(seconds(lambda: explain(prompt, answer, chunk=5)))
         looped.append(seconds(loop))
+    load = os.getloadavg()[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "prompt": len(prompt), "answer": len(answer), "first": first, "at once": min(at_once), "by five": min(chunked),
-        "loop": min(looped), "gap": gap, "peak": peak,
+        "loop": min(looped), "gap": gap, "peak": peak, "load": load,
     }  # fmt: skip
 
 
@@ -150,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="FILE")
     parser.add_argument("--tiny", action="store_true", help="two prompts of each task")
-    parser.add_argument("--curves", type=int, default=5, help="prompts of each task whose SRG is measured")
+    parser.add_argument("--curves", type=int, default=4, help="prompts of each task whose SRG is measured")
     arguments = parser.parse_args()
     loaded = smollm2()
     analyzers, found = methods(loaded), {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -24,7 +25,7 @@ Four tasks of 20 prompts from templates, whose reason is known:
 - **agreement**: "The keys near the cabinet" → are, and not is. The reason is "keys".
 
 Only prompts count that the model answers right: with the expected token before all others, or, where two are compared,
-with a larger logit than the other's. Explained is the logit, or the difference.
+with a larger logit than the other's. Explained is the logit, or the difference. Integrated gradients take 10 steps.
 """
 HITS = """## How often the reason has the most relevance
 
@@ -34,7 +35,8 @@ SRG = """## Does occlusion agree?
 
 Symmetric relevance gain over tokens ([evaluation](evaluation.md)): the area between the curves of the explained amount
 while tokens lose their embeddings, least relevant first and most relevant first. 0 is chance; ± is the standard error
-over the first prompts of each task.
+over the first prompts of each task, 8 points a curve. These are few prompts, and *random* shows how far chance goes:
+differences within two standard errors say nothing.
 """
 
 
@@ -81,7 +83,8 @@ def _cost(cost: Mapping[str, float]) -> str:
     lines = [
         "## What an answer costs\n",
         f"A chat of {cost['prompt']:.0f} tokens and an answer of {cost['answer']:.0f}, each explained by AttnLRP, on "
-        f"{processor()}, threads: {torch.get_num_threads()}; the least of several rounds.\n",
+        f"{processor()}, threads: {torch.get_num_threads()}, whose load was {cost['load']:.0f} on "
+        f"{os.cpu_count()} cores; the least of several rounds.\n",
         "| | seconds |\n|---|---:|",
         f"| `AnswerExplainer`, first call, with the capture | {cost['first']:.1f} |",
         f"| `AnswerExplainer`, later calls | {cost['at once']:.2f} |",

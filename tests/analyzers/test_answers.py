@@ -113,6 +113,8 @@ def test_the_picture_holds_the_matrix(model: nn.Module) -> None:
     axis = found.plot().axes[0]
     assert torch.equal(torch.as_tensor(axis.images[0].get_array().data), found.relevance)
     assert [label.get_text() for label in axis.get_yticklabels()] == found.answer
+    named = [label.get_text() for label in found.by([(0, 4)]).plot().axes[0].get_xticklabels()]
+    assert named == [" the ca… sat on", *found.answer]
 
 
 def test_refusals(model: nn.Module) -> None:

@@ -233,3 +233,24 @@ def test_pixels_and_tokens_are_explained_at_once(make: Any):
     assert_close(explanation.output["logits"] if isinstance(explanation.output, Mapping) else explanation.output.logits,
                  model(**inputs, **extra).logits.detach(), rtol=1e-9)  # fmt: skip
     assert abs(explanation.ledger.imbalance) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------ positions
+
+
+def test_learned_positions_are_a_sink_and_a_signed_vector():
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=16, initializer_range=0.3, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    lrp = LRP(transformers.GPT2LMHeadModel(config).double().eval(), AttnLRP(), normalize_output=False)
+    asked: Mapping[str, Any] = {"input_ids": IDS, "use_cache": False, "target": (-1, 3), "audit": True}
+    alone, given = lrp(**asked), lrp(**asked, position_ids=torch.arange(IDS.shape[1])[None])
+    places = given.by_input["position_ids"][0].sum(-1)
+    assert places.shape == IDS.shape[1:]
+    assert (places > 0).any()
+    assert (places < 0).any()
+    assert_close(places.sum(), torch.tensor(alone.ledger.sinks["wpe"]).double(), rtol=1e-6)
+    assert "wpe" not in given.ledger.sinks
+    assert_close(given.by_input["input_ids"], alone.by_input["input_ids"], rtol=1e-9)

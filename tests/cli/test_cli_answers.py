@@ -191,3 +191,10 @@ def test_contrasts_by_number():
     assert contrasts(["London"]) == {0: "London"}
     assert contrasts(["2= London", "-1=x=y"]) == {2: " London", -1: "x=y"}
     assert contrasts([]) is None
+
+
+def test_a_gguf_file_that_is_not_there(tmp_path: Path):
+    said = run("--model", f"hf:{tmp_path}/tiny.gguf", "--prompt", PROMPT, "--out", tmp_path / "out", code=2)
+    assert f"there is no file tiny.gguf in {tmp_path}" in said.output
+    said = run("--model", f"hf:{tmp_path}/none/tiny.gguf", "--prompt", PROMPT, "--out", tmp_path / "out", code=2)
+    assert "none is no folder" in said.output

@@ -17,12 +17,14 @@ from relprop.explanations.answers.page import Shown, framed, page
 from relprop.explanations.answers.units import Spans, Unit, merged, summed, units_of
 from relprop.explanations.files import replacing
 from relprop.explanations.pairs import matrix_of_words
+from relprop.explanations.shown import one_line
 from relprop.explanations.text import ExplainedText, Piece
 from relprop.explanations.text.names import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LABEL = 14
 COLUMNS = ("explained", "probability", "entropy")
 
 
@@ -200,7 +202,8 @@ class ExplainedAnswer:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return matrix_of_words(self.relevance, self.answer, self.tokens, "relevance for the logit")
+        names = [_short(name) for name in self.tokens]
+        return matrix_of_words(self.relevance, names[len(self.prompt) :], names, "relevance for the logit")
 
     def shown(self, title: str = "", notes: tuple[str, ...] = ()) -> Shown:
         """What a page shows of it.
@@ -321,6 +324,12 @@ def answers_units(units: Spans, prompt: int) -> list[tuple[int, int]]:
         prompt: how many tokens the prompt has.
     """
     return [(start - prompt, stop - prompt) for start, stop in units if start >= prompt]
+
+
+def _short(name: str) -> str:
+    """As a label: in one line, and of long ones both ends."""
+    line = one_line(name.replace("\n", "⏎"))
+    return line if len(line) <= LABEL else f"{line[: LABEL // 2]}…{line[-LABEL // 2 :]}"
 
 
 def _column(steps: list[dict[str, Any]], name: str) -> Tensor:

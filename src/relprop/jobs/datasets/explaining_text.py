@@ -71,6 +71,6 @@ class TextExplainer(Explainer):
         return found
 
     def _number(self, text: str) -> int:
-        if self.loaded.kind == "causal-lm":
+        if self.loaded.kind != "classifier":
             return resolve_token(text, self.loaded)
         return resolve_target(text, self.classes, self.outputs)
