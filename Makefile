@@ -69,6 +69,7 @@ docs: venv
 	$(BIN)/python scripts/docs_rules.py
 	$(BIN)/python scripts/docs_atlas.py
 	$(BIN)/python scripts/docs_evaluation.py
+	$(BIN)/python scripts/docs_which.py
 	$(BIN)/python -W ignore scripts/docs_notebooks.py
 	$(BIN)/python -m pytest tests/docs tests/composites/test_golden_prints.py
 	$(BIN)/mkdocs build --strict

@@ -8,7 +8,7 @@ from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import AttnLRP, GlobalTypeMap, ResLRP, recommended
+from relprop.composites import AttnLRP, EpsilonGamma, EpsilonGammaFlat, GlobalTypeMap, ResLRP, recommended
 from relprop.composites.composite import Composite
 from relprop.models.demo import load_vit
 from relprop.rules import GeneralizedGammaRule, ZeroRule
@@ -106,3 +106,21 @@ def test_it_is_what_vision_transformers_are_recommended() -> None:
     chosen = recommended(load_vit())
     assert chosen == ResLRP(gamma_linear=0.05, gamma_conv=0.25)
     assert "docs/evidence.md" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("first", "signal"),
+    [
+        (nn.Conv1d(1, 2, 9), True),
+        (nn.Conv2d(1, 2, (512, 1)), True),
+        (nn.Conv2d(1, 2, 3), False),
+        (nn.Conv2d(1, 2, 1), False),
+        (nn.Conv3d(1, 2, 3), False),
+    ],
+    ids=str,
+)
+def test_signals_are_recommended_no_flat_rule(first: nn.Module, signal: bool) -> None:
+    """The flat rule gives silence as much as sound."""
+    chosen = recommended(nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)))
+    assert chosen == (EpsilonGamma() if signal else EpsilonGammaFlat())
+    assert ("signals" in chosen.reason) == signal

@@ -8,7 +8,7 @@ from torch import nn
 
 from relprop.composites.composite import Composite, preset
 from relprop.composites.depth import Gamma, by_depth, first_of
-from relprop.composites.presets import EpsilonGammaFlat
+from relprop.composites.presets import EpsilonGamma, EpsilonGammaFlat
 from relprop.composites.primitives import GlobalTypeMap
 from relprop.engine.layers.kinds import (
     ActivationLayer,
@@ -172,8 +172,18 @@ def recommended(model: nn.Module) -> Composite:
         )
     if attends or embeds:
         return AttnLRP().because("AttnLRP: a sequence model with attention, gates or recurrence")
+    if convolves and _reads_signals(model):
+        return EpsilonGamma().because(
+            "EpsilonGamma: a convolutional network of signals, where silence should get nothing, see docs/evidence.md"
+        )
     if convolves:
         return EpsilonGammaFlat().because("EpsilonGammaFlat: a convolutional network, see docs/evidence.md")
     return Composite(EpsilonRule()).because(
         "EpsilonRule: only linear layers, whose outputs near zero the epsilon keeps from blowing up"
     )
+
+
+def _reads_signals(model: nn.Module) -> bool:
+    """Whether the first convolution runs along one dimension, by its class or because its kernel is a line."""
+    first = next(m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    return max(first.kernel_size) > 1 and sum(size > 1 for size in first.kernel_size) == 1
