@@ -200,4 +200,4 @@ def test_a_real_shell_asks_and_is_answered() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, **asked}, capture_output=True, text=True, check=False
     )
-    assert ran.stdout.split() == ["epsilon-gamma-flat", "epsilon-gamma-box"]
+    assert ran.stdout.split() == ["epsilon-gamma-flat", "epsilon-gamma", "epsilon-gamma-box"]
