@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from relprop import LRP
+from relprop.explanations.ledger import Ledger
 from relprop.rules import EpsilonRule, GeneralizedGammaRule, ZeroRule
 from relprop.targets import Normalize
 
@@ -104,3 +105,10 @@ def test_nothing_is_said_of_what_was_taken_away_or_not_to_be_checked() -> None:
         LRP(cancelling(1e-5), ZeroRule())(X, start="0")
         LRP(cancelling(1e-5), ZeroRule(), checks=False)(X)
         LRP(cancelling(1e-5), GeneralizedGammaRule(1.0))(X)
+
+
+def test_no_audit_takes_memory_that_a_checkpoint_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    lrp = LRP(cancelling(1e-5), ZeroRule(), checkpoint=2)
+    monkeypatch.setattr(Ledger, "trouble", property(lambda _: pytest.fail("there was an audit")))
+    with pytest.warns(UserWarning, match=r"far from what is explained.*audit=True in a call without checkpoint="):
+        lrp(X)

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from relprop.targets import Normalize
 
 
+UNKNOWN = (
+    "What arrived at the inputs is far from what is explained, or not finite. audit=True in a call without checkpoint= "
+    "finds the layer, and ledger.trouble says what helps."
+)
+
+
 @dataclass
 class Doubts:
     """What one analyzer has looked at, and said.
@@ -27,8 +33,14 @@ class Doubts:
     calls: int = 0
     told: bool = False
 
-    def look(self, found: Explanation, normalize: Normalize) -> None:
-        """Look at an explanation of the whole output, whose ledger, if it has one, speaks for itself."""
+    def look(self, found: Explanation, normalize: Normalize, *, audits: bool = True) -> None:
+        """Look at an explanation of the whole output, whose ledger, if it has one, speaks for itself.
+
+        Args:
+            found: the explanation.
+            normalize: as the analyzer has it.
+            audits: False where memory is short, which an audit takes: then it is left to the user.
+        """
         if self.told:
             return
         if found.ledger is not None:
@@ -36,7 +48,9 @@ class Doubts:
             return
         self.calls += 1
         sample = None if self.calls & (self.calls - 1) else doubtful(found, normalize)
-        if sample is not None and found.origin is not None:
+        if sample is not None and not audits:
+            self._tell(UNKNOWN)
+        elif sample is not None and found.origin is not None:
             self.told = True  # the audited call does not speak
             try:
                 target = target_of(found, found.origin, sample)

@@ -323,7 +323,7 @@ class LRP(Printed, Exporting):
     def _explanation(self, call: Call, number: int, answer: Answer) -> Explanation:
         found, options = super()._explanation(call, number, answer), call.options["options"]
         if self._checks and options.asks_the_whole and not any(call.options["conditions"]):
-            self._doubts.look(found, self._normalize_output)
+            self._doubts.look(found, self._normalize_output, audits=not self._checkpoint)
         return found
 
     def answers(self, call: Call) -> Iterable[Answer]:
