@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.jobs import write_model, write_pictures
@@ -39,6 +41,12 @@ def test_inputs_and_classes(pictures, loaded):
     paths[3].write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"sample 3, left/006.png, cannot be read"):
         list(samples.batches(4))
+
+
+def test_without_names_of_classes_labels_are_numbers(pictures, loaded):
+    (pictures / "left").rename(pictures / "2")
+    samples = Samples(replace(loaded, classes=None), pictures)
+    assert [label for _, label in samples] == [2] * 5 + [-1] * 5
 
 
 def test_references_over_a_source_go_on(pictures, loaded, tmp_path):
