@@ -55,7 +55,7 @@ def bart() -> nn.Module:
     return transformers.BartForConditionalGeneration(config).double().eval()
 
 
-@pytest.mark.parametrize(("make", "composite"), [(t5, AttnLRP), (bart, CPLRP)])
+@pytest.mark.parametrize(("make", "composite"), [pytest.param(t5, AttnLRP, marks=pytest.mark.slow), (bart, CPLRP)])
 def test_an_encoder_decoder_is_explained_on_source_and_answer(make: Any, composite: Any):
     model = make()
     found = AnswerExplainer(model, Numbers(), composite())(SOURCE, ANSWER)

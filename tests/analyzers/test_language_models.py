@@ -69,6 +69,7 @@ def logits(model: nn.Module) -> Tensor:
         return model(input_ids=IDS).logits[0, [3, 4], ANSWER]
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_merged_or_not_disabled_or_switched_between_calls(adapted: Any):
     explain = AnswerExplainer(adapted, Ids())
     with_it = explain(PROMPT, ANSWER)

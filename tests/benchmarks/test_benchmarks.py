@@ -37,6 +37,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return load
 
 
+@pytest.mark.slow
 def test_benchmark_runs_once(module: Any, tmp_path: Path) -> None:
     """One run, looked at from all sides: it is too slow to be repeated by every worker of pytest-xdist."""
     cache, page = tmp_path / "bench.json", tmp_path / "page" / "benchmarks.md"
@@ -194,6 +195,7 @@ def test_every_process_explains_the_same_model(module: Any) -> None:
     assert one.target.equal(other.target)
 
 
+@pytest.mark.slow
 def test_ablations_run_and_change_nothing(tmp_path: Path) -> None:
     page = tmp_path / "ablations.md"
     script = BENCHMARKS / "ablations.py"
@@ -206,6 +208,7 @@ def test_ablations_run_and_change_nothing(tmp_path: Path) -> None:
     assert max(differences.values()) <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_first_call_is_measured_next_to_the_export_alone(module: Any) -> None:
     first_call = module("first_call")
     found = first_call.rows(first_call.TINY, 1)

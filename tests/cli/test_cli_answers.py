@@ -121,6 +121,7 @@ def test_chats(folders: Path, tmp_path: Path):
     run("--model", f"hf:{folders / 't5'}", "--chat", chat, "--out", tmp_path / "two", code=2)
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder(folders: Path, tmp_path: Path):
     model, loaded = f"hf:{folders / 't5'}", load_text(f"hf:{folders / 't5'}")
     assert loaded.kind == "encoder-decoder"

@@ -25,6 +25,7 @@ def relprop(*args: object, code: int = 0) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_demo(tmp_path: Path):
     out = tmp_path / "demo.pt2"
     layers = ["features.*", "classifier"]

@@ -112,3 +112,12 @@ def test_no_audit_takes_memory_that_a_checkpoint_saves(monkeypatch: pytest.Monke
     monkeypatch.setattr(Ledger, "trouble", property(lambda _: pytest.fail("there was an audit")))
     with pytest.warns(UserWarning, match=r"far from what is explained.*audit=True in a call without checkpoint="):
         lrp(X)
+
+
+def test_inputs_of_one_number_for_each_sample_are_looked_at() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return (x * scale[:, None]).sum(1, keepdim=True)
+
+    expl = LRP(Scaled())(torch.rand(3, 4), torch.rand(3))
+    assert expl.by_input["scale"].shape == (3,)

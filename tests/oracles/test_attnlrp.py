@@ -55,8 +55,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", SMALL_GPT2),
 }
 LANGUAGE = DECODERS | OTHERS
-ALIKE = ("qwen2", "mistral")
-"""Read by the same code as Llama and Qwen3, but for biases and a window: theirs is the slow run."""
+ALIKE = ("qwen2", "mistral", "qwen3")
+"""Read by the same code as Llama and Gemma 3, but for biases, a window, norms of queries: theirs is the slow run."""
 
 
 def names(models: Iterable[str]) -> list[Any]:
@@ -159,7 +159,7 @@ def test_the_oracle_leaves_nothing_behind():
 CP = Composite(GlobalTypeMap({"scaled_dot_product_attention": AttentionRule("cp"), "softmax": StopRule()}))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", names(DECODERS))
 def test_cp_lrp_conserves_on_decoders_without_biases(name: str, attention: str):
     """RMSNorms, gated MLPs, rotary positions and values by fixed attention weights keep nothing for themselves."""
@@ -198,7 +198,7 @@ def test_a_batch_equals_its_samples(name: str):
         assert_close(together[i : i + 1], alone, rtol=1e-6)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["left", pytest.param("right", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", names(LANGUAGE))
 def test_padding_changes_nothing_and_gets_nothing(name: str, side: str):
     """Two sentences of 4 and 6 tokens: the shorter one, padded, equals itself alone."""
@@ -292,6 +292,7 @@ def test_softmax_bias_worked_by_hand():
         assert_close(LRP(First(), rule)(ln[None, :2], target=0).relevance, relevance[None], rtol=1e-7, what=bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names(LANGUAGE))
 def test_bfloat16_agrees_roughly(name: str):
     narrow = LRP(language_model(name, torch.bfloat16))(input_ids=IDS, target=last_token(name)).relevance

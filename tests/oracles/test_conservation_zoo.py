@@ -65,6 +65,7 @@ def test_relevance_is_conserved(name: str, size: int, options: dict):
         assert_close(plain(x).relevance, expl.relevance, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mnasnet0_5", "shufflenet_v2_x0_5"])
 def test_what_gets_stuck_is_in_the_ledger(name: str):
     expl = LRP(network(name, 64), EpsilonPlus(bias="ignore"))(pictures(2, 64), audit=True)

@@ -106,7 +106,9 @@ def mamba2() -> nn.Module:
     return transformers.Mamba2ForCausalLM(config)
 
 
-@pytest.mark.parametrize(("build", "mixer"), [(mamba, mamba_mixer), (mamba2, mamba2_mixer)])
+@pytest.mark.parametrize(
+    ("build", "mixer"), [(mamba, mamba_mixer), pytest.param(mamba2, mamba2_mixer, marks=pytest.mark.slow)]
+)
 def test_scan_equals_mambalrp(build: object, mixer: object) -> None:
     torch.manual_seed(0)
     model = build().double().eval()

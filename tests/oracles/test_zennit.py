@@ -59,7 +59,7 @@ def one_hot(output: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------- whole networks
 
 
-@pytest.fixture(scope="module", params=["vgg16_bn", "resnet18", "resnet50"])
+@pytest.fixture(scope="module", params=["vgg16_bn", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def net(request) -> tuple[str, nn.Module]:
     model = network(request.param, 64, torch.float64)
     for module in model.modules():

@@ -52,8 +52,12 @@ OTHERS = [
 CP = Composite(GlobalTypeMap({"scaled_dot_product_attention": AttentionRule("cp"), "softmax": StopRule()}))
 
 
-ALIKE = ("transformers/MistralForCausalLM", "transformers/Qwen3ForCausalLM")
-"""Too much like Llama to be run each time."""
+ALIKE = (
+    *("transformers/MistralForCausalLM", "transformers/Qwen3ForCausalLM", "transformers/MixtralForCausalLM"),
+    *("torchvision/mobilenet_v3_small", "timm/convnext_zepto_rms", "transformers/LongformerForSequenceClassification"),
+    "transformers/T5ForConditionalGeneration",
+)
+"""Too much like others, here or in other tests, to be run each time."""
 
 
 def names(members: list[str]) -> list[Any]:

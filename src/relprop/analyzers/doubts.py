@@ -76,7 +76,8 @@ def doubtful(found: Explanation, normalize: Normalize) -> int | None:
     if amount is None or any(r.is_meta or len(r) != len(amount) for r in arrived):
         return None
     started = (amount != 0).double() if normalize else amount.detach().double().abs()
-    total = torch.stack([r.detach().flatten(1).double().sum(1) for r in arrived]).sum(0)
-    magnitude = torch.stack([r.detach().flatten(1).double().abs().sum(1) for r in arrived]).sum(0)
+    rows = [r.detach().reshape(len(r), -1).double() for r in arrived]
+    total = torch.stack([r.sum(1) for r in rows]).sum(0)
+    magnitude = torch.stack([r.abs().sum(1) for r in rows]).sum(0)
     bad = ~(magnitude <= MOST * started) | (total.abs() < LEAST * started)
     return int(bad.double().argmax()) if bool(bad.any()) else None

@@ -109,6 +109,7 @@ def test_one_capture_serves_other_lengths_and_batches(model: nn.Module, ids: Ten
     assert_close(lrp(longer, target=(-2, 1)).relevance, lrp(longer, target=(-2, 1), audit=True).relevance, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_compiled_programs_run_for_one_position_too(model: nn.Module, ids: Tensor) -> None:
     """One graph serves all positions and lengths; outputs that nobody asks for are not in it."""
     lrp, compiled = LRP(model, AttnLRP()), LRP(model, AttnLRP()).compile(backend="aot_eager")

@@ -275,6 +275,7 @@ def test_canonize_leaves_what_is_no_module() -> None:
     assert isinstance(canonized.norm, nn.BatchNorm2d)
 
 
+@pytest.mark.slow
 def test_the_norms_of_torchvision_and_timm() -> None:
     if not install():
         pytest.skip("torchvision is not installed")
