@@ -83,6 +83,7 @@ def of_networks(low: float, high: float) -> list[Composite]:
         EpsilonPlus(),
         EpsilonAlpha2Beta1Flat(),
         EpsilonGammaBox(low, high),
+        EpsilonGammaBox(low, high, generalized=False),
         *(EpsilonGammaFlat(gamma=gamma) for gamma in (0.1, 0.25, 0.5, 1.0)),
         EpsilonGammaFlat(gamma=(1.0, 0.1)),
         EpsilonGamma(),
