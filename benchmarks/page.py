@@ -23,6 +23,7 @@ round by round, after a first call: the table has medians. Slow methods have few
   for relprop the weights that rules have modified. Both in another process, in which freed memory goes back at once.
 - *conservation*: relevance of the input over what is explained, mean over samples, with the biases that the model has:
   what they keep is missing.
+- *EpsilonGammaBox* has the paper's γ-rule here (`generalized=False`), *generalized* what the preset has by default.
 - *difference*: norm of the difference to relprop's relevance over the norm of that, where the other method means to be
   the same: Zennit to the same composite (its γ-rule is the generalized one), Captum's ε-rule to `EpsilonRule`, Captum
   with `Alpha1_Beta0_Rule` for convolutions to `EpsilonPlus`, LXT to `AttnLRP`, to `CPLRP(gate="signal")`, and on the

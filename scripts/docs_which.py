@@ -28,7 +28,7 @@ def methods(model: Any) -> dict[str, Any]:
         "EpsilonGammaFlat": EpsilonGammaFlat(),
         "gradient": "gradient",
         "guided backprop": ByCaptum("GuidedBackprop", Patches(size=4)),
-        "the paper's γ-rule": EpsilonGammaBox(-2.0, 2.0, generalized=False),
+        "the paper's GammaRule": EpsilonGammaBox(-2.0, 2.0, generalized=False),
         "GradCAM": "gradcam",
     }
 

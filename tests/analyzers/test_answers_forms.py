@@ -103,7 +103,7 @@ def test_units_have_one_reverse_pass_each(monkeypatch: pytest.MonkeyPatch):
         asked.append(len(questions))
         return answer(program, inputs, questions, **options)
 
-    monkeypatch.setattr("relprop.analyzers.lrp.answer", counted)
+    monkeypatch.setattr("relprop.analyzers.exporting.answer", counted)
     for unit, rows in (("sentences", 2), ("words", 5), ([(0, 2), (5, 9)], 2)):
         at_once = explain(SOURCE, "w7 . w8 w9 .", contrast={1: "w6"}, unit=unit)
         assert asked.pop() == rows

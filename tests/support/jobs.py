@@ -9,6 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+COUNT, PASS, SHARD = 30, 4, 8
+"""Of a job: samples, those of a pass, and those of a file."""
+
+BROKEN = 13
+"""The number of the picture that cannot be read."""
+
 MODEL = """
 import torch
 from torch import nn

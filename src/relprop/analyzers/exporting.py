@@ -1,26 +1,36 @@
-"""Analyzers whose program can be written to a file."""
+"""Analyzers whose program can be written to a file, or compiled."""
 
 from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from relprop.analyzers import checks as _checks
 from relprop.analyzers.analyzer import Analyzer
 from relprop.analyzers.captured import Captured, Layers
 from relprop.analyzers.captures import Shared
 from relprop.engine.graph.signature import Inputs, inputs_of
-from relprop.errors import InputError
+from relprop.engine.program.answer import answer
+from relprop.engine.program.compiled import Compiler
+from relprop.engine.program.program import Program
+from relprop.engine.program.question import Answer, Question
+from relprop.errors import InputError, warn
 from relprop.targets import TargetLike
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Exporting(Analyzer):
     """An analyzer that explains by a program."""
 
     _shared: Shared | None
+    _known: MutableMapping[Shared, dict[Any, Captured]]
+    _compiler: Compiler | None
 
     @abstractmethod
     def _captured(self, shared: Shared, output: str | int | None = None) -> Captured:
@@ -71,6 +81,37 @@ class Exporting(Analyzer):
         )
         write.write(job, file, args, kwargs)
         return file
+
+    def compile(self, **options: Any) -> Self:
+        """Run forward and relevance as one graph that `torch.compile` made, from the next call on.
+
+        Compiling takes time at the first call of each kind: of each target that is no class, set of layers and input
+        signature. Batches may vary. Audited calls, functions and targets that hold tensors run as they are. Where
+        `torch.compile` fails, one warning says so, and everything runs as it is.
+
+        Args:
+            options: for `torch.compile`, such as `backend` and `mode`.
+
+        Returns:
+            This analyzer, which has changed: `lrp = LRP(model, composite).compile()`.
+        """
+        self._compiler = Compiler(options)
+        for each in (each for known in self._known.values() for each in known.values()):
+            each.compiled.clear()
+        return self
+
+    def _run(
+        self, known: Captured, program: Program, inputs: Sequence[Any], questions: Sequence[Question], **how: Any
+    ) -> Iterable[Answer]:
+        """Answers of a program, which one question may have compiled."""
+        run = partial(answer, program, inputs, questions, **how)
+        if self._compiler is None or len(questions) > 1:
+            return run()
+        found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
+        if self._compiler.news:
+            warn(self._compiler.news)
+            self._compiler.news = ""
+        return [found]
 
     def _examples(self, given: Sequence[Any] | Mapping[str, Any] | None) -> Inputs:
         """Positional and keyword inputs; where none are given, zeros in the shapes of the latest call."""

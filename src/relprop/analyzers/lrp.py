@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -24,13 +23,11 @@ from relprop.engine.graph.graph import Node
 from relprop.engine.graph.signature import Inputs, batch_size, inputs_of
 from relprop.engine.layers.layers import Layer, layers_of_modules
 from relprop.engine.ops.units import OwnRule
-from relprop.engine.program.answer import answer
-from relprop.engine.program.compiled import Compiler
 from relprop.engine.program.question import Answer
 from relprop.engine.rewrites import Canonize, FuseBatchNorm
 from relprop.engine.rewrites.chains import is_sequential
 from relprop.engine.rewrites.modules import flatten_model
-from relprop.errors import InputError, warn
+from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
 from relprop.rules import Rule
 from relprop.targets import Normalize, Target, TargetLike
@@ -58,7 +55,8 @@ class LRP(Printed, Exporting):
             there is one, else the first that depends on the inputs.
         normalize_output: `"magnitude"`: relevance starts with the target's amount by its magnitude, so that what is
             positive speaks for it whatever its sign; `True`: with 1; `False`: with the amount (docs/targets.md).
-        checks: refuse inputs that are not finite and models that end in a softmax.
+        checks: refuse inputs that are not finite and models that end in a softmax, and warn of relevance that has
+            exploded or vanished (docs/accounting.md).
         classes: names of the classes, so that they can be targets. None: those of a Hugging Face config.
         operators: what `register_op` says, for this analyzer alone: operator -> the name of one that is like it, or
             a subclass of `relprop.engine.ops.Step`.
@@ -128,7 +126,7 @@ class LRP(Printed, Exporting):
         self.composite = as_composite(composite)
         self._known: weakref.WeakKeyDictionary[Shared, dict[Any, Captured]] = weakref.WeakKeyDictionary()
         self._shared: Shared | None = None
-        self._compiler: Compiler | None = None
+        self._compiler = None
         self._doubts = Doubts()
         if is_sequential(self._source):
             self._assign(self.layers)
@@ -343,32 +341,7 @@ class LRP(Printed, Exporting):
         options.warn_of_memory(self._checkpoint)
         program, inputs, questions = known.fit(call.inputs, questions)
         chunk, segments = call.options["chunk"], known.segments(program)
-        run = partial(answer, program, inputs, questions, chunk=chunk, segments=segments)
-        if self._compiler is None or len(questions) > 1:
-            return run()
-        found = self._compiler.answer(known.compiled, program, inputs, questions[0], lambda: next(run()))
-        if self._compiler.news:
-            warn(self._compiler.news)
-            self._compiler.news = ""
-        return [found]
-
-    def compile(self, **options: Any) -> LRP:
-        """Run forward and relevance as one graph that `torch.compile` made, from the next call on.
-
-        Compiling takes time at the first call of each kind: of each target that is no class, set of layers and input
-        signature. Batches may vary. Audited calls, functions and targets that hold tensors run as they are. Where
-        `torch.compile` fails, one warning says so, and everything runs as it is.
-
-        Args:
-            options: for `torch.compile`, such as `backend` and `mode`.
-
-        Returns:
-            This analyzer, which has changed: `lrp = LRP(model, composite).compile()`.
-        """
-        self._compiler = Compiler(options)
-        for each in (each for known in self._known.values() for each in known.values()):
-            each.compiled.clear()
-        return self
+        return self._run(known, program, inputs, questions, chunk=chunk, segments=segments)
 
     def _lines(self) -> list[Line]:
         layers, named = self.layers, getattr(self.composite, "name", "")

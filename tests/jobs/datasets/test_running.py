@@ -3,71 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.jobs import files_of, forked, write_model, write_pictures
+from support.jobs import BROKEN, COUNT, PASS, SHARD, files_of, write_model, write_pictures
 
 import relprop.jobs
 from relprop import LRP
 from relprop.composites import EpsilonGammaFlat
 from relprop.errors import JobError, RelpropError
-from relprop.jobs.datasets import disk
-from relprop.jobs.datasets.disk import locked
 from relprop.models import load_model, open_picture
 
 pytest.importorskip("pyarrow")
 
-COUNT, PASS, SHARD = 30, 4, 8
-BROKEN = 13
 SLOW = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory) -> Path:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures", COUNT)
-    sorted(folder.rglob("*.png"))[BROKEN].write_bytes(b"no picture")
-    return folder
-
-
-@pytest.fixture
-def pictures(tmp_path, originals) -> Path:
-    return Path(shutil.copytree(originals, tmp_path / "pictures"))
-
-
-@pytest.fixture
-def job(model, pictures, tmp_path):
-    """Run the job into a folder of that name."""
-
-    def run(out="out", shard=None, retry=False, progress=None, **changed):
-        options = {"model": model, "source": pictures, "pass_size": PASS, "shard_size": SHARD} | changed
-        return relprop.jobs.run(out=tmp_path / out, shard=shard, retry=retry, progress=progress, **options)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def undisturbed(model, originals, tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed")
-    relprop.jobs.run(model=model, source=originals, out=out, pass_size=PASS, shard_size=SHARD)
-    return files_of(out)
-
-
-@pytest.fixture
-def done(undisturbed, tmp_path):
-    """The folder `out` with a job that is done."""
-    (tmp_path / "out").mkdir()
-    for name, data in undisturbed.items():
-        (tmp_path / "out" / name).write_bytes(data)
 
 
 def test_rows_are_what_the_analyzer_says(job, model, pictures, tmp_path):
@@ -216,117 +168,6 @@ def test_a_folder_with_other_files_is_refused(job, tmp_path, done):
     (tmp_path / "out" / "manifest.json").unlink()
     with pytest.raises(JobError, match=r"holds part-000000.parquet but no manifest.json"):
         job()
-
-
-# ------------------------------------------------------------------------------------------------ what breaks
-
-
-def test_a_torn_file_is_made_anew(job, tmp_path, done, undisturbed):
-    part = tmp_path / "out" / "part-000001.parquet"
-    part.write_bytes(part.read_bytes()[:-100])
-    with pytest.raises(JobError, match="torn"):
-        relprop.jobs.open(tmp_path / "out").table()
-    with pytest.warns(UserWarning, match=r"part-000001.parquet is torn"):
-        finished = job()
-    assert finished.explained == SHARD
-    assert files_of(tmp_path / "out") == undisturbed
-
-
-def test_a_flipped_bit_is_noticed(tmp_path, done):
-    """Wherever in the file it is, rows are those that were written, or there are none."""
-    part = tmp_path / "out" / "part-000000.parquet"
-    data = part.read_bytes()
-
-    def read():
-        try:
-            return [repr(row.columns) for row in relprop.jobs.open(tmp_path / "out")]
-        except JobError as error:
-            return "torn" if "torn" in str(error) else error
-
-    written, found = read(), []
-    for place in range(4, len(data), 61):
-        part.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
-        found.append(read())
-    assert all(each in (written, "torn") for each in found)
-    assert found.count("torn") > len(found) / 2
-
-
-def test_a_full_disk_ends_it_cleanly(job, tmp_path, undisturbed, monkeypatch):
-    written = []
-
-    def fsync(number):
-        written.append(number)
-        if len(written) == 7:  # samples, manifest, and a file and a folder for each
-            raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(disk.os, "fsync", fsync)
-        with pytest.raises(JobError, match=r"the disk is full.*run the same job again"):
-            job()
-    assert list(files_of(tmp_path / "out")) == ["manifest.json", "part-000000.parquet", "samples.parquet"]
-    assert job().explained == COUNT - SHARD
-    assert files_of(tmp_path / "out") == undisturbed
-
-
-def test_a_full_disk_takes_nothing_away(job, tmp_path, done, undisturbed, monkeypatch):
-    def fsync(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(disk.os, "fsync", fsync)
-    with pytest.raises(JobError, match="the disk is full"):
-        job(retry=True)  # a whole file is to be replaced
-    assert files_of(tmp_path / "out") == undisturbed
-
-
-def test_what_killed_processes_left_is_taken_away(job, tmp_path, done, undisturbed):
-    """By a whole job all of it, by a part what lies in its shards: others may be at work on theirs."""
-    left = [tmp_path / "out" / f".writing-123-{name}" for name in ("part-000000.parquet", "part-000001.parquet")]
-    for path in left:
-        path.touch()
-    job(shard="0/2")
-    assert [path.exists() for path in left] == [False, True]
-    job()
-    assert files_of(tmp_path / "out") == undisturbed
-
-
-def test_a_limit_on_files_ends_it_cleanly(job, tmp_path, undisturbed):
-    resource = pytest.importorskip("resource")
-    largest = max(len(data) for name, data in undisturbed.items() if name.startswith("part"))
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
-        try:
-            job()
-        except JobError as error:
-            (tmp_path / "said").write_text(str(error))
-
-    assert os.waitpid(forked(limited), 0)[1] == 0
-    assert "the disk is full" in (tmp_path / "said").read_text()
-    assert not list((tmp_path / "out").glob(".writing*"))
-    job()
-    assert files_of(tmp_path / "out") == undisturbed
-
-
-def test_one_process_a_folder(job, tmp_path):
-    into, out_of = os.pipe()
-    stop_in, stop_out = os.pipe()
-
-    def holds():
-        with locked(tmp_path / "out"):
-            os.write(out_of, b"x")
-            os.read(stop_in, 1)
-
-    child = forked(holds)
-    os.read(into, 1)
-    try:
-        with pytest.raises(JobError, match=rf"process {child} on .* works in .*out: wait"):
-            job()
-        with pytest.raises(JobError, match=rf"process {child}"):
-            job(shard="0/2")
-    finally:
-        os.write(stop_out, b"x")
-        os.waitpid(child, 0)
-    assert job().done == COUNT
 
 
 def test_a_job_of_nothing_but_errors_is_not_begun(job, pictures):
