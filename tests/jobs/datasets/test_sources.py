@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,25 @@ def test_what_cannot_be_read_is_said(folder, tmp_path):
     (tmp_path / "splits" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     with pytest.raises(JobError, match=r"several splits: give one of .*train, .*test"):
         open_source(tmp_path / "splits")
+
+
+def test_threads_read_at_their_places(tmp_path, monkeypatch):
+    """Eight threads at once in one file: each gets what lies at its place, whatever the others do."""
+    monkeypatch.delattr(os, "pread", raising=False)  # which Windows lacks
+    lines = [f"{i:05d} " + "x" * (i % 97) for i in range(4000)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    source = open_source(tmp_path / "lines.txt")
+    source.index()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: source.read(i).content, [*range(4000), *reversed(range(4000))]))
+    assert found == [line.strip() for line in lines + lines[::-1]]
+
+
+def test_a_file_that_was_changed_is_read_as_it_is_now(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("one\ntwo\n")
+    source = open_source(path)
+    source.index()
+    assert source.read(0).content == "one"
+    path.write_text("six\nten\n")
+    assert [source.read(i).content for i in (1, 0)] == ["ten", "six"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from relprop.errors import InputError, JobError
 from relprop.jobs.datasets.samples import Index, Sample, Source, digest_of
 from relprop.jobs.datasets.sources.columns import choose, label_of
+from relprop.jobs.datasets.sources.places import Files
 
 
 class LinesSource(Source):
@@ -26,7 +26,7 @@ class LinesSource(Source):
         self._json = path.suffix.lower() != ".txt"
         self._column = ""
         self._places: list[tuple[int, int]] = []
-        self._file = open(path, "rb")  # noqa: SIM115, it is open as long as the source is
+        self._files = Files()
 
     def index(self) -> Index:
         self._places, keys, labels, start = [], [], [], 0
@@ -49,7 +49,7 @@ class LinesSource(Source):
 
     def read(self, number: int) -> Sample:
         start, size = self._places[number]
-        line = os.pread(self._file.fileno(), size, start)
+        line = self._files.read(self.path, start, size)
         content = self._parsed(line).get(self._column) if self._json else line.decode().strip()
         if not isinstance(content, str) or not content.strip():
             raise InputError(f"the line is no JSON object with a text in {self._column!r}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from relprop.errors import ImageError, JobError
 from relprop.explanations.shown import encodable
 from relprop.jobs.datasets.samples import Index, Sample, Source, picture_sample
+from relprop.jobs.datasets.sources.places import Files
 from relprop.models import picture_suffixes
 
 LABELS = ("cls", "label", "class")
@@ -36,7 +35,7 @@ class TarSource(Source):
         self._label_endings = [label_column.lstrip(".")] if label_column else list(LABELS)
         self._places: list[_Place] = []
         self._keys: list[str] = []
-        self._open = threading.local()
+        self._files = Files()
 
     def index(self) -> Index:
         found: dict[str, _Place] = {}
@@ -67,15 +66,7 @@ class TarSource(Source):
 
     def read(self, number: int) -> Sample:
         place = self._places[number]
-        data = os.pread(self._file(place.archive), place.size, place.offset)
+        data = self._files.read(self._archives[place.archive], place.offset, place.size)
         if len(data) < place.size:
             raise ImageError(f"{self._keys[number]} is cut off: its archive ends before")
         return picture_sample(data, self._keys[number])
-
-    def _file(self, archive: int) -> int:
-        """A file that is open in this thread."""
-        held = self._open.__dict__.setdefault("files", {})
-        if archive not in held:
-            held[archive] = self._archives[archive].open("rb")
-        number: int = held[archive].fileno()
-        return number
