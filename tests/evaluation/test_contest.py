@@ -14,8 +14,8 @@ from relprop import LRP, evaluate
 from relprop.analyzers import Gradient, InputTimesGradient
 from relprop.composites import Composite, EpsilonPlus
 from relprop.errors import InputError
-from relprop.evaluation import Contest, Evaluation, Metric, Patches, contest
-from relprop.evaluation.bootstrap import drawn, interval, means
+from relprop.evaluation import Contest, Evaluation, Metric, Patches, bootstrap, contest
+from relprop.evaluation.bootstrap import drawn, interval, means, resampled
 from relprop.evaluation.entrants import ANALYZERS, Ground, entrants
 from relprop.rules import EpsilonRule, ZeroRule
 
@@ -102,6 +102,17 @@ def test_samples_without_a_score_do_not_count():
     torch.testing.assert_close(means(holes, draws), torch.tensor([[2.0, 1.0], [14 / 7, 7 / 4]]).double())
     assert drawn(5, 100, 3).sum(1).eq(5).all()
     assert not torch.equal(drawn(5, 100, 3), drawn(5, 100, 4))
+
+
+def test_many_samples_are_drawn_a_few_times_at_once(monkeypatch: pytest.MonkeyPatch):
+    scores = torch.stack([torch.arange(30.0), torch.arange(30.0).square()]).double()
+    scores[0, 3] = torch.nan
+    tables = [scores, scores - scores[1]]
+    draws = drawn(30, 100, 7)
+    for block in (1 << 23, 30 * 7, 1):
+        monkeypatch.setattr(bootstrap, "BLOCK", block)
+        for found, table in zip(resampled(tables, 100, 7), tables, strict=True):
+            torch.testing.assert_close(found, means(table, draws), rtol=1e-12, atol=0)
 
 
 def test_differences_are_those_of_the_same_samples():

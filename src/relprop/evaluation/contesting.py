@@ -15,7 +15,7 @@ from relprop.evaluation.entrants import Entrant, Ground, Make, entrants
 from relprop.evaluation.evaluating import made_baselines, occluder_of, setting_of
 from relprop.evaluation.fills import Fill
 from relprop.evaluation.groups import Groups
-from relprop.evaluation.metrics import METRICS, OF_RELEVANCE_ALONE, Case, Metric, as_metrics
+from relprop.evaluation.metrics import Case, Metric, as_metrics, of_relevance_alone
 from relprop.evaluation.occlusion import Curves, Occluder
 from relprop.evaluation.progress import bar
 from relprop.evaluation.ranking import Contest
@@ -127,7 +127,7 @@ class _Field:
         self.same: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self._seen: dict[str, Tensor] = {}
-        self._of_relevance = all(METRICS.get(m.name) is m and m.name in OF_RELEVANCE_ALONE for m in metrics)
+        self._of_relevance = of_relevance_alone(metrics)
 
     def enter(self, name: str, make: Make, case: Callable[..., Case]) -> None:
         start = time.perf_counter()
@@ -140,11 +140,11 @@ class _Field:
                 self.same[name] = twin
                 return
             self.score(name, entered)
-            self._seen[name] = _unscaled(relevance)
+            self._seen[name] = unscaled(relevance)
         except Exception as error:  # other libraries raise whatever they raise
             self.scores.pop(name, None)
             self.seconds.pop(name, None)
-            self.failed[name] = _reason(error)
+            self.failed[name] = reason_of(error)
 
     def score(self, name: str, case: Case) -> None:
         self.scores[name] = {m.name: m.function(case).detach().double().cpu() for m in self.metrics}
@@ -155,8 +155,8 @@ class _Field:
         """An earlier method with the same relevance, whose scores are the same."""
         if not self._of_relevance:
             return None
-        mine = _unscaled(relevance)
-        close = (name for name, seen in self._seen.items() if seen.shape == mine.shape and _close(seen, mine))
+        mine = unscaled(relevance)
+        close = (n for n, seen in self._seen.items() if seen.shape == mine.shape and bool(alike(seen, mine).all()))
         return next(close, None)
 
     def result(self, occluder: Occluder, baselines: Sequence[str], confidence: float, resamples: int) -> Contest:
@@ -168,18 +168,19 @@ class _Field:
         return Contest(evaluation, self.failed, self.same, self.seconds, tuple(baselines), confidence, resamples)
 
 
-def _unscaled(relevance: Tensor) -> Tensor:
+def unscaled(relevance: Tensor) -> Tensor:
     """Each sample by its largest magnitude, which no score of relevance alone looks at."""
     flat = relevance.detach().double().cpu().flatten(1)
     most = flat.abs().amax(1, keepdim=True)
     return flat / torch.where(most > 0, most, 1)
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    return bool((one - other).abs().amax() <= 1e-4)
+def alike(one: Tensor, other: Tensor) -> Tensor:
+    """Which samples have the same relevance by two methods, (B,), of what `unscaled` gives."""
+    return (one - other).abs().amax(1) <= 1e-4
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The first line of what an error says, with its kind where it is none of ours."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = text if len(text) <= 200 else f"{text[:197]}..."

@@ -175,6 +175,11 @@ def as_metrics(metrics: Sequence[str | Metric] | None, *, masks: bool) -> list[M
     return [m if isinstance(m, Metric) else METRICS[m] for m in metrics]
 
 
+def of_relevance_alone(metrics: Sequence[Metric]) -> bool:
+    """Whether methods with the same relevance have the same scores; a metric of one's own may look at more."""
+    return all(METRICS.get(m.name) is m and m.name in OF_RELEVANCE_ALONE for m in metrics)
+
+
 def relevance_of(
     method: Method, subject: Subject, *, x: Tensor | None = None, model: nn.Module | None = None, batch: int = 64
 ) -> Tensor:

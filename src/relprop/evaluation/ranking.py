@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relprop.errors import InputError, MissingExtraError
-from relprop.evaluation.bootstrap import drawn, interval, means
+from relprop.evaluation.bootstrap import interval, resampled
 from relprop.evaluation.result import Evaluation
 from relprop.explanations.files import replacing
 
@@ -223,12 +223,12 @@ def _standings(contest: Contest, score: str) -> list[Standing]:
     sign = 1.0 if evaluation.better[score] == "higher" else -1.0
     scores = torch.stack([evaluation.scores[m][score] for m in order])
     gaps = scores - scores[0]
-    draws = drawn(scores.shape[1], contest.resamples, int(evaluation.setting.get("seed", 0)))
-    drawn_means = means(scores, draws)
+    seed = int(evaluation.setting.get("seed", 0))
+    drawn_means, drawn_gaps = resampled([scores, gaps], contest.resamples, seed)
     best = (sign * drawn_means).nan_to_num(-math.inf).argmax(0)
     wins = torch.bincount(best, minlength=len(order)).double() / contest.resamples
     ends = interval(drawn_means, contest.confidence)
-    gap_ends = interval(means(gaps, draws), contest.confidence)
+    gap_ends = interval(drawn_gaps, contest.confidence)
     alone = (~scores.isnan()).sum(1) < 2  # one sample says nothing of others
     found = []
     for i, method in enumerate(order):
