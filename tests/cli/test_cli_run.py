@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,18 @@ def test_parts_and_their_merge(job, tmp_path):
     said = relprop("merge", tmp_path / "merged", tmp_path / "part0", tmp_path / "part1").output
     assert "10 of 10 samples in" in said
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "out")
+
+
+def test_a_contest_ends_with_its_ranking(job, tmp_path):
+    job.write_text(
+        job.read_text() + 'contest = ["zero", "gradient"]\nmetrics = ["srg", "gini"]\nsteps = 2\nkeep = []\n'
+    )
+    for i in range(2):
+        assert "first in" not in relprop("run", job, "--shard", f"{i}/2", "--out", tmp_path / f"part{i}").output
+    for said in (relprop("run", job), relprop("merge", tmp_path / "merged", tmp_path / "part0", tmp_path / "part1")):
+        assert re.search(r"method +srg +95% interval +behind the first +first in +gini", said.output)
+        assert re.search(r"^samples: 9, groups: .*, steps: 2, seed: 0$", said.output, re.MULTILINE)
+    assert relprop("run", job, "-q").output == ""
 
 
 def test_errors_are_one_paragraph(job, tmp_path):

@@ -52,8 +52,9 @@ def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ("left",
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The bytes of all files of results, by name; locks are not among them."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".lock")}
+    """The bytes of all files of results, by their paths in the folder; locks are not among them."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def forked(work: Callable[[], None]) -> int:

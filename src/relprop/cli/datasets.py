@@ -59,6 +59,7 @@ def run(job: JobFile, shard: Shard = None, retry: Retry = False, out: Out = None
             options = {} if out is None else {"out": out}
             finished = relprop.jobs.run(job, shard=shard, retry=retry, progress=show, **options)
         _report(finished, Console(quiet=quiet))
+        _ranking(finished.folder, Console(quiet=quiet))
     if finished.stopped is not None:
         raise typer.Exit(128 + signal.Signals[finished.stopped])
 
@@ -68,7 +69,9 @@ def merge(out: Into, folders: Folders, quiet: Quiet = False) -> None:
     with reporting():
         import relprop.jobs
 
-        _report(relprop.jobs.merge(folders, out), Console(quiet=quiet))
+        merged = relprop.jobs.merge(folders, out)
+        _report(merged, Console(quiet=quiet))
+        _ranking(merged.folder, Console(quiet=quiet))
 
 
 @contextmanager
@@ -100,3 +103,12 @@ def _report(finished: Finished, console: Console) -> None:
     if finished.stopped is not None:
         said = f"{finished.stopped}: what was done is written; run the job again, and it goes on"
         console.print(Text(said, style="yellow"))
+
+
+def _ranking(folder: Path, console: Console) -> None:
+    """What a contest says, once all of its rows are there."""
+    import relprop.jobs
+
+    found = relprop.jobs.open(folder)
+    if found.methods and found.complete:
+        console.print(Text(visible(str(found.contest()))), soft_wrap=True)

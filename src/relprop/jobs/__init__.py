@@ -8,10 +8,11 @@ What may live here: plans and their execution. No options of a command line, and
 
 from relprop.jobs import strategies
 from relprop.jobs.datasets.conversion import save_results
+from relprop.jobs.datasets.found import Found
 from relprop.jobs.datasets.inputs import Samples
 from relprop.jobs.datasets.job import Job
 from relprop.jobs.datasets.merging import merge
-from relprop.jobs.datasets.opened import Found, Results
+from relprop.jobs.datasets.opened import Results
 from relprop.jobs.datasets.opened import open_results as open
 from relprop.jobs.datasets.parts import Failure
 from relprop.jobs.datasets.running import run

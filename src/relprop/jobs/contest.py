@@ -18,8 +18,9 @@ from relprop.evaluation.metrics import as_metrics
 from relprop.explanations.files import replacing
 from relprop.jobs.composites import make_analyzer
 from relprop.jobs.files import check_folder
+from relprop.jobs.masks import mask_of
 from relprop.jobs.picture_plan import WITH_PICTURES, count_outputs, device_named, expanded
-from relprop.models import LoadedModel, load_model, open_picture, picture_suffixes
+from relprop.models import LoadedModel, load_model, open_picture
 from relprop.targets.names import resolve_target
 
 
@@ -145,17 +146,7 @@ def _read(loaded: LoadedModel, paths: Sequence[Path], folder: Path | None) -> Pi
     x = torch.cat([loaded.preprocess.tensor(picture) for picture in seen])
     if folder is None:
         return Pictures(x, None, None)
-    masks = torch.stack([_mask(loaded, path, folder, x.shape[2:]) for path in paths])
+    masks = torch.stack([mask_of(loaded, folder, path.stem, x.shape[2:]) for path in paths])
     if not bool(masks.any()):
         raise ImageError(f"{folder} has no mask for any picture: NAME.png, white inside, for a picture NAME")
     return Pictures(x, None, masks)
-
-
-def _mask(loaded: LoadedModel, path: Path, folder: Path, size: Sequence[int]) -> Tensor:
-    """Where the mask of a picture is white, (H, W); nowhere, if it has none."""
-    files = (folder / f"{path.stem}{suffix}" for suffix in sorted(picture_suffixes()))
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        return torch.zeros(tuple(size), dtype=torch.bool)
-    seen = loaded.preprocess.picture(open_picture(found)).convert("L")
-    return torch.from_numpy(np.array(seen)) > 127

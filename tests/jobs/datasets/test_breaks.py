@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import subprocess
+import time
 
 import pytest
 from support.jobs import COUNT, SHARD, files_of, forked
@@ -60,6 +64,52 @@ def test_a_full_disk_ends_it_cleanly(job, tmp_path, undisturbed, monkeypatch):
     assert list(files_of(tmp_path / "out")) == ["manifest.json", "part-000000.parquet", "samples.parquet"]
     assert job().explained == COUNT - SHARD
     assert files_of(tmp_path / "out") == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MB, where the system lets one be made."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount")
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "relprop-test", place], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"no disk can be mounted: {made.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def fill(file):
+    """Write until the disk is full."""
+    with open(file, "wb", buffering=0) as open_file, contextlib.suppress(OSError):
+        while open_file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.parametrize("sink", ["parquet", "zarr"])
+def test_a_disk_that_is_full_indeed(job, small_disk, tmp_path, sink):
+    job("expected", sink=sink)
+    expected, out, other = files_of(tmp_path / "expected"), small_disk / "out", small_disk / "other"
+
+    def in_the_second_shard(progress):
+        if progress.done == SHARD + 4:
+            while not (out / "part-000000.parquet").exists():  # a thread writes it
+                time.sleep(0.01)
+            fill(other)
+
+    with pytest.raises(JobError, match=r"the disk is full: .* does not fit .*make room and run the same job again"):
+        job(out, sink=sink, progress=in_the_second_shard)
+    assert os.statvfs(small_disk).f_bavail == 0
+    there = files_of(out)
+    assert there.items() < expected.items()
+    assert [name for name in there if name.startswith("part")] == ["part-000000.parquet"]
+    with pytest.raises(JobError, match="the disk is full"):
+        job(out, sink=sink)  # it still is
+    assert files_of(out) == there
+    other.unlink()
+    assert job(out, sink=sink).explained == COUNT - SHARD
+    assert files_of(out) == expected
 
 
 def test_a_full_disk_takes_nothing_away(job, tmp_path, done, undisturbed, monkeypatch):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from support.jobs import write_model, write_pictures
 
 import relprop.jobs
-from relprop.errors import InputError, JobError
+from relprop.errors import InputError, JobError, MissingExtraError
+from relprop.jobs.datasets.labelled import _stacked
 
 arrow = pytest.importorskip("pyarrow")
 pc = pytest.importorskip("pyarrow.compute")
@@ -83,6 +86,45 @@ def test_sums_that_stream(folder):
     maps, facts = found.heatmaps(["key"])
     assert maps.shape == (20, 8, 8)
     assert facts[0] == {"key": "left/000.png"}
+
+
+def test_a_dataset_of_xarray(folder):
+    pytest.importorskip("xarray")
+    found = relprop.jobs.open(folder)
+    dataset, rows = found.xarray(), list(found)
+    assert dict(dataset.sizes) == {
+        "sample": 21, "rank": 3, "axis": 3, "y": 8, "x": 8, "channel of 0": 4, "channel of 2": 5
+    }  # fmt: skip
+    assert dataset["key"].values.tolist() == [row["key"] for row in rows]
+    for i, row in enumerate(rows):
+        each = dataset.isel(sample=i)
+        if row["error"] is not None:
+            assert str(each["error"].values) == row["error"]
+            assert each["heatmap"].isnull().all()
+            assert each["prediction"].isnull()
+            continue
+        np.testing.assert_array_equal(each["heatmap"], row.heatmap)
+        np.testing.assert_array_equal(each["scores:2"], row.scores("2"))
+        assert (float(each["amount"]), int(each["prediction"])) == (row["amount"], row["prediction"])
+        assert int(each["top_class"][0]) == row["prediction"]
+    left = dataset.where(dataset["label"] == "left", drop=True)["heatmap"].mean("sample")
+    np.testing.assert_allclose(left, found.means("heatmap", by="label")["left"], rtol=1e-5, atol=1e-7)
+    some = found.where(pc.field("error").is_null()).xarray(["label", "prediction"])
+    assert some["prediction"].dtype == np.int64
+    assert set(some.variables) == {"prediction", "label"}
+    with pytest.raises(InputError, match="the column 'heat' does not exist; there are index, key"):
+        found.xarray(["heat"])
+
+
+def test_a_dataset_of_xarray_has_one_shape():
+    with pytest.raises(InputError, match=r"heatmap has several shapes, \(2, 3\) and \(3, 2\): leave it out"):
+        _stacked("heatmap", [np.zeros((2, 3)), None, np.zeros((3, 2))])
+
+
+def test_without_xarray_it_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(MissingExtraError, match=r"needs xarray: pip install 'relprop\[xarray\]'"):
+        relprop.jobs.open(folder).xarray()
 
 
 def test_nothing_is_there(tmp_path):

@@ -242,7 +242,7 @@ def test_pictures_of_several_sizes(tmp_path, pictures):
         ({"shard_size": 6}, "no multiple of pass_size=4"),
         ({"pass_size": 0}, "whole number from 1 on"),
         ({"keep": ("heat",)}, "keep names 'heat'"),
-        ({"metrics": ["mass"]}, "metrics names 'mass'; a job knows srg"),
+        ({"metrics": ["mess"]}, "metrics names 'mess'; a job knows srg"),
         ({"engine": "spark"}, "none of local, ray"),
         ({"source": "nowhere"}, "the source nowhere does not exist"),
         ({"layers": ("3.conv",)}, "the layer '3.conv' does not exist"),

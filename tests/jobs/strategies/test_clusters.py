@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
-from relprop.errors import InputError
-from relprop.jobs.strategies import cluster, clusters, tsne
+from relprop.errors import InputError, MissingExtraError
+from relprop.jobs.strategies import cluster, clusters, umap
 
 pytest.importorskip("sklearn")
 
@@ -62,9 +64,13 @@ def test_many_samples_go_another_way(monkeypatch):
     np.testing.assert_allclose(sparse.eigenvalues, dense.eigenvalues, atol=1e-8)
 
 
-def test_tsne_keeps_groups_together():
+@pytest.mark.parametrize("plane", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])
+def test_a_plane_keeps_groups_together(plane):
+    if plane == "umap":
+        pytest.importorskip("umap")
     vectors, truth = three_groups()
-    places = tsne(vectors)
+    places = clusters.plane_by(plane)(vectors)
+    np.testing.assert_array_equal(places, clusters.plane_by(plane)(vectors))
     assert places.shape == (62, 2)
     centres = np.stack([places[truth == g].mean(0) for g in range(3)])
     nearest = np.linalg.norm(places[:, None] - centres, axis=2).argmin(1)
@@ -83,6 +89,14 @@ def test_tsne_keeps_groups_together():
 def test_what_is_wrong_is_said(vectors, options, told):
     with pytest.raises(InputError, match=told):
         cluster(vectors, **options)
+
+
+def test_planes_by_name(monkeypatch):
+    with pytest.raises(InputError, match="plane='pca' is none of 'tsne', 'umap'"):
+        clusters.plane_by("pca")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(MissingExtraError, match=r"UMAP needs umap: pip install 'relprop\[umap\]'"):
+        umap(three_groups()[0])
 
 
 def test_equal_vectors_are_no_error():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -153,6 +155,34 @@ def test_a_project_of_virelay(dataset, found, tmp_path):
         assert star["cluster/strategies"].attrs["embedding"] == "spectral"
         for group, strategy in enumerate(found[0].strategies):
             assert {rows[i]["key"] for i in members[clusters == group]} == set(strategy.keys)
+
+
+def test_umap_in_the_place_of_tsne(dataset, found, tmp_path, monkeypatch):
+    """Its places on the page, and in ViRelAy's file under its name."""
+    h5py = pytest.importorskip("h5py")
+    asked = []
+
+    class UMAP:
+        def __init__(self, **options):
+            asked.append(options)
+
+        def fit_transform(self, vectors):
+            return np.arange(2 * len(vectors)).reshape(-1, 2)
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
+    project = strategies.save_virelay(tmp_path / "virelay", found, pictures=dataset[1], plane="umap")
+    with h5py.File(project.parent / "analysis.h5") as file:
+        star = file[f"{CLEVER_HANS:08d}"]
+        assert set(star["embedding"]) == {"spectral", "umap"}
+        assert sorted(star["embedding/umap"][:, 0].tolist()) == list(range(0, 60, 2))
+    assert {each["n_neighbors"] for each in asked} == {15}
+    page = strategies.page(found, plane="umap")
+    assert 'aria-label="UMAP of the class"' in page
+    assert "t-SNE" not in page
+    circles = [float(x) for x in re.findall(r'<circle cx="([0-9.]+)"', page)]
+    assert circles[:30] == pytest.approx(np.linspace(10, 190, 30), abs=0.06)
+    with pytest.raises(InputError, match="plane='pca'"):
+        strategies.page(found, plane="pca")
 
 
 def test_virelay_opens_it(dataset, found, tmp_path):

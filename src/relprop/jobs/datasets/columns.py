@@ -12,13 +12,16 @@
 | `tokens` | of a text |
 | `heatmap`, `heatmap_scale` | R summed over channels, or of each token, as a part of its largest magnitude; and that |
 | `scores:LAYER` | R at a layer, summed over places, for each channel |
+| `places:LAYER` | of each channel the place where R is largest, row by row, on request |
 | `metric:NAME` | of the evaluation, on request |
+| `contest:METHOD:NAME` | the same of each method of a contest |
+| `refused`, `twins` | of methods that could not explain it, and why; pairs with the same relevance of it |
 | `relevance` | R itself, (C, H, W) row by row, on request |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -29,24 +32,46 @@ from relprop.jobs.datasets.job import Job
 
 SCORES = "scores:"
 """In front of a layer's name."""
+PLACES = "places:"
+"""Likewise."""
 METRIC = "metric:"
 """In front of a metric's name."""
+CONTEST = "contest:"
+"""In front of a method's name, `:` and a metric's."""
+REFUSED, TWINS = "refused", "twins"
 TORN = (OSError, ValueError, NotImplementedError)
 """What reading a file raises that is not whole: errors of Arrow are among them."""
 LISTS = ("int32", "float16", "float32")
 ROWS = 64
 """In a row group: what a reader holds in memory at once."""
+Attached = Callable[[Any], Any]
 
 
-def columns_of(job: Job, layers: Sequence[str], *, tokens: bool = False) -> list[str]:
-    """The names of a job's columns."""
+def columns_of(job: Job, layers: Sequence[str], methods: Sequence[str] = (), *, tokens: bool = False) -> list[str]:
+    """The names of a job's columns.
+
+    Args:
+        job: what is asked for.
+        layers: whose channels have scores.
+        methods: of its contest.
+        tokens: the samples are texts.
+    """
     names = ["index", "key", "label", "digest", "error", "prediction", "top_class", "top_value"]
     names += ["target", "amount", "arrived", "kept", "magnitude", "shape"]
     names += ["tokens"] if tokens else []
     names += ["heatmap", "heatmap_scale"] if "heatmap" in job.keep else []
     names += [f"{SCORES}{layer}" for layer in layers]
-    names += [f"{METRIC}{name}" for name in job.metrics]
+    names += [f"{PLACES}{layer}" for layer in layers] if "places" in job.keep else []
+    if methods:
+        names += [f"{CONTEST}{method}:{name}" for method in methods for name in job.scored_by] + [REFUSED, TWINS]
+    else:
+        names += [f"{METRIC}{name}" for name in job.metrics]
     return names + (["relevance"] if "relevance" in job.keep else [])
+
+
+def is_large(name: str) -> bool:
+    """Whether a column holds an array of each sample, which `sink="zarr"` keeps apart."""
+    return name in ("heatmap", "heatmap_scale", "relevance") or name.startswith(SCORES)
 
 
 def schema_of(columns: Sequence[str]) -> Any:
@@ -60,11 +85,12 @@ def schema_of(columns: Sequence[str]) -> Any:
     kinds = {"index": arrow.int64(), **dict.fromkeys(("prediction", "target"), arrow.int32())}
     kinds |= dict.fromkeys(("key", "label", "digest", "error"), arrow.string())
     kinds |= dict.fromkeys(("amount", "arrived", "kept", "magnitude"), arrow.float64())
-    kinds["tokens"] = arrow.list_(arrow.field("element", arrow.string()))
-    kinds |= {"top_class": whole, "top_value": single, "shape": whole}
+    kinds |= dict.fromkeys(("tokens", REFUSED), arrow.list_(arrow.field("element", arrow.string())))
+    kinds |= {TWINS: whole, "top_class": whole, "top_value": single, "shape": whole}
     kinds |= {"heatmap": half, "heatmap_scale": arrow.float32(), "relevance": single}
+    begun = {METRIC: arrow.float64(), CONTEST: arrow.float64(), PLACES: whole}
     for name in columns:
-        kinds.setdefault(name, arrow.float64() if name.startswith(METRIC) else single)
+        kinds.setdefault(name, begun.get(f"{name.partition(':')[0]}:", single))
     return arrow.schema([(name, kinds[name]) for name in columns])
 
 
@@ -89,8 +115,13 @@ def encoded(rows: Sequence[dict[str, Any]], schema: Any) -> bytes:
     return file.getvalue()
 
 
-def decoded(path: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+def decoded(path: Any, columns: Sequence[str], attached: Attached | None = None) -> list[dict[str, Any]]:
     """The rows of a file with these columns, with arrays where columns hold lists.
+
+    Args:
+        path: of the file.
+        columns: that are in it.
+        attached: adds others to a batch of Arrow.
 
     Raises:
         OSError, ValueError, NotImplementedError: it is no whole file.
@@ -98,7 +129,8 @@ def decoded(path: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
     parquet = needed("pyarrow.parquet", "reading Parquet")
     counted(path, columns)
     table = parquet.read_table(path, page_checksum_verification=True, partitioning=None)
-    return [row for batch in table.to_batches() for row in rows_in(batch)]
+    batches = table.to_batches() if attached is None else map(attached, table.to_batches())
+    return [row for batch in batches for row in rows_in(batch)]
 
 
 def rows_in(batch: Any) -> Iterator[dict[str, Any]]:

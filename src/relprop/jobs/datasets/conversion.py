@@ -13,7 +13,8 @@ from relprop.errors import InputError, JobError
 from relprop.explanations.files import replacing
 from relprop.jobs.datasets.columns import METRIC, SCORES, rows_in
 from relprop.jobs.datasets.extras import needed
-from relprop.jobs.datasets.opened import Results, heatmaps_of
+from relprop.jobs.datasets.found import heatmaps_of
+from relprop.jobs.datasets.opened import Results
 
 NUMBERS = ("index", "target", "prediction", "amount", "arrived", "kept", "magnitude")
 Arrays = Mapping[str, Any]

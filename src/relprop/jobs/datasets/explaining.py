@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +44,7 @@ class Explainer(ABC):
         layers: whose channels get scores.
         preprocessing: what is done to samples, in words. explains: which output is explained.
         target: what is explained, where it is not each sample's label. together: samples on one pass.
+        methods: of the contest. evaluation: how they, or metrics, are asked.
         device: of the model.
     """
 
@@ -55,6 +57,8 @@ class Explainer(ABC):
     explains: str
     target: TargetLike
     together: int
+    methods: Sequence[str] = ()
+    evaluation: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, job: Job, index: Index) -> None:
         self.job, self._index = job, index
@@ -71,12 +75,13 @@ class Explainer(ABC):
         """
 
     @abstractmethod
-    def columns(self, x: Tensor, target: TargetLike) -> dict[str, Any]:
+    def columns(self, x: Tensor, target: TargetLike, first: int) -> dict[str, Any]:
         """Arrays with a row for each sample of a batch.
 
         Args:
             x: the batch.
             target: what is explained.
+            first: number of its first sample.
         """
 
     def rows(self, wanted: Pass, read: Sequence[tuple[Read, Tensor | None]], *, first: bool = False) -> list[Row]:
@@ -152,7 +157,7 @@ class Explainer(ABC):
             other = next(iter(known.values()))
             target = torch.tensor([known.get(place, other) for place in places], device=self.device)
         with repeatable():
-            columns = self.columns(x if x.dtype == torch.long else x.to(self._dtype), target)
+            columns = self.columns(x if x.dtype == torch.long else x.to(self._dtype), target, first + places[0])
         return {place: _row_of(columns, i) for i, place in enumerate(places) if place in content}
 
     def asked(self, number: Callable[[str], int]) -> TargetLike:

@@ -40,8 +40,11 @@ class TextExplainer(Explainer):
         loaded = load_text(job.model)
         if loaded.kind == "encoder":
             raise JobError(f"{job.model} has no classes but embeddings: a job explains classifiers and next tokens")
-        if job.metrics:
-            raise JobError("metrics: a job evaluates pictures; leave metrics out for text")
+        for name in ("metrics", "contest", "masks"):
+            if getattr(job, name):
+                raise JobError(f"{name}: a job evaluates pictures; leave {name} out for text")
+        if job.sink == "zarr":
+            raise JobError("sink: arrays of Zarr hold samples of one shape; leave sink out for text")
         if job.layers:
             raise JobError("layers: scores of channels are those of pictures; leave layers out for text")
         self.loaded = replace(loaded, model=loaded.model.to(self.device, self._dtype))
@@ -58,7 +61,7 @@ class TextExplainer(Explainer):
             raise InputError("no text, where the model takes text")
         return self.loaded.encode(content)["input_ids"][0].cpu()
 
-    def columns(self, x: Tensor, target: TargetLike) -> dict[str, Any]:
+    def columns(self, x: Tensor, target: TargetLike, first: int) -> dict[str, Any]:
         explanation = self.lrp.explain((x, torch.ones_like(x)), target)
         assert isinstance(explanation.relevance, Tensor)  # token ids are the only input that carries relevance
         relevance = explanation.relevance.detach()

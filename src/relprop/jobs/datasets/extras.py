@@ -13,6 +13,8 @@ EXTRAS = {
     "tomli": "jobs",
     "h5py": "hdf5",
     "zarr": "zarr",
+    "xarray": "xarray",
+    "umap": "umap",
     "safetensors": "cli",
     "ray": "ray",
     "sklearn": "strategies",

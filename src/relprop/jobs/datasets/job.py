@@ -13,12 +13,15 @@ from relprop.errors import JobError
 from relprop.evaluation.metrics import METRICS
 from relprop.jobs.datasets.extras import needed
 
-KEPT = ("heatmap", "scores", "relevance")
+KEPT = ("heatmap", "scores", "places", "relevance")
 """What `keep` may name."""
 WITH_MASKS = ("mass", "rank", "pointing")
 """Metrics that need to know where relevance should lie."""
 ENGINES = ("local", "ray")
+SINKS = ("parquet", "zarr")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+WHOLE = ("size", "steps", "patch", "seed", "pass_size", "shard_size", "batch_size", "workers", "analyzers")
+"""Options that are whole numbers."""
 PREDICTED, LABEL = "predicted", "label"
 
 
@@ -36,6 +39,10 @@ class Job:
         layers: whose channels get scores. None of them: the last convolution.
         keep: columns beside the small ones, of `KEPT`.
         metrics: names of `relprop.evaluation.METRICS`, such as `"srg"`: a column for each. They take many passes.
+        contest: methods that are held against each other by `metrics`, of which the first ranks (none: SRG); names as
+            in `relprop.evaluation.contest`. None of them: no contest.
+        masks: a folder of pictures, white where relevance should lie, `KEY.png` for a sample `KEY`; for `WITH_MASKS`.
+        steps, patch, seed: of metrics and contests. patch: side of what is occluded together; None: a 16th.
         column: of a table, an archive or a file of arrays: what holds the samples. None: the usual names.
         label_column: what holds their labels. None: the usual names.
         size: side of the model's square input. mean, std: of its preprocessing.
@@ -44,6 +51,7 @@ class Job:
             one pass size only; a pass with fewer samples is filled up.
         shard_size: samples in one file of results, a multiple of `pass_size`.
         batch_size: samples that are read ahead, and in memory at once. workers: threads that read.
+        sink: `"parquet"`, or `"zarr"`: large columns as chunks of arrays, the others as Parquet.
         engine: `"local"`, or `"ray"`: several analyzers. analyzers: how many.
     """
 
@@ -56,6 +64,11 @@ class Job:
     layers: tuple[str, ...] = ()
     keep: tuple[str, ...] = ("heatmap", "scores")
     metrics: tuple[str, ...] = ()
+    contest: tuple[str, ...] = ()
+    masks: str | None = None
+    steps: int = 25
+    patch: int | None = None
+    seed: int = 0
     column: str | None = None
     label_column: str | None = None
     size: int | None = None
@@ -67,30 +80,44 @@ class Job:
     shard_size: int = 256
     batch_size: int = 64
     workers: int = 2
+    sink: str = "parquet"
     engine: str = "local"
     analyzers: int = 1
 
     def __post_init__(self) -> None:
-        for name, among in (("engine", ENGINES), ("dtype", DTYPES)):
+        for name, among in (("engine", ENGINES), ("sink", SINKS), ("dtype", DTYPES)):
             if getattr(self, name) not in among:
                 raise JobError(f"{name}={getattr(self, name)!r} is none of {', '.join(among)}")
-        strange = [name for name in self.metrics if name not in METRICS or name in WITH_MASKS]
+        strange = [name for name in self.metrics if name not in METRICS]
         if strange:
-            known = ", ".join(name for name in METRICS if name not in WITH_MASKS)
-            raise JobError(f"metrics names {strange[0]!r}; a job knows {known}")
+            raise JobError(f"metrics names {strange[0]!r}; a job knows {', '.join(METRICS)}")
+        unmasked = [name for name in self.metrics if name in WITH_MASKS]
+        if unmasked and self.masks is None:
+            raise JobError(f"metrics names {unmasked[0]!r}, which needs masks=, a folder of where relevance should lie")
+        if self.contest and METRICS[self.scored_by[0]].better is None:
+            raise JobError(f"metrics begins with {self.scored_by[0]!r}, which tells no good from bad and cannot rank")
         strange = [name for name in self.keep if name not in KEPT]
         if strange:
             raise JobError(f"keep names {strange[0]!r}; what can be kept is {', '.join(KEPT)}")
-        for name in ("pass_size", "shard_size", "batch_size", "workers", "analyzers"):
+        for name in WHOLE:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise JobError(f"{name}={value!r}: give a whole number from 1 on")
+            if value is None and name in ("size", "patch"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "seed" else 1):
+                raise JobError(f"{name}={value!r}: give a whole number from {0 if name == 'seed' else 1} on")
+        if "places" in self.keep and "scores" not in self.keep:
+            raise JobError("keep names 'places', of the scores: name 'scores', too")
         if self.shard_size % self.pass_size:
             raise JobError(
                 f"shard_size={self.shard_size} is no multiple of pass_size={self.pass_size}: passes lie inside shards"
             )
         if self.target == LABEL and self.against is not None:
             raise JobError("against compares with the predicted class or with a given one: leave target='label' out")
+
+    @property
+    def scored_by(self) -> tuple[str, ...]:
+        """The metrics of a contest."""
+        return self.metrics or (("srg",) if self.masks is None else ("srg", "mass"))
 
     @property
     def folder(self) -> Path:
@@ -137,10 +164,10 @@ def _plain(name: str, value: Any) -> Any:
     """Lists as tuples, paths and numbers of classes as text; `JobError` where the kind is another one."""
     if value is None:
         return None
-    if name in ("layers", "keep", "metrics", "mean", "std"):
+    if name in ("layers", "keep", "metrics", "contest", "mean", "std"):
         several = [value] if isinstance(value, (str, int, float)) else list(value)
         return tuple(float(each) if name in ("mean", "std") else str(each) for each in several)
-    if name in ("size", "pass_size", "shard_size", "batch_size", "workers", "analyzers"):
+    if name in WHOLE:
         return value
     if not isinstance(value, (str, int, Path)):
         raise JobError(f"{name}={value!r}: give text")

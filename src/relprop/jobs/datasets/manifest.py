@@ -13,6 +13,7 @@ from typing import Any
 
 from relprop.concepts.references import fingerprint_of
 from relprop.errors import JobError
+from relprop.jobs.datasets.columns import is_large
 from relprop.jobs.datasets.disk import write_whole
 from relprop.jobs.datasets.explaining import Explainer
 from relprop.jobs.datasets.extras import needed
@@ -21,6 +22,8 @@ from relprop.jobs.datasets.samples import Index, Source
 
 NAME, SAMPLES = "manifest.json", "samples.parquet"
 FORMAT = 1
+ASKED = "evaluation "
+"""In front of what metrics and methods were asked."""
 SHOWN = 3
 """Samples that an error names."""
 
@@ -39,6 +42,7 @@ class Manifest:
         classes: names of the outputs, if they have some.
         layers: whose channels have scores.
         explains: which output is explained.
+        sink: where large columns are: `"parquet"`, or `"zarr"`.
     """
 
     made_with: Mapping[str, str]
@@ -49,6 +53,7 @@ class Manifest:
     classes: Sequence[str] | None
     layers: Sequence[str]
     explains: str
+    sink: str = "parquet"
     format: int = field(default=FORMAT)
 
     @property
@@ -81,6 +86,7 @@ class Manifest:
             "source": source.kind,
             **libraries,
         }
+        made |= {f"{ASKED}{name}": json.dumps(value) for name, value in explainer.evaluation.items()}
         return cls(
             made,
             len(index),
@@ -90,6 +96,7 @@ class Manifest:
             explainer.classes,
             explainer.layers,
             explainer.explains,
+            job.sink,
         )
 
     @classmethod
@@ -108,6 +115,17 @@ class Manifest:
         if not isinstance(said, dict) or said.get("format") != FORMAT:
             raise JobError(f"{folder / NAME} has another format than this version of relprop writes, {FORMAT}")
         return cls(**said)
+
+    @property
+    def in_parquet(self) -> list[str]:
+        """The columns that are in files of Parquet."""
+        return [name for name in self.columns if self.sink == "parquet" or not is_large(name)]
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """How metrics and methods were asked; empty if none were."""
+        named = {name: value for name, value in self.made_with.items() if name.startswith(ASKED)}
+        return {name.removeprefix(ASKED): json.loads(value) for name, value in named.items()}
 
     def write(self, folder: Path, index: Index) -> None:
         """Write it, and which samples there are. The manifest comes last: where it is, all is."""

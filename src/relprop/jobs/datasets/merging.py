@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relprop.errors import JobError
-from relprop.jobs.datasets.disk import locked, write_whole
+from relprop.jobs.datasets.disk import locked
 from relprop.jobs.datasets.explaining import Row
 from relprop.jobs.datasets.manifest import NAME, Manifest, samples_of
 from relprop.jobs.datasets.parts import Failure, Parts, failures
@@ -53,7 +53,7 @@ def _merge_shard(shard: int, paths: Sequence[Path], into: Path, manifest: Manife
     clean = [parts for parts in whole if not any(True for _ in failures([parts.path(shard)]))]
     if clean:
         if clean[0].folder != into:
-            write_whole(there.path(shard), clean[0].path(shard).read_bytes())
+            there.copy(shard, clean[0])
         there.begun(shard).unlink(missing_ok=True)
         return len(manifest.numbers(shard))
     found: dict[int, Row] = {}

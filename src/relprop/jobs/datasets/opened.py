@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,57 +11,31 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from relprop.analyzers.lrp import LRP
+from relprop.concepts import References
 from relprop.errors import InputError, JobError
-from relprop.jobs.datasets.columns import ROWS, SCORES, TORN, check_schema, rows_in
+from relprop.evaluation import Contest
+from relprop.jobs.datasets.chunks import Chunks, chunks_of, seals_in
+from relprop.jobs.datasets.columns import (
+    CONTEST,
+    REFUSED,
+    ROWS,
+    TORN,
+    TWINS,
+    check_schema,
+    is_large,
+    rows_in,
+    schema_of,
+)
+from relprop.jobs.datasets.contestants import contest_of, methods_in
 from relprop.jobs.datasets.extras import needed
+from relprop.jobs.datasets.found import Found, heatmaps_of
+from relprop.jobs.datasets.labelled import as_dataset, labelled_columns, needed_columns
 from relprop.jobs.datasets.manifest import Manifest
 from relprop.jobs.datasets.parts import Failure, failures, part_files, torn
+from relprop.jobs.datasets.referring import reference_columns, references_of
 from relprop.jobs.datasets.samples import Source
 from relprop.jobs.datasets.sources import open_source
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What a job found of one sample: its columns as attributes of `columns`, and arrays in their shapes.
-
-    Attributes:
-        columns: by name, see `relprop.jobs.datasets.columns`.
-    """
-
-    columns: Mapping[str, Any]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.columns[name]
-
-    @property
-    def heatmap(self) -> NDArray[np.float32]:
-        """R summed over channels, (H, W)."""
-        return heatmaps_of([self.columns])[0]
-
-    @property
-    def relevance(self) -> NDArray[np.float32]:
-        """R, (C, H, W).
-
-        Raises:
-            InputError: the job did not keep it.
-        """
-        if self.columns.get("relevance") is None:
-            raise InputError("the job kept no relevance: run it with keep=('heatmap', 'scores', 'relevance')")
-        flat: NDArray[np.float32] = np.asarray(self.columns["relevance"], np.float32)
-        return flat.reshape(tuple(self.columns["shape"]))
-
-    def scores(self, layer: str | None = None) -> NDArray[np.float32]:
-        """R of each channel of a layer, (C,).
-
-        Args:
-            layer: its name. None: the only one.
-        """
-        return np.asarray(self.columns[score_column(list(self.columns), layer)], np.float32)
-
-    def __repr__(self) -> str:
-        shown = ("index", "key", "label", "prediction", "target", "amount", "error")
-        told = [f"{name}={self.columns[name]!r}" for name in shown if self.columns.get(name) is not None]
-        return f"Found({', '.join(told)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +73,11 @@ class Results(Sequence[Found]):
         return None if self.manifest.classes is None else list(self.manifest.classes)
 
     @property
+    def methods(self) -> list[str]:
+        """The methods of the job's contest, in their order; none where it held none."""
+        return methods_in(self.columns)
+
+    @property
     def complete(self) -> bool:
         """Whether every sample of the job has a row."""
         return len(part_files(self.folder)) == self.manifest.shards
@@ -132,7 +111,8 @@ class Results(Sequence[Found]):
         batches = list(self.batches(names))
         if batches:
             return arrow.Table.from_batches(batches)
-        return self._dataset(part_files(self.folder)).schema.empty_table().select(names)
+        self._dataset(part_files(self.folder))
+        return schema_of(names).empty_table()
 
     def pandas(self, columns: Sequence[str] | None = None) -> Any:
         """A data frame of pandas.
@@ -142,6 +122,21 @@ class Results(Sequence[Found]):
         """
         needed("pandas", "a data frame")
         return self.table(columns).to_pandas()
+
+    def xarray(self, columns: Sequence[str] | None = None) -> Any:
+        """A dataset of xarray with a dimension `sample`, whose coordinates are `key` and what else is text.
+
+        Heatmaps are in units of relevance; samples without an explanation are NaN.
+
+        Args:
+            columns: their names. None: all but `relevance`, `tokens` and what a contest noted.
+
+        Raises:
+            InputError: there is no such column, or samples have several shapes, which one array does not take.
+            MissingExtraError: xarray is not installed.
+        """
+        names = labelled_columns(self.columns, columns)
+        return as_dataset(self.batches(needed_columns(names)), names)
 
     def joined(self, other: Any, on: str = "key", columns: Sequence[str] | None = None) -> Any:
         """A table with what else is known of the samples.
@@ -197,6 +192,35 @@ class Results(Sequence[Found]):
                 found[value] = found.get(value, 0) + 1
         return found
 
+    def contest(self, confidence: float = 0.95, resamples: int = 2000) -> Contest:
+        """The ranking of a job's `contest`, of the rows that are there: `where` makes that of a class.
+
+        Args:
+            confidence: of its intervals.
+            resamples: how often samples are drawn for them.
+
+        Raises:
+            InputError: the job held none, or no method ran.
+        """
+        names = [name for name in self.columns if name.startswith(CONTEST) or name in ("error", REFUSED, TWINS)]
+        return contest_of(self.table(names), self.manifest.evaluation, confidence, resamples)
+
+    def references(self, lrp: LRP, layer: str, **options: Any) -> References:
+        """The samples that matter most to each channel of a layer, of a job that kept `scores` and `places`.
+
+        They are those that `References.collect` finds in the same samples, with labels if the job explained those.
+
+        Args:
+            lrp: the job's analyzer, made anew.
+            layer: its name.
+            **options: of `References`.
+
+        Raises:
+            InputError: the job explained something else, with another analyzer, or kept too little.
+        """
+        batches = (batch for batch in self.batches(reference_columns(layer)))
+        return references_of(batches, self.manifest, lrp, layer, **options)
+
     def heatmaps(self, columns: Sequence[str] = ()) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
         """All heatmaps that there are in one array, (N, H, W), and other columns of their rows.
 
@@ -243,10 +267,19 @@ class Results(Sequence[Found]):
         index %= length
         for path, (first, count) in zip(part_files(self.folder), self._places, strict=True):
             if index < first + count:
-                row = self._dataset([path]).filter(self.filter) if self.filter is not None else self._dataset([path])
-                (found,) = rows_in(row.take([index - first]).to_batches()[0])
-                return Found(found)
+                return Found(self._row(path, index - first))
         raise IndexError(index)
+
+    def _row(self, path: Path, place: int) -> dict[str, Any]:
+        """The row at a place among those of a file that the filter leaves."""
+        rows = self._dataset([path])
+        rows = rows if self.filter is None else rows.filter(self.filter)
+        try:
+            batch = rows.take([place]).to_batches()[0]
+            (found,) = rows_in(self._attaching(path, self.columns)(batch))
+        except TORN as error:
+            raise JobError(torn(path, error)) from error
+        return found
 
     def __iter__(self) -> Iterator[Found]:
         for batch in self.batches():
@@ -266,16 +299,34 @@ class Results(Sequence[Found]):
         return places
 
     def _read(self, path: Path, columns: Sequence[str] | None, rows: int) -> Iterator[Any]:
+        names = self.columns if columns is None else list(columns)
         try:
-            yield from self._dataset([path]).to_batches(
-                columns=None if columns is None else list(columns), filter=self.filter, batch_size=rows
-            )
+            found = self._dataset([path]).to_batches(columns=self._beside(names), filter=self.filter, batch_size=rows)
+            yield from map(self._attaching(path, names), found)
         except TORN as error:
             known = self.columns
-            unknown = [name for name in columns or () if name not in known]
+            unknown = [name for name in names if name not in known]
             if unknown:
                 raise InputError(f"there is no column {unknown[0]!r}; there are {', '.join(known)}") from error
             raise JobError(torn(path, error)) from error
+
+    @cached_property
+    def _chunks(self) -> Chunks | None:
+        return chunks_of(self.folder, self.manifest)
+
+    def _beside(self, names: Sequence[str]) -> list[str]:
+        """What is read from Parquet to make a batch with these columns."""
+        if self._chunks is None:
+            return list(names)
+        return list(dict.fromkeys([*(name for name in names if not is_large(name)), "index", "error"]))
+
+    def _attaching(self, path: Path, names: Sequence[str]) -> Callable[[Any], Any]:
+        """What adds columns from elsewhere to a batch of one file."""
+        chunks = self._chunks
+        if chunks is None:
+            return lambda batch: batch
+        seals = seals_in(path)
+        return lambda batch: chunks.attached(batch, names, seals)
 
     def _dataset(self, paths: Sequence[Path]) -> Any:
         library = needed("pyarrow.dataset", "reading results")
@@ -285,7 +336,7 @@ class Results(Sequence[Found]):
         form = library.ParquetFileFormat(default_fragment_scan_options=options)
         try:
             found = library.dataset([str(path) for path in paths], format=form)
-            check_schema(found.schema, self.manifest.columns)
+            check_schema(found.schema, self.manifest.in_parquet)
             return found
         except TORN as error:
             raise JobError(torn(paths[0], error)) from error
@@ -314,30 +365,3 @@ def open_results(folder: str | Path) -> Results:
     """
     path = Path(folder).expanduser()
     return Results(path, Manifest.read(path))
-
-
-def heatmaps_of(rows: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32]]:
-    """The heatmaps of rows, (H, W) each, in units of relevance."""
-    return [
-        np.asarray(row["heatmap"], np.float32).reshape(_places_of(row["shape"])) * np.float32(row["heatmap_scale"])
-        for row in rows
-    ]
-
-
-def score_column(columns: Sequence[str], layer: str | None) -> str:
-    """The name of the column with a layer's scores.
-
-    Raises:
-        InputError: there is none, or there are several and none is named.
-    """
-    known = [name for name in columns if name.startswith(SCORES)]
-    if layer is None and len(known) == 1:
-        return known[0]
-    if f"{SCORES}{layer}" not in known:
-        layers = ", ".join(name.removeprefix(SCORES) for name in known)
-        raise InputError(f"layer={layer!r}: there are scores of {layers or 'no layer'}")
-    return f"{SCORES}{layer}"
-
-
-def _places_of(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(shape[1:]) if len(shape) > 1 else tuple(shape)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from relprop.errors import JobError
+from relprop.jobs.datasets.chunks import SEALS, Chunks, chunks_of, seals_in
 from relprop.jobs.datasets.columns import TORN, counted, decoded, encoded, schema_of
 from relprop.jobs.datasets.disk import remove_leftovers, write_whole
 from relprop.jobs.datasets.explaining import Row
@@ -49,13 +51,28 @@ class Parts:
 
     def rows(self, shard: int) -> dict[int, Row]:
         """The rows that are there, by number of the sample. A torn file counts as none, with a warning."""
-        for path in (self.path(shard), self.begun(shard)):
+        for path, read in ((self.path(shard), self._whole), (self.begun(shard), self._begun)):
             if path.exists():
                 try:
-                    return {row["index"]: row for row in decoded(path, self.manifest.columns)}
+                    return {row["index"]: row for row in read(path)}
                 except TORN as error:
                     _warn_of_torn(path, error)
         return {}
+
+    def _begun(self, path: Path) -> list[Row]:
+        return decoded(path, self.manifest.columns)
+
+    def _whole(self, path: Path) -> list[Row]:
+        chunks, manifest = self.chunks, self.manifest
+        if chunks is None:
+            return decoded(path, manifest.columns)
+        seals = seals_in(path)
+        return decoded(path, manifest.in_parquet, lambda batch: chunks.attached(batch, manifest.columns, seals))
+
+    @property
+    def chunks(self) -> Chunks | None:
+        """The arrays of Zarr, where large columns are in some."""
+        return chunks_of(self.folder, self.manifest)
 
     def is_whole(self, shard: int) -> bool:
         """Whether all rows of a shard are there, by the file's end. A torn file is reported, and made anew."""
@@ -63,7 +80,9 @@ class Parts:
         if not path.exists():
             return False
         try:
-            found = counted(path, self.manifest.columns)
+            found = counted(path, self.manifest.in_parquet)
+            if self.chunks is not None:
+                self.chunks.check(seals_in(path))
         except TORN as error:
             _warn_of_torn(path, error)
             return False
@@ -77,17 +96,37 @@ class Parts:
         """
         whole = len(rows) == len(self.manifest.numbers(shard))
         ordered = [rows[number] for number in sorted(rows)]
-        write_whole(
-            self.path(shard) if whole else self.begun(shard), encoded(ordered, schema_of(self.manifest.columns))
-        )
-        if whole:
-            self.begun(shard).unlink(missing_ok=True)
+        if not whole:
+            write_whole(self.begun(shard), encoded(ordered, schema_of(self.manifest.columns)))
+            return
+        schema = schema_of(self.manifest.in_parquet)
+        if self.chunks is not None:
+            seals = self.chunks.write(self.manifest.numbers(shard).start, ordered)
+            schema = schema.with_metadata({SEALS: json.dumps(seals)})
+        write_whole(self.path(shard), encoded(ordered, schema))
+        self.begun(shard).unlink(missing_ok=True)
 
-    def clean(self, shards: Iterable[int] | None) -> None:
+    def copy(self, shard: int, other: Parts) -> None:
+        """Take a shard whose samples all have rows from another folder of the same job.
+
+        Raises:
+            JobError: it cannot be written, or is not what was written there.
+        """
+        path = other.path(shard)
+        if self.chunks is not None and other.chunks is not None:
+            try:
+                self.chunks.copy(other.chunks, seals_in(path))
+            except TORN as error:
+                raise JobError(torn(path, error)) from error
+        write_whole(self.path(shard), path.read_bytes())
+
+    def clean(self, shards: Sequence[int] | None) -> None:
         """Take away what killed processes left half written of some shards; None: of all, and of what else there is."""
         names = ["*"] if shards is None else [f"*-{shard:06d}.parquet" for shard in shards]
         for name in names:
             remove_leftovers(self.folder, name)
+        if self.chunks is not None:
+            self.chunks.clean(shards)
 
     def missing(self, shard: int, *, retry: bool) -> tuple[dict[int, Row], list[int]]:
         """The rows that stay, and the numbers of samples that have to be explained.

@@ -22,6 +22,7 @@ from relprop.jobs.datasets.parts import Failure, Parts, failures, part_files
 from relprop.jobs.datasets.passes import Pass, passes_of
 from relprop.jobs.datasets.samples import Index, Source
 from relprop.jobs.datasets.stopping import Stopping
+from relprop.jobs.datasets.writing import Writer
 
 Found = tuple[Read, Tensor | None]
 Watcher = Callable[["Progress"], None]
@@ -79,7 +80,8 @@ def prepare(job: Job, source: Source, *, retry: bool = False) -> tuple[Parts, Ex
     needed("pyarrow", "a job over a dataset")
     index = source.index()
     explainer = explainer_of(job, source, index)
-    manifest = Manifest.of(job, source, index, explainer, columns_of(job, explainer.layers, tokens=source.text))
+    columns = columns_of(job, explainer.layers, explainer.methods, tokens=source.text)
+    manifest = Manifest.of(job, source, index, explainer, columns)
     folder = job.folder
     if (folder / NAME).exists():
         there = Manifest.read(folder)
@@ -134,16 +136,17 @@ class Run:
                 self._to_do[shard] = missing if known else self._parts.manifest.numbers(shard)
         self._done = self._total - sum(map(len, self._to_do.values()))
         self._started = time.monotonic()
-        for current, found in read_ahead(self._passes(), source, explainer, self._job):
-            if current.shard not in self._known:
-                self._known[current.shard] = self._parts.missing(current.shard, retry=self._retry)[0]
-            new = explainer.rows(current, found, first=self._done == 0 and 0 in self._shards)
-            self._known[current.shard] |= {row["index"]: row for row in new}
-            self._count(new)
-            if current.last or stopping.by is not None:
-                self._keep(current.shard)
-            if stopping.by is not None:
-                break
+        with Writer(self._parts) as writer:
+            for current, found in read_ahead(self._passes(), source, explainer, self._job):
+                if current.shard not in self._known:
+                    self._known[current.shard] = self._parts.missing(current.shard, retry=self._retry)[0]
+                new = explainer.rows(current, found, first=self._done == 0 and 0 in self._shards)
+                self._known[current.shard] |= {row["index"]: row for row in new}
+                self._count(new)
+                if current.last or stopping.by is not None:
+                    self._keep(current.shard, writer)
+                if stopping.by is not None:
+                    break
         failed = list(failures(path for path in map(self._parts.path, self._shards) if path.exists()))
         seconds = time.monotonic() - self._started
         stopped = stopping.by if self._done < self._total else None
@@ -154,12 +157,12 @@ class Run:
         for shard, wanted in self._to_do.items():
             yield from passes_of(shard, manifest.numbers(shard).start, wanted, size)
 
-    def _keep(self, shard: int) -> None:
-        """Write a shard. One that is retried keeps its old file until all of it is there anew."""
+    def _keep(self, shard: int, writer: Writer) -> None:
+        """Have a shard written. One that is retried keeps its old file until all of it is there anew."""
         rows = self._known.pop(shard)
         if len(rows) < len(self._parts.manifest.numbers(shard)) and self._retry and self._parts.path(shard).exists():
             return
-        self._parts.write(shard, rows)
+        writer.write(shard, rows)
 
     def _count(self, rows: list[Row]) -> None:
         self._explained += len(rows)

@@ -6,7 +6,7 @@
 What may live here: groups among explanations, pages and files that show them. Nothing that explains.
 """
 
-from relprop.jobs.strategies.clusters import Clusters, cluster, tsne
+from relprop.jobs.strategies.clusters import Clusters, cluster, tsne, umap
 from relprop.jobs.strategies.finding import OfClass, Strategies, Strategy, find
 from relprop.jobs.strategies.page import page, save_page
 from relprop.jobs.strategies.virelay import save_virelay
@@ -22,4 +22,5 @@ __all__ = [
     "save_page",
     "save_virelay",
     "tsne",
+    "umap",
 ]

@@ -1,4 +1,4 @@
-"""Groups among vectors that explain samples: spectral clustering and k-means, eigengaps, prototypes, outliers, t-SNE.
+"""Groups among vectors that explain samples: spectral clustering and k-means, eigengaps, prototypes, outliers, planes.
 
 Spectral relevance analysis (SpRAy, Lapuschkin et al. 2019): explanations that are near each other are linked, and a
 group of them that hangs together with nothing else is a strategy of the model.
@@ -6,6 +6,7 @@ group of them that hangs together with nothing else is a strategy of the model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from relprop.jobs.datasets.extras import needed
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Plane = Literal["tsne", "umap"]
 
 DENSE = 1500
 """Samples up to which all eigenvalues are computed; beyond, the smallest."""
@@ -134,6 +136,37 @@ def tsne(vectors: NDArray[Any]) -> Floats:
     perplexity = min(30.0, (len(v) - 1) / 3)
     places: Floats = manifold.TSNE(perplexity=perplexity, init="pca", random_state=SEED).fit_transform(v)
     return places.astype(np.float64)
+
+
+def umap(vectors: NDArray[Any]) -> Floats:
+    """Places in the plane where near vectors are near, (N, 2) (McInnes, Healy & Melville 2018).
+
+    Args:
+        vectors: (N, d), N at least 3.
+
+    Raises:
+        MissingExtraError: umap-learn is not installed.
+    """
+    library = needed("umap", "UMAP")
+    v = _units(vectors)
+    neighbours = max(2, min(15, len(v) - 1))
+    options = {"init": "pca", "random_state": SEED, "n_jobs": 1}  # one thread, so that places repeat
+    places: Floats = library.UMAP(n_neighbors=neighbours, **options).fit_transform(v)
+    return places.astype(np.float64)
+
+
+PLANES: Mapping[str, Callable[[NDArray[Any]], Floats]] = {"tsne": tsne, "umap": umap}
+
+
+def plane_by(name: Plane) -> Callable[[NDArray[Any]], Floats]:
+    """What lays vectors into the plane.
+
+    Raises:
+        InputError: nothing has that name.
+    """
+    if name not in PLANES:
+        raise InputError(f"plane={name!r} is none of {', '.join(map(repr, PLANES))}")
+    return PLANES[name]
 
 
 def _units(vectors: NDArray[Any]) -> Floats:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from relprop.errors import InputError
 from relprop.jobs.datasets.columns import rows_in
-from relprop.jobs.datasets.opened import Results, heatmaps_of, open_results, score_column
+from relprop.jobs.datasets.found import heatmaps_of, score_column
+from relprop.jobs.datasets.opened import Results, open_results
 from relprop.jobs.strategies.clusters import Clusters, cluster
 
 SIDE = 16

@@ -20,8 +20,8 @@ from relprop.explanations.files import replacing
 from relprop.explanations.heatmaps import heatmap
 from relprop.jobs.datasets.columns import SCORES, rows_in
 from relprop.jobs.datasets.extras import needed
-from relprop.jobs.datasets.opened import heatmaps_of
-from relprop.jobs.strategies.clusters import tsne
+from relprop.jobs.datasets.found import heatmaps_of
+from relprop.jobs.strategies.clusters import Plane, plane_by
 from relprop.jobs.strategies.finding import OfClass, Strategies
 from relprop.models import open_picture
 
@@ -39,6 +39,7 @@ CONCEPTS = 12
 """Channels in the table of classes by concepts."""
 EDGE = 96
 """Pixels of a small picture."""
+SAID = {"tsne": "t-SNE", "umap": "UMAP"}
 COLOURS = ("#3b6fb6", "#d1495b", "#2e9e6b", "#e0a030", "#7a5ba6", "#4aa6b5", "#a65628", "#777777")
 
 
@@ -52,7 +53,14 @@ class Shown:
     heat: str
 
 
-def page(found: Strategies, *, pictures: Pictures = None, masks: Masks | None = None, title: str = "Strategies") -> str:
+def page(
+    found: Strategies,
+    *,
+    pictures: Pictures = None,
+    masks: Masks | None = None,
+    title: str = "Strategies",
+    plane: Plane = "tsne",
+) -> str:
     """A page on a dataset, as HTML that needs no other file.
 
     Args:
@@ -60,14 +68,16 @@ def page(found: Strategies, *, pictures: Pictures = None, masks: Masks | None = 
         pictures: the folder of the samples, or a function from a key to a picture. None: heatmaps alone are shown.
         masks: of some samples by key, (H, W): how much of the positive relevance of a strategy lies in them.
         title: of the page; it may hold any characters.
+        plane: how samples are laid into the plane, by `tsne` or by `umap`.
 
     Raises:
-        MissingExtraError: Jinja2, Pillow or matplotlib is not installed.
+        InputError: there is no such way.
+        MissingExtraError: Jinja2, Pillow, matplotlib or umap-learn is not installed.
     """
     jinja = needed("jinja2", "a page on a dataset")
     template = (resources.files("relprop.jobs.strategies") / "page.html").read_text("utf-8")
     environment = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text: str = environment.from_string(template).render(_content(found, pictures, masks or {}, title))
+    text: str = environment.from_string(template).render(_content(found, pictures, masks or {}, title, plane))
     return text
 
 
@@ -87,7 +97,8 @@ def save_page(path: str | Path, found: Strategies, **options: Any) -> None:
         temporary.write_text(text, "utf-8")
 
 
-def _content(found: Strategies, pictures: Pictures, masks: Masks, title: str) -> dict[str, Any]:
+def _content(found: Strategies, pictures: Pictures, masks: Masks, title: str, plane: Plane) -> dict[str, Any]:
+    laid = plane_by(plane)
     wrong = _wrong(found)
     wanted = {row["key"] for row in wrong[:WRONG]}
     for each in found:
@@ -101,16 +112,19 @@ def _content(found: Strategies, pictures: Pictures, masks: Masks, title: str) ->
         "samples": manifest.samples,
         "failed": len(found.results.failed),
         "on": found.on,
+        "plane": SAID[plane],
         "wrong_count": len(wrong),
         "labelled": sum(row["label"] is not None for each in found for row in each.rows),
         "wrong": [shown(row["key"], _mistake(row, found)) for row in wrong[:WRONG]],
-        "classes": [_class(each, found, shown, shares) for each in found],
+        "classes": [_class(each, found, shown, shares, _points(each, laid(each.vectors))) for each in found],
         "concepts": _concepts(found),
         "masked": bool(shares),
     }
 
 
-def _class(each: OfClass, found: Strategies, shown: _Shower, shares: Mapping[str, float]) -> dict[str, Any]:
+def _class(
+    each: OfClass, found: Strategies, shown: _Shower, shares: Mapping[str, float], points: list[dict[str, Any]]
+) -> dict[str, Any]:
     rows = {row["key"]: row for row in each.rows}
     strategies = []
     for s in each.strategies:
@@ -135,13 +149,12 @@ def _class(each: OfClass, found: Strategies, shown: _Shower, shares: Mapping[str
         "k": each.clusters.k,
         "strategies": strategies,
         "outliers": [shown(key) for key in each.outliers(SHOWN)],
-        "points": _points(each),
+        "points": points,
     }
 
 
-def _points(each: OfClass) -> list[dict[str, Any]]:
+def _points(each: OfClass, places: NDArray[np.float64]) -> list[dict[str, Any]]:
     """Places on a plane of 200 by 200."""
-    places = tsne(each.vectors)
     low, high = places.min(0), places.max(0)
     scaled = 10 + 180 * (places - low) / np.maximum(high - low, 1e-12)
     return [

@@ -14,8 +14,9 @@ from relprop.errors import InputError, JobError
 from relprop.explanations.files import replacing
 from relprop.jobs.datasets.columns import rows_in
 from relprop.jobs.datasets.extras import needed
-from relprop.jobs.datasets.opened import Results, heatmaps_of
-from relprop.jobs.strategies.clusters import tsne
+from relprop.jobs.datasets.found import heatmaps_of
+from relprop.jobs.datasets.opened import Results
+from relprop.jobs.strategies.clusters import Plane, plane_by
 from relprop.jobs.strategies.finding import OfClass, Strategies
 from relprop.models import open_picture
 
@@ -24,14 +25,19 @@ if TYPE_CHECKING:
 
 PROJECT, LABELS = "project.yaml", "label_map.json"
 DATASET, ATTRIBUTION, ANALYSIS = "dataset.h5", "attribution.h5", "analysis.h5"
-SPECTRAL, TSNE = "spectral", "tsne"
+SPECTRAL = "spectral"
 DEFAULT = "strategies"
 EIGENVECTORS = 32
 NEEDED = ("index", "key", "label", "prediction", "target", "top_class", "top_value", "shape")
 
 
 def save_virelay(
-    folder: str | Path, found: Strategies, *, pictures: Callable[[str], Image] | str | Path, name: str = "relprop"
+    folder: str | Path,
+    found: Strategies,
+    *,
+    pictures: Callable[[str], Image] | str | Path,
+    name: str = "relprop",
+    plane: Plane = "tsne",
 ) -> Path:
     """Write a project of ViRelAy (Anders et al. 2021). Samples are written one by one.
 
@@ -40,15 +46,17 @@ def save_virelay(
         found: the strategies.
         pictures: the folder of the samples, or a function from a key to a picture; they are resized to the heatmaps.
         name: of the project.
+        plane: the embedding beside the spectral one, `tsne` or `umap`.
 
     Returns:
         The project's file, for `virelay PROJECT`.
 
     Raises:
-        InputError: heatmaps of several sizes, or none.
-        MissingExtraError: h5py is not installed.
+        InputError: heatmaps of several sizes, or none; or no such embedding.
+        MissingExtraError: h5py or umap-learn is not installed.
     """
     library = needed("h5py", "a project of ViRelAy")
+    laid = plane_by(plane)
     place, results = Path(folder).expanduser(), found.results
     rows = _rows(results)
     classes = _classes(results, rows)
@@ -64,7 +72,7 @@ def save_virelay(
     with replacing(place / ANALYSIS) as path, library.File(path, "w") as file:
         number = {row["key"]: i for i, row in enumerate(rows)}
         for each, (group, names) in zip(found, _categories(found), strict=True):
-            _write_class(file.create_group(group), each, number, names)
+            _write_class(file.create_group(group), each, number, names, (plane, laid(each.vectors)))
     entries = [{"index": i, "word_net_id": f"{i:08d}", "name": text} for i, text in enumerate(classes)]
     with replacing(place / LABELS) as path:
         path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -135,15 +143,18 @@ def _categories(found: Strategies) -> list[tuple[str, int]]:
     return [(f"{each.class_index:08d}" if each.class_index >= 0 else each.name, count) for each in found]
 
 
-def _write_class(group: Any, each: OfClass, number: dict[str, int], count: int) -> None:
+def _write_class(
+    group: Any, each: OfClass, number: dict[str, int], count: int, plane: tuple[str, NDArray[np.float64]]
+) -> None:
     order = np.argsort([number[row["key"]] for row in each.rows])
     group["index"] = np.array([number[row["key"]] for row in each.rows], np.uint32)[order]
     embedding = group.create_group("embedding")
     embedding[SPECTRAL] = each.clusters.embedding[order, :count].astype(np.float32)
     embedding[SPECTRAL].attrs["eigenvalue"] = each.clusters.eigenvalues[:count].astype(np.float32)
-    embedding[TSNE] = tsne(each.vectors)[order].astype(np.float32)
-    embedding[TSNE].attrs["embedding"] = SPECTRAL
-    embedding[TSNE].attrs["index"] = np.array([0, 1])
+    name, places = plane
+    embedding[name] = places[order].astype(np.float32)
+    embedding[name].attrs["embedding"] = SPECTRAL
+    embedding[name].attrs["index"] = np.array([0, 1])
     cluster = group.create_group("cluster")
     cluster[DEFAULT] = each.clusters.labels[order].astype(np.uint32)
     cluster[DEFAULT].attrs["embedding"] = SPECTRAL
