@@ -62,6 +62,7 @@ def test_what_inseq_finds_of_a_decoder(tmp_path: Path):
     assert known["source_attributions"] is None
     columns = tensor(known["target_attributions"])
     assert columns.shape == (7, 3)
+    assert known["_num_dimensions"] == columns.dim()
     for i in range(3):
         assert columns[: 4 + i, i].tolist() == found.relevance[i, : 4 + i].tolist()
         assert columns[4 + i :, i].isnan().all()
@@ -79,6 +80,7 @@ def test_what_inseq_finds_of_an_encoder_decoder(tmp_path: Path):
     assert tensor(known["source_attributions"]).tolist() == found.relevance[:, :3].T.tolist()
     assert tensor(known["target_attributions"])[0].tolist() == found.relevance[:, 3].tolist()
     assert (known["attr_pos_start"], known["attr_pos_end"]) == (1, 4)
+    assert known["_num_dimensions"] == tensor(known["source_attributions"]).dim()
 
 
 def test_units_have_no_ids(tmp_path: Path):
@@ -100,6 +102,7 @@ def test_inseq_reads_what_was_written(tmp_path: Path):
         assert [token.token for token in each.target][-3:] == ["ĠPar", "is", "."]
         assert [token.id for token in each.target][-3:] == [14, 15, 16]
         scores = each.target_attributions
+        assert each._num_dimensions == scores.ndim  # as inseq counts them behind each of its aggregations
         for i in range(3):
             seen = scores[:, i][~scores[:, i].isnan()]
             assert seen.tolist() == found.relevance[i, 3 if translated else 0 : 4 + i].tolist()
