@@ -142,7 +142,7 @@ def test_an_encoder_decoder(folders: Path, tmp_path: Path):
         (["--prompt", PROMPT, "--text", "x"], "go without --text"),
         (["--prompt", PROMPT, "--target", "x"], "go without --target"),
         (["--answer", ANSWER], "need --prompt or --chat"),
-        (["--json"], "need --prompt or --chat"),
+        (["--json"], "give at least one picture or folder, or --text SENTENCE, or --prompt TEXT"),
         (["--prompt", PROMPT, "--unit", "lines"], "not 'lines'"),
         (["--prompt", "a", "--prompt", "b", "--answer", "c"], "of one prompt"),
         (["--prompt", " "], "no tokens to explain"),

@@ -140,7 +140,8 @@ def test_explain_prints_its_summary_as_json(tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = json.loads(run("explain", load_samples()[0].path, "--model", "demo", "--json", "--out", out))
     assert printed == json.loads((out / "summary.json").read_text("utf-8"))
-    assert "need --prompt or --chat" in run("explain", "--model", "timm:x", "--json", code=2)
+    said = run("explain", "--model", "timm:x", "--json", code=2)
+    assert "give at least one picture or folder, or --text SENTENCE, or --prompt TEXT" in said.replace("\n", " ")
 
 
 def test_layers_and_export_as_json(tmp_path: Path) -> None:

@@ -205,6 +205,25 @@ def test_several_sentences_and_lines_of_stdin(folders, tmp_path):
     assert "all sentences have one scale" in result.stdout
 
 
+def test_everything_as_json(folders, tmp_path):
+    """A record for each sentence and target, the one that lies beside its page; nothing else on stdout."""
+    model, out = f"hf:{folders / 'classifier'}", tmp_path / "o"
+    asked = ("--text", OTHER, "--text", "the <cat>\u00e9", "--target", "good", "--target", "1")
+    said = json.loads(run(*asked, "--model", model, "--out", out, "--json").stdout)
+    names = ["a-warm-cat.good", "a-warm-cat.1", "the-cat-é.good", "the-cat-é.1"]
+    assert [each["files"][0] for each in said] == [f"{name}.html" for name in names]
+    for record, name in zip(said, names, strict=True):
+        assert record == json.loads((out / f"{name}.tokens.json").read_text("utf-8"))
+        assert record["files"] == [f"{name}.{kind}" for kind in ("html", "relevance.safetensors", "tokens.json")]
+        assert all((out / file).exists() for file in record["files"])
+        kept = record["relevance_sum"] + sum(record["sinks"].values())
+        assert kept == pytest.approx(record["output"], rel=1e-3, abs=1e-5)
+    assert [each["target_name"] for each in said] == ["good", "fine"] * 2
+    error = run(*asked, "--model", model, "--out", out, "--json", code=2)
+    assert "would be overwritten" in error.stderr
+    assert error.stdout == ""
+
+
 def test_the_books_are_printed_and_balance(folders, tmp_path):
     result = run("--text", OTHER, "--model", f"hf:{folders / 'classifier'}", "--out", tmp_path / "o")
     tokens = read(tmp_path / "o", "a-warm-cat")[2]

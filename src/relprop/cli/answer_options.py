@@ -36,6 +36,4 @@ UnitName = Annotated[
     typer.Option("--unit", metavar="NAME", help="Prompts: what is explained together: tokens, words or sentences."),
 ]
 Longest = Annotated[int, typer.Option(min=1, help="Prompts: how many tokens the model may say.")]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Prompts and pictures: print everything as JSON instead of coloured text.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON in the place of a table and colours.")]

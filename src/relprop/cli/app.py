@@ -129,8 +129,7 @@ def explain(
         asked: Any = {"model": model, "out": out, "device": device, "overwrite": overwrite}
         asked["composite"] = composite or DEFAULTS[kind]
         of_pictures = {"--size": size, "--mean": mean, "--std": std, "--clip": clip}
-        of_files = as_json and not text and (images or model == "demo")
-        if prompt or chat or answer is not None or contrast or (as_json and not of_files):
+        if prompt or chat or answer is not None or contrast:
             others = {"pictures": images, "--text": text, "--target": target, "--against": against} | of_pictures
             _explain_answers(
                 {"prompts": prompt, "chat": chat, "answer": answer, "contrast": contrast},
@@ -148,7 +147,7 @@ def explain(
                 raise RelpropError("--size, --mean, --std and --clip are for pictures, not for --text")
             if report:
                 raise RelpropError("--report is for pictures; --text writes a page for each sentence as it is")
-            _explain_texts(text, asked | {"similar_to": similar_to}, quiet)
+            _explain_texts(text, asked | {"similar_to": similar_to}, quiet, as_json)
             return
         if similar_to is not None:
             raise RelpropError("--similar-to needs --text")
@@ -161,7 +160,7 @@ def _explain_answers(
     asked: dict[str, Any], options: dict[str, Any], others: list[str], *, as_json: bool, quiet: bool
 ) -> None:
     if not asked["prompts"] and asked["chat"] is None:
-        raise RelpropError("--answer, --contrast and --json need --prompt or --chat")
+        raise RelpropError("--answer and --contrast need --prompt or --chat")
     if others:
         raise RelpropError(
             f"--prompt and --chat go without {', '.join(others)}; --contrast is what an answer is against"
@@ -171,17 +170,18 @@ def _explain_answers(
     run_answers(**asked, options=options, as_json=as_json, quiet=quiet)
 
 
-def _explain_texts(texts: list[str], options: dict[str, Any], quiet: bool) -> None:
+def _explain_texts(texts: list[str], options: dict[str, Any], quiet: bool, as_json: bool) -> None:
     from relprop.cli.text_report import run_texts, sentences
     from relprop.jobs.text_plan import TextOptions
 
-    run_texts(TextOptions(texts=sentences(texts), **options), quiet)
+    run_texts(TextOptions(texts=sentences(texts), **options), quiet, as_json)
 
 
 def _explain_pictures(images: list[Path] | None, options: dict[str, Any], quiet: bool, as_json: bool) -> None:
     if not images and options["model"] not in ("demo", "demo-vit"):
         raise RelpropError(
-            "give at least one picture or folder, or --text SENTENCE; only --model demo brings pictures of its own"
+            "give at least one picture or folder, or --text SENTENCE, or --prompt TEXT; only --model demo brings "
+            "pictures of its own"
         )
     from relprop.cli.report import run
     from relprop.jobs.picture_plan import PictureOptions

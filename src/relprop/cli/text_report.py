@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 
+import typer
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
 from relprop.errors import InputError
 from relprop.explanations.shown import one_line, visible
-from relprop.jobs.text import TextResult, explain_texts, finish_texts
+from relprop.jobs.text import TextResult, explain_texts, finish_texts, record
 from relprop.jobs.text_plan import ALL, TextOptions, TextPlan, make_text_plan
 
 TOP = 5
@@ -55,8 +57,8 @@ def _stdin() -> str:
         raise InputError(f"the text on stdin is not valid Unicode; is it UTF-8? ({error})") from error
 
 
-def run_texts(options: TextOptions, quiet: bool) -> None:
-    """Do the whole job, and print what came out.
+def run_texts(options: TextOptions, quiet: bool, as_json: bool = False) -> None:
+    """Do the whole job, and print what came out, or everything that is known as JSON.
 
     Raises:
         RelpropError: what is wrong, before anything was written where it can be known before.
@@ -67,6 +69,9 @@ def run_texts(options: TextOptions, quiet: bool) -> None:
     bar = track(explain_texts(plan), "explaining", total=total, console=console, transient=True, disable=total < MANY)
     results = list(bar)
     finish_texts(plan, results)
+    if as_json:
+        typer.echo(json.dumps([record(plan, result) for result in results], indent=2))
+        return
     show_texts(plan, results, Console(quiet=quiet))
 
 

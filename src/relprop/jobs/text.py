@@ -115,6 +115,24 @@ def _check(sentence: Sentence, relevance: Tensor, ledger: Ledger, plan: TextPlan
         )
 
 
+def record(plan: TextPlan, result: TextResult) -> dict[str, Any]:
+    """Everything that is known about one of the targets of a sentence, for JSON."""
+    explained, books, outputs = result.explained, result.books, result.outputs
+    ids = result.sentence.inputs["input_ids"][0].tolist()
+    return {
+        **_facts(plan, result),
+        "files": [file.name for file in (outputs.page, outputs.relevance, outputs.tokens)],
+        "relevance_sum": books.tokens,
+        "sinks": dict(books.sinks),
+        "imbalance": books.imbalance,
+        "tokens": [
+            {"id": i, "token": p.token, "text": p.text, "before": p.before, "special": p.special, "relevance": r}
+            for i, p, r in zip(ids, explained.pieces, explained.relevance, strict=True)
+        ],
+        "words": [{"text": text, "relevance": r} for text, r in explained.words()],
+    }
+
+
 def _heading(plan: TextPlan) -> str:
     return f"{plan.model_name}, {plan.options.composite}"
 
@@ -125,7 +143,7 @@ def _write(plan: TextPlan, result: TextResult, relevance: Tensor) -> None:
     with replacing(outputs.relevance) as path:
         save_relevance(path, {"relevance": relevance}, {key: str(value) for key, value in _facts(plan, result).items()})
     with replacing(outputs.tokens) as path:
-        path.write_text(json.dumps(_record(plan, result), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        path.write_text(json.dumps(record(plan, result), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _facts(plan: TextPlan, result: TextResult) -> dict[str, Any]:
@@ -139,20 +157,4 @@ def _facts(plan: TextPlan, result: TextResult) -> dict[str, Any]:
         "target_name": result.target_name,
         "output": result.output,
         "normalize_output": False,
-    }
-
-
-def _record(plan: TextPlan, result: TextResult) -> dict[str, Any]:
-    explained, books = result.explained, result.books
-    ids = result.sentence.inputs["input_ids"][0].tolist()
-    return {
-        **_facts(plan, result),
-        "relevance_sum": books.tokens,
-        "sinks": dict(books.sinks),
-        "imbalance": books.imbalance,
-        "tokens": [
-            {"id": i, "token": p.token, "text": p.text, "before": p.before, "special": p.special, "relevance": r}
-            for i, p, r in zip(ids, explained.pieces, explained.relevance, strict=True)
-        ],
-        "words": [{"text": text, "relevance": r} for text, r in explained.words()],
     }
