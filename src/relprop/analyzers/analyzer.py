@@ -32,7 +32,7 @@ from relprop.engine.rewrites.samples import keep_batch, without_batch
 from relprop.engine.rewrites.softmax import strip_graph
 from relprop.errors import InputError
 from relprop.explanations.explanation import Explanation
-from relprop.explanations.origin import Origin
+from relprop.explanations.origin import Origin, sample_of
 from relprop.rules import Rule
 from relprop.targets import Largest, Normalize, Target, TargetLike, as_target
 
@@ -331,7 +331,7 @@ class Analyzer(ABC):
         def ask(target: TargetLike, sample: int | None = None, **options: Any) -> Explanation:
             asked, count = inputs(), batch_size(*inputs())
             if sample is not None:
-                asked = pytree.tree_map(lambda leaf: _row(leaf, sample, count), asked)
+                asked = pytree.tree_map(lambda leaf: sample_of(leaf, sample, count), asked)
             known = self.again(call, number, options)[0]
             if sample is not None and count != 1 and any(map(_for_each, pytree.tree_leaves(known.get("conditions")))):
                 raise InputError(
@@ -358,12 +358,6 @@ class Analyzer(ABC):
 def _for_each(mask: Any) -> bool:
     """It may have a row for each sample: nobody knows how many dimensions the relevance has."""
     return isinstance(mask, Tensor) and mask.dim() > 1 and len(mask) > 1
-
-
-def _row(leaf: Any, sample: int, count: int | None) -> Any:
-    """One sample of an input; what has no batch dimension as it is."""
-    whole = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count
-    return leaf[sample : sample + 1] if whole else leaf
 
 
 def in_one(inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> Inputs:

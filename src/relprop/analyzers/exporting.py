@@ -76,8 +76,9 @@ class Exporting(Analyzer):
             seed=seed,
             takes_target=takes_target,
             checks=self._checks,
-            model=type(self._source).__name__,
-            table=str(self),
+            table=repr(self),  # str() has colours in a terminal
+            described=self.described(),
+            classes=self._classes,
         )
         write.write(job, file, args, kwargs)
         return file

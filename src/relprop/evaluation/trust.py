@@ -8,18 +8,24 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from relprop.analyzers import Analyzer
 from relprop.errors import RelpropError
 from relprop.evaluation.evaluating import evaluate
 from relprop.evaluation.fills import ZeroEmbedding
 from relprop.evaluation.randomization import randomized, rank_correlation
 from relprop.evaluation.result import Evaluation
-from relprop.explanations.origin import target_of
+from relprop.explanations.origin import sample_of, scores_of, target_of
 from relprop.explanations.report.checks import Curve, Finding, Trust, register_check
 
 STEPS = 16
 SIMILAR = 0.5
 """A rank correlation with the shuffled model's explanation that is too much."""
 BALANCED = 1e-3
+QUESTIONS = (
+    "Does the output change most where it says?",
+    "Does it depend on what the model has learned?",
+    "Is all relevance accounted for?",
+)
 NAMES: dict[str, Any] = {"own": "this explanation", "random": "at random", "centre": "the middle"}
 
 
@@ -39,30 +45,41 @@ def trust(explanation: Any, sample: int = 0) -> Trust:
         return Trust([Finding("Was it checked?", "open", "No: it comes from a file, without its model.")])
     if origin.part():
         said = "Not measured: it explains a part of the model, by start= or conditions=."
-        part = Finding("Does the output change most where it says?", "open", said)
+        part = Finding(QUESTIONS[0], "open", said)
         return Trust([part, _conservation(origin, sample, origin.target)])
     args, kwargs = origin.inputs()
     count = len(explanation.relevance if isinstance(explanation.relevance, Tensor) else explanation.relevance[0])
-    alone = pytree.tree_map(lambda leaf: _row(leaf, sample, count), (tuple(args), kwargs))
+    alone = pytree.tree_map(lambda leaf: sample_of(leaf, sample, count), (tuple(args), kwargs))
     inputs = alone[1] if not alone[0] else alone[0] if len(alone[0]) > 1 else alone[0][0]
     target = target_of(explanation, origin, sample)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        occluded, curves = _occlusion(origin.analyzer, inputs, target)
+        if not isinstance(origin.analyzer, Analyzer):
+            return _of_a_program(explanation, sample, inputs, target)
+        fill = _fill(origin.analyzer.explained, inputs)
+        occluded, curves = _occlusion(origin.analyzer, inputs, target, fill=fill)
         return Trust([occluded, _randomization(origin, alone, target), _conservation(origin, sample, target)], curves)
 
 
-def _row(leaf: Any, sample: int, count: int) -> Any:
-    whole = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count
-    return leaf[sample : sample + 1] if whole else leaf
+def _of_a_program(explanation: Any, sample: int, inputs: Any, target: Any) -> Trust:
+    """What can be asked of a program from a file: its answers to other inputs."""
+    learned, books = QUESTIONS[1:]
+    said = "Not measured: the weights of a program in a file cannot be shuffled. The analyzer that wrote it says."
+    findings = [Finding(learned, "open", said), Finding(books, "open", "A program in a file keeps no books.")]
+    scores, own = scores_of(explanation.output), explanation.relevance
+    one = isinstance(inputs, Tensor) and isinstance(own, Tensor) and explanation.amount is not None
+    if not one or scores is None or scores.dim() < 2:
+        said = "Not measured: a program in a file says that of one input and one entry of its output only."
+        return Trust([Finding(QUESTIONS[0], "open", said), *findings])
+    program = explanation.origin.analyzer.explained
+    occluded, curves = _occlusion(own[sample : sample + 1], inputs, target, model=program)
+    return Trust([occluded, *findings], curves)
 
 
-def _occlusion(analyzer: Any, inputs: Any, target: Any) -> tuple[Finding, list[Curve]]:
-    question = "Does the output change most where it says?"
+def _occlusion(method: Any, inputs: Any, target: Any, **options: Any) -> tuple[Finding, list[Curve]]:
+    question = QUESTIONS[0]
     try:
-        found = evaluate(
-            {"own": analyzer}, inputs, target, ["srg"], steps=STEPS, fill=_fill(analyzer.explained, inputs)
-        )
+        found = evaluate({"own": method}, inputs, target, ["srg"], steps=STEPS, **options)
     except (RelpropError, RuntimeError, TypeError) as error:
         return Finding(question, "open", f"Not measured: {error}"), []
     own, chance, middle = (found.mean(name, "srg") for name in NAMES)
@@ -93,7 +110,7 @@ def _curves(found: Evaluation) -> list[Curve]:
 
 
 def _randomization(origin: Any, alone: Any, target: Any) -> Finding:
-    question = "Does it depend on what the model has learned?"
+    question = QUESTIONS[1]
     try:
         args, kwargs = alone
         own = origin.analyzer(*args, target=target, **kwargs).relevance
@@ -107,7 +124,7 @@ def _randomization(origin: Any, alone: Any, target: Any) -> Finding:
 
 
 def _conservation(origin: Any, sample: int, target: Any) -> Finding:
-    question = "Is all relevance accounted for?"
+    question = QUESTIONS[2]
     if "audit" not in origin.analyzer.OPTIONS:
         return Finding(question, "open", f"{type(origin.analyzer).__name__} keeps no books.")
     try:

@@ -27,6 +27,7 @@ class Origin:
             where the sample is None.
         part: the call had `start=` or `conditions=`, so that a part of the model is explained.
         classes: names of the outputs.
+        others: it can be asked for other targets, too.
     """
 
     analyzer: Any
@@ -37,6 +38,19 @@ class Origin:
     ask: Callable[..., Any]
     part: Callable[[], bool]
     classes: Sequence[str] | None = None
+    others: bool = True
+
+
+def sample_of(leaf: Any, sample: int, count: int | None) -> Any:
+    """One sample (1, ...) of an input; what has no batch dimension as it is.
+
+    Args:
+        leaf: an input.
+        sample: which.
+        count: samples of the batch.
+    """
+    whole = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count
+    return leaf[sample : sample + 1] if whole else leaf
 
 
 def target_of(explanation: Drawable, origin: Origin, sample: int) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import relprop
 from relprop import LRP
 from relprop.analyzers.artifact import runner
-from relprop.analyzers.artifact.metadata import METADATA
+from relprop.analyzers.artifact.metadata import FORMAT, METADATA
 from relprop.composites import AttnLRP, EpsilonPlus, EpsilonPlusFlat
 from relprop.engine.program.trace import Traced
 from relprop.errors import ArtifactError, InputError, TargetError
@@ -148,7 +148,7 @@ def test_the_file_holds_each_tensor_once_and_no_traces(case: Case):
     with zipfile.ZipFile(case.path) as archive:
         text = "".join(archive.read(n).decode("utf-8", "replace") for n in archive.namelist() if n.endswith(".json"))
         notes = json.loads(archive.read(f"{case.path.stem}/extra/{METADATA}"))
-    assert notes["format"] == 1
+    assert notes["format"] == FORMAT
     assert notes["rules"] == str(case.lrp)
     assert notes["relprop"] == relprop.__version__
     assert "/src/relprop/" not in text
@@ -316,7 +316,7 @@ def test_newer_and_damaged_artifacts(tiny: LRP, tmp_path: Path):
     path = tiny.export(tmp_path / "x.pt2")
 
     def newer(name: str, content: bytes) -> bytes:
-        return json.dumps(json.loads(content) | {"format": 2}).encode() if name.endswith(METADATA) else content
+        return json.dumps(json.loads(content) | {"format": FORMAT + 1}).encode() if name.endswith(METADATA) else content
 
     def without_notes(name: str, content: bytes) -> bytes:
         return b"{}" if name.endswith(METADATA) else content
@@ -325,7 +325,7 @@ def test_newer_and_damaged_artifacts(tiny: LRP, tmp_path: Path):
         return b"{}" if name.endswith("models/model.json") else content
 
     for change, message in (
-        (newer, "format 2.*update relprop"),
+        (newer, f"format {FORMAT + 1}.*update relprop"),
         (without_notes, "damaged"),
         (without_program, "cannot be read by torch"),
     ):

@@ -178,6 +178,10 @@ def test_names_that_are_no_files(tmp_path: Path):
         ("inputs", 7),
         ("explained", ["3"]),
         ("layers", [["a"]]),
+        ("classes", "star"),
+        ("classes", ["\x1b[2Jgone"]),
+        ("composite", "\x07"),
+        ("options", 1),
         ("unknown", 1),
     ],
 )

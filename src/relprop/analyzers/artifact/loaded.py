@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from relprop.analyzers.artifact.answered import Outputs, explanation_of
 from relprop.analyzers.artifact.archive import HINT, Archive, opened
 from relprop.analyzers.artifact.metadata import FORMAT, METADATA, Metadata
 from relprop.analyzers.checks import check_finite
@@ -34,6 +35,9 @@ class Artifact:
         program: the module as PyTorch loads it; it returns a dict with `output`, `relevance`, and what else there is.
     """
 
+    OPTIONS: Collection[str] = ()
+    """Of those of an analyzer's call: it keeps no books, and its layers are fixed."""
+
     def __init__(self, path: Path, program: Any, metadata: Metadata) -> None:
         self.path, self.program, self.metadata = path, program, metadata
 
@@ -43,7 +47,8 @@ class Artifact:
         Args:
             *args: the model's inputs.
             **kwargs: those that have names.
-            target: for an artifact with `target="input"` an int, integers of shape (B,), or a tuple, as in `LRP`.
+            target: for an artifact with `target="input"` an int, integers of shape (B,), a tuple, or a class's name,
+                as in `LRP`.
 
         Raises:
             InputError: the inputs do not fit the program.
@@ -59,6 +64,9 @@ class Artifact:
                 f"{self.path.name} explains {known.target}, which cannot be changed. "
                 "Export it again with target='input' to choose at each call."
             )
+        return explanation_of(self, args, kwargs, target, self._run(args, kwargs, given))
+
+    def _run(self, args: Sequence[Any], kwargs: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping[str, Any]:
         with torch.inference_mode(False), torch.no_grad():
             try:
                 found = self.program(*map(usable, args), **{k: usable(v) for k, v in kwargs.items()}, **given)
@@ -66,14 +74,12 @@ class Artifact:
                 if "Guard failed" not in str(error):
                     raise
                 raise InputError(f"{self.path.name} does not serve inputs of these sizes: {error}") from error
-        relevance = found["relevance"] if isinstance(found["relevance"], tuple) else (found["relevance"],)
-        return Explanation(
-            relevance=found["relevance"],
-            _outputs=lambda: found["output"],
-            target=found.get("target"),
-            by_input=dict(zip(known.relevance, relevance, strict=True)),
-            layers=found.get("layers", {}),
-        )
+        return found  # type: ignore[no-any-return]
+
+    @property
+    def explained(self) -> nn.Module:
+        """The model in the program, for those who ask it again; each call works out relevance, too."""
+        return Outputs(self._run, self.metadata).eval()
 
     def __repr__(self) -> str:
         known = self.metadata
@@ -128,7 +134,7 @@ class Artifact:
                 f"{self.path.name} takes the target as an input: give an int, or integers of shape ({len(first)},)."
             )
         if len(shape) == len(self.metadata.explained):
-            chosen = as_target(target)
+            chosen = as_target(target, self.metadata.classes or None)
             chosen.check(len(first), shape)
             blank = first.new_zeros((), dtype=torch.float32).expand(len(first), *shape)
             index = chosen.index(blank) if chosen.knows_index else None

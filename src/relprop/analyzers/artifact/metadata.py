@@ -9,8 +9,13 @@ from typing import Any
 METADATA = "relprop.json"
 """Name of the file inside the artifact that holds the metadata."""
 
-FORMAT = 1
-"""Version of the artifact's calling convention and metadata."""
+FORMAT = 2
+"""Version of the artifact's calling convention and metadata: 2 has names of classes, composite and options."""
+
+
+def showable(text: str) -> str:
+    """The text with `�` for each character that a terminal would obey, or that no file can hold."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Metadata:
         checks_finite: inputs that are not finite are to be refused.
         device: where the program runs. positional, keywords: names of the arguments that it is called with.
         inputs: its flat inputs. explained: shape of one sample's explained output, None for a size that varies.
-        relevance, layers: names of the results.
+        relevance, layers: names of the results. classes: names of the outputs, where the analyzer knew them.
+        composite, options: of the analyzer, as it is called again.
     """
 
     format: int
@@ -54,6 +60,9 @@ class Metadata:
     explained: tuple[int | None, ...]
     relevance: tuple[str, ...]
     layers: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    composite: str = ""
+    options: str = ""
 
     def to_json(self) -> str:
         """As it stands in the file; `from_json` reads it."""
@@ -90,12 +99,15 @@ class Metadata:
             self.rules,
             self.target,
             self.device,
+            self.composite,
+            self.options,
             *self.relevance,
             *self.layers,
+            *self.classes,
         )
         sizes_and_names = (str(part) for spec in self.inputs for part in (spec.name, spec.dtype, *spec.shape))
         for text in (*texts, *sizes_and_names):
-            if not all(c.isprintable() or c in "\n\t" for c in text):
+            if text != showable(text):
                 raise ValueError(f"{text!r} has characters that cannot be shown")
 
 

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from relprop.analyzers.artifact import onnx
-from relprop.analyzers.artifact.metadata import FORMAT, METADATA, InputSpec, Metadata
+from relprop.analyzers.artifact.metadata import FORMAT, METADATA, InputSpec, Metadata, showable
 from relprop.analyzers.artifact.runner import TARGET, Runner, first_tensor, keyword_names, positional_names
 from relprop.engine.graph.graph import Graph, Node, fake_value, is_floating, is_open, shape_of
 from relprop.engine.ops.analysis import only_masks
@@ -51,7 +51,8 @@ class Job:
         seed: where relevance starts, unless the program takes that as an input.
         takes_target: the target is an input of the program.
         checks: as the analyzer has it.
-        model, table: the model's class and the analyzer's printed table, for the reader of the file.
+        table: the analyzer's printed table, for the reader of the file. described: the analyzer and its model in words.
+        classes: names of the outputs.
     """
 
     program: Program
@@ -59,8 +60,9 @@ class Job:
     seed: Seed
     takes_target: bool
     checks: bool
-    model: str
     table: str
+    described: Mapping[str, str]
+    classes: Sequence[str] | None = None
 
 
 def write(job: Job, path: Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -183,9 +185,9 @@ def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
         format=FORMAT,
         relprop=version("relprop"),
         torch=torch.__version__,
-        model=job.model,
-        rules=job.table,
-        target="an input of the artifact" if job.takes_target else str(job.seed.target),
+        model=showable(job.described["model"]),
+        rules=showable(job.table),
+        target="an input of the artifact" if job.takes_target else showable(str(job.seed.target)),
         takes_target=job.takes_target,
         checks_finite=job.checks and not any(is_floating(n) and only_masks(n) for n in graph.inputs),
         device=str(first_tensor(map(fake_value, graph.inputs)).device),
@@ -198,6 +200,9 @@ def metadata_of(job: Job, exported: ExportedProgram, names: Names) -> Metadata:
         explained=tuple((shape_of(job.program.explained) or ())[1:]),
         relevance=names.inputs,
         layers=names.layers,
+        classes=tuple(showable(str(name)) for name in job.classes or ()),
+        composite=showable(job.described["composite"]),
+        options=showable(job.described["options"]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.errors import ImageError, InputError, RelpropError
+from relprop.errors import ImageError, InputError, RelpropError, TargetError
 from relprop.explanations.figures.view import View, name_of, views_of
 from relprop.explanations.ledger import Ledger
 from relprop.explanations.origin import scores_of, target_of
@@ -101,10 +101,11 @@ def collected(
         (seen,) = views_of(other, [0], **drawn | {"names": _alone(item.names, i)})
         panels.append(panel_of(seen, label))
     ledger = expl.ledger if asked is None or asked.ledger is None else asked.ledger
+    steps = _of_sample(expl, i) if asked is None else _of_sample(asked, 0)
     return Sample(
         item.name or f"Sample {i}",
         panels,
-        _layers(asked, view) if asked is not None else [],
+        _layers(steps, view) if layers else [],
         [] if ledger is None else _sinks(ledger),
         "" if ledger is None else _books(ledger),
         _trust(expl, i) if trust else None,
@@ -134,7 +135,7 @@ def _others(expl: Any, i: int, targets: Sequence[Any] | None) -> list[tuple[str,
     output = scores_of(expl.output)
     flat = output[i].detach().float() if output is not None and output.dim() == 2 else None
     if targets is None:
-        if index is None or flat is None:
+        if index is None or flat is None or not expl.origin.others:
             return []
         best = flat.argsort(descending=True, stable=True)[: OTHERS + 1].tolist()
         targets = [k for k in best if k != index][:OTHERS]
@@ -146,20 +147,27 @@ def _others(expl: Any, i: int, targets: Sequence[Any] | None) -> list[tuple[str,
         own = name_of(expl, i)
         for label, other in found[:2]:
             if other.target is not None and int(other.target[0]) != index:
-                contrast = expl.origin.ask(Contrast(index, int(other.target[0])), i)
-                found.append((f"{own}, not {label}", contrast))
+                with suppress(TargetError):  # a program from a file explains one entry at a time
+                    contrast = expl.origin.ask(Contrast(index, int(other.target[0])), i)
+                    found.append((f"{own}, not {label}", contrast))
     return found
 
 
-def _layers(asked: Any, view: View) -> list[Panel]:
+def _of_sample(expl: Any, sample: int) -> dict[str, Tensor]:
+    """Relevance of one sample at the layers that the explanation has, and that have a batch dimension."""
+    first = expl.relevance if isinstance(expl.relevance, Tensor) else expl.relevance[0]
+    return {name: r[sample] for name, r in expl.layers.items() if r.dim() > 1 and len(r) == len(first)}
+
+
+def _layers(layers: Mapping[str, Tensor], view: View) -> list[Panel]:
     """Layers from the input to the output, at most `LAYERS` of them, without those that change nothing."""
     different: list[tuple[str, Tensor]] = []
-    for name, relevance in asked.layers.items():
+    for name, relevance in layers.items():
         if not different or not _alike(different[-1][1], relevance):
             different.append((name, relevance))
     step = max(1.0, len(different) / LAYERS)
     chosen = [different[int(k * step)] for k in range(min(len(different), LAYERS))]
-    return [_layer(name, relevance[0].detach().cpu().float(), view) for name, relevance in chosen]
+    return [_layer(name, relevance.detach().cpu().float(), view) for name, relevance in chosen]
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

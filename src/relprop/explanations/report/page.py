@@ -87,11 +87,14 @@ def plot(curves: Sequence[Curve]) -> dict[str, Any]:
 
 def code(settings: Mapping[str, str]) -> str:
     """Lines of Python that make the analyzer again, as far as they are known."""
+    versions = f"# relprop {settings.get('relprop', '?')}, torch {settings.get('torch', '?')}"
+    if "artifact" in settings:
+        target = f", target={settings['target']}" if "target" in settings else ""
+        return "\n".join([versions, "import relprop", f"explained = relprop.load({settings['artifact']!r})(x{target})"])
     composite, options = settings.get("composite", ""), settings.get("options", "")
     arguments = ", ".join(filter(None, ("model", composite, options)))
     name = settings.get("analyzer", "LRP")
-    lines = [f"# relprop {settings.get('relprop', '?')}, torch {settings.get('torch', '?')}"]
-    lines += ["from relprop import LRP" if name == "LRP" else f"from relprop.analyzers import {name}"]
+    lines = [versions, "from relprop import LRP" if name == "LRP" else f"from relprop.analyzers import {name}"]
     known = composite.partition("(")[0]
     lines += [f"from relprop.composites import {known}"] if known.isidentifier() else []
     if "spec" in settings:
