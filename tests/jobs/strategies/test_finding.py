@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
 import re
 import sys
@@ -9,7 +12,6 @@ import types
 
 import numpy as np
 import pytest
-from support.strategies import write_dataset
 
 import relprop.jobs
 from relprop.errors import InputError
@@ -23,21 +25,6 @@ pytest.importorskip("sklearn")
 
 STAR = CLASSES[CLEVER_HANS]
 LAYER = "features.block4.conv"
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """The job's folder, that of the pictures, and the masks of those with a watermark."""
-    folder = tmp_path_factory.mktemp("strategies")
-    masks = write_dataset(folder / "pictures", 30, 16)
-    (folder / "pictures" / "square" / "<b>&.png").write_bytes(next((folder / "pictures").rglob("*.png")).read_bytes())
-    relprop.jobs.run(model="demo", source=folder / "pictures", out=folder / "out", target="label")
-    return folder / "out", folder / "pictures", masks
-
-
-@pytest.fixture(scope="module")
-def found(dataset):
-    return strategies.find(dataset[0])
 
 
 def quality(group, masks) -> tuple[float, float]:
@@ -101,8 +88,8 @@ def test_the_page_shows_the_strategies(dataset, found, tmp_path):
     out, pictures, masks = dataset
     strategies.save_page(tmp_path / "page.html", found, pictures=pictures, masks=masks, title="A <script> & more")
     page = (tmp_path / "page.html").read_text("utf-8")
-    assert "<script" not in page
-    assert "A &lt;script&gt; &amp; more" in page
+    assert page.count("<script") == 1  # its own
+    assert page.count("A &lt;script&gt; &amp; more") == 2
     assert "square/&lt;b&gt;&amp;.png" in page
     assert "<b>" not in page
     headings = re.findall(r"<h[23]>(.*?)</h[23]>", page)
@@ -114,6 +101,35 @@ def test_the_page_shows_the_strategies(dataset, found, tmp_path):
     wrong = int(re.search(r"(\d+) of 143 samples with a label", page)[1])
     table = relprop.jobs.open(out).pandas(["label", "prediction"])
     assert wrong == sum(CLASSES[p] != label for p, label in zip(table["prediction"], table["label"], strict=True))
+
+
+def test_the_page_lists_all_samples_with_what_they_are_filtered_by(dataset, found):
+    pytest.importorskip("jinja2")
+    page = strategies.page(found)
+    table = relprop.jobs.open(dataset[0]).pandas(["key", "label", "prediction"])
+    wrong = {
+        k: CLASSES[p] != label for k, p, label in zip(table["key"], table["prediction"], table["label"], strict=True)
+    }
+    place = r'data-key="([^"]*)" data-class="(\d+)" data-group="(\d+)" data-wrong="([01]?)"'
+    rows, dots = (re.findall(rf"<{tag} [^>]*?{place}", page) for tag in ("tr", "circle"))
+    assert len(rows) == len(dots) == 143
+    assert sorted(rows) == sorted(dots)
+    assert {html.unescape(key): flag == "1" for key, _, _, flag in rows} == wrong
+    assert [flag for *_, flag in rows] == sorted((flag for *_, flag in rows), reverse=True)
+    where = {html.unescape(key): (int(number), int(group)) for key, number, group, _ in rows}
+    for number, each in enumerate(found):
+        for strategy in each.strategies:
+            assert {where[key] for key in strategy.keys} == {(number, strategy.group + 1)}
+
+
+def test_the_pages_script_is_the_only_one_that_may_run(found):
+    pytest.importorskip("jinja2")
+    page = strategies.page(found)
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert not re.search(r"\son\w+=", page)
 
 
 def test_the_page_needs_no_pictures(found):

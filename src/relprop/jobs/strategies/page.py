@@ -1,8 +1,12 @@
-"""A page on a dataset: wrong predictions first, then class by class the strategies, as one file without any script."""
+"""A page on a dataset: wrong predictions first, then class by class the strategies, as one file that needs no other.
+
+Its script filters what is there; without it, everything is shown.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +22,7 @@ from relprop.errors import RelpropError
 from relprop.evaluation.localization import positive_share
 from relprop.explanations.files import replacing
 from relprop.explanations.heatmaps import heatmap
+from relprop.explanations.shown import one_line
 from relprop.jobs.datasets.columns import SCORES, rows_in
 from relprop.jobs.datasets.extras import needed
 from relprop.jobs.datasets.found import heatmaps_of
@@ -35,6 +40,8 @@ SHOWN = 5
 """Samples of a strategy, and outliers of a class."""
 WRONG = 24
 """Wrong predictions."""
+LISTED = 5000
+"""Lines in the list of all samples."""
 CONCEPTS = 12
 """Channels in the table of classes by concepts."""
 EDGE = 96
@@ -44,10 +51,26 @@ COLOURS = ("#3b6fb6", "#d1495b", "#2e9e6b", "#e0a030", "#7a5ba6", "#4aa6b5", "#a
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A sample on the page: its name, what is said of it, and its pictures as addresses of data."""
+class Placed:
+    """Where a sample belongs, by which it is filtered.
+
+    Attributes:
+        key: its name.
+        of_class: number of its class among those of the page.
+        group: number of its strategy in it, from 1 on.
+        wrong: whether its prediction is not its label; None: it has none.
+    """
 
     key: str
+    of_class: int
+    group: int
+    wrong: bool | None
+
+
+@dataclass(frozen=True)
+class Shown(Placed):
+    """A sample on the page, what is said of it, and its pictures as addresses of data."""
+
     said: str
     picture: str | None
     heat: str
@@ -75,10 +98,18 @@ def page(
         MissingExtraError: Jinja2, Pillow, matplotlib or umap-learn is not installed.
     """
     jinja = needed("jinja2", "a page on a dataset")
-    template = (resources.files("relprop.jobs.strategies") / "page.html").read_text("utf-8")
     environment = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text: str = environment.from_string(template).render(_content(found, pictures, masks or {}, title, plane))
+    environment.filters["line"] = lambda text: one_line(str(text))
+    script = _beside("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    beside = {"style": _beside("page.css"), "script": script, "digest": digest}
+    template = environment.from_string(_beside("page.html"))
+    text: str = template.render(_content(found, pictures, masks or {}, title, plane) | beside)
     return text
+
+
+def _beside(name: str) -> str:
+    return (resources.files("relprop.jobs.strategies") / name).read_text("utf-8")
 
 
 def save_page(path: str | Path, found: Strategies, **options: Any) -> None:
@@ -104,7 +135,8 @@ def _content(found: Strategies, pictures: Pictures, masks: Masks, title: str, pl
     for each in found:
         wanted |= {key for s in each.strategies for key in s.keys[:SHOWN]} | set(each.outliers(SHOWN))
     heats, shares = _heats(found, wanted, masks)
-    shown = _Shower(found, pictures, heats)
+    places = _places(found)
+    shown = _Shower(found, places, pictures, heats)
     manifest = found.results.manifest
     return {
         "title": title,
@@ -116,10 +148,38 @@ def _content(found: Strategies, pictures: Pictures, masks: Masks, title: str, pl
         "wrong_count": len(wrong),
         "labelled": sum(row["label"] is not None for each in found for row in each.rows),
         "wrong": [shown(row["key"], _mistake(row, found)) for row in wrong[:WRONG]],
-        "classes": [_class(each, found, shown, shares, _points(each, laid(each.vectors))) for each in found],
+        "classes": [_class(each, found, shown, shares, _points(each, places, laid(each.vectors))) for each in found],
+        "listed": _listed(found, places),
+        "among": len(places),
         "concepts": _concepts(found),
         "masked": bool(shares),
     }
+
+
+def _places(found: Strategies) -> dict[str, Placed]:
+    """Where each sample belongs."""
+    places = {}
+    for number, each in enumerate(found):
+        for row, group in zip(each.rows, each.clusters.labels.tolist(), strict=True):
+            wrong = None if row["label"] is None else _is_wrong(row, found)
+            places[row["key"]] = Placed(row["key"], number, group + 1, wrong)
+    return places
+
+
+def _listed(found: Strategies, places: Mapping[str, Placed]) -> list[dict[str, Any]]:
+    """Lines about samples in words: wrong predictions first, then class by class and strategy by strategy."""
+    rows = {row["key"]: row for each in found for row in each.rows}
+    order = sorted(places.values(), key=lambda place: (not place.wrong, place.of_class, place.group, place.key))
+    return [
+        {
+            "sample": place,
+            "prediction": _class_name(rows[place.key]["prediction"], found.results.classes),
+            "value": rows[place.key]["top_value"][0],
+            "label": "" if place.wrong is None else rows[place.key]["label"],
+            "strategy": f"{found[place.of_class].name} {place.group}",
+        }
+        for place in order[:LISTED]
+    ]
 
 
 def _class(
@@ -153,12 +213,12 @@ def _class(
     }
 
 
-def _points(each: OfClass, places: NDArray[np.float64]) -> list[dict[str, Any]]:
+def _points(each: OfClass, placed: Mapping[str, Placed], places: NDArray[np.float64]) -> list[dict[str, Any]]:
     """Places on a plane of 200 by 200."""
     low, high = places.min(0), places.max(0)
     scaled = 10 + 180 * (places - low) / np.maximum(high - low, 1e-12)
     return [
-        {"x": f"{x:.1f}", "y": f"{y:.1f}", "colour": COLOURS[group % len(COLOURS)], "key": row["key"]}
+        {"x": f"{x:.1f}", "y": f"{y:.1f}", "colour": COLOURS[group % len(COLOURS)], "sample": placed[row["key"]]}
         for (x, y), group, row in zip(scaled.tolist(), each.clusters.labels.tolist(), each.rows, strict=True)
     ]
 
@@ -166,7 +226,14 @@ def _points(each: OfClass, places: NDArray[np.float64]) -> list[dict[str, Any]]:
 class _Shower:
     """Samples as the page shows them."""
 
-    def __init__(self, found: Strategies, pictures: Pictures, heats: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(
+        self,
+        found: Strategies,
+        places: Mapping[str, Placed],
+        pictures: Pictures,
+        heats: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        self._places = places
         self._rows = {row["key"]: row for each in found for row in each.rows}
         self._names, self._heats = found.results.classes, heats
         self._pictures: Callable[[str], Image] | None
@@ -178,7 +245,8 @@ class _Shower:
 
     def __call__(self, key: str, said: str = "") -> Shown:
         heat = _drawn(self._heats[key], EDGE) if key in self._heats else ""
-        return Shown(key, said or _class_name(self._rows[key]["prediction"], self._names), self._picture(key), heat)
+        said = said or _class_name(self._rows[key]["prediction"], self._names)
+        return Shown(**vars(self._places[key]), said=said, picture=self._picture(key), heat=heat)
 
     def _picture(self, key: str) -> str | None:
         if self._pictures is None:
