@@ -42,7 +42,7 @@ def begin(model: str, pictures: Path, out: Path, sink: str):
     ("kills", "sink"),
     [
         (10, "parquet"),
-        (4, "zarr"),
+        (8, "zarr"),
         pytest.param(100, "parquet", marks=pytest.mark.slow),
         pytest.param(100, "zarr", marks=pytest.mark.slow),
     ],
