@@ -52,7 +52,8 @@ class Measured:
 
     Attributes:
         bare, job, reading: seconds of one core for a sample: in the bare loop, in the job, and to decode and resize it.
-        ratio: throughput of the job over that of the loop, where another core reads: `bare / (job − reading)`.
+        ratio: throughput of the job over that of the loop, where another core reads, `bare / (job − reading)`: the
+            median of rounds, in each of which the three follow each other.
         wall: the same by the clock on the wall, on the machine as it is.
         stored: bytes of results for a sample.
     """
@@ -87,26 +88,24 @@ def measured(model: str, source: Path, rounds: int) -> Measured:
     explainer = explainer_of(job, opened, index)
     found = [read(opened, explainer, i)[1] for i in range(len(index))]
     batches = [torch.stack(found[i : i + PASS]) for i in range(0, len(found), PASS)]  # type: ignore[arg-type]
-    started = time.process_time()
-    for i in range(len(index)):
-        read(opened, explainer, i)
-    reading = (time.process_time() - started) / len(index)
+
+    def reading() -> None:
+        for i in range(len(index)):
+            read(opened, explainer, i)
 
     def bare() -> None:
         for x in batches:
             explainer.lrp(x, layers=explainer.layers)
 
     bare()
-    loops, jobs, walls = [], [], []
+    rows = []
     for _ in range(rounds):
-        wall, core = seconds(bare)
-        loops.append(core / len(index))
+        wall, loop = (each / len(index) for each in seconds(bare))
+        looked = seconds(reading)[1] / len(index)
         wall_of_job, core_of_job = whole(job)
-        walls.append(wall / len(index) / wall_of_job)
-        jobs.append(core_of_job)
+        rows.append((loop, core_of_job, looked, loop / (core_of_job - looked), wall / wall_of_job))
     stored = sum(path.stat().st_size for path in out.glob("part-*")) / len(index)
-    ratio = median(loops) / (median(jobs) - reading)
-    return Measured(median(loops), median(jobs), reading, ratio, median(walls), stored)
+    return Measured(*(median(column) for column in zip(*rows, strict=True)), stored)
 
 
 def whole(job: relprop.jobs.Job) -> tuple[float, float]:

@@ -110,6 +110,9 @@ def encoded(rows: Sequence[dict[str, Any]], schema: Any) -> bytes:
         compression="zstd",
         row_group_size=ROWS,
         use_dictionary=["label"],
+        write_statistics=[
+            field.name for field in schema if not is_large(field.name)
+        ],  # nobody asks heatmaps for theirs
         write_page_checksum=True,
     )
     return file.getvalue()

@@ -181,14 +181,14 @@ def sums_of(explanation: Explanation) -> dict[str, Any]:
     output = explanation.output.detach().float()
     flat = relevance.detach().double().flatten(1)
     top = output.topk(min(TOP, output.shape[1]))
-    started = torch.where(amount < 0, -1.0, 1.0).double()
+    started, arrived = torch.where(amount < 0, -1.0, 1.0).double(), flat.sum(1)
     found: dict[str, Tensor] = {
         "amount": amount.detach().double(),
         "top_class": top.indices.int(),
         "top_value": top.values,
         "prediction": top.indices[:, 0].int(),
-        "arrived": flat.sum(1),
-        "kept": started - flat.sum(1),
+        "arrived": arrived,
+        "kept": started - arrived,
         "magnitude": flat.abs().sum(1),
     }
     if explanation.target is not None:
