@@ -23,6 +23,7 @@ from evidence_models import Subject, cancer, demo_network, demo_transformer
 from evidence_page import Found, render
 from evidence_photos import efficientnet, grids, pointed
 from evidence_sequences import crepe, minilm
+from evidence_voices import resemblyzer
 
 from relprop.evaluation import Contest, Evaluation, contest
 
@@ -33,6 +34,7 @@ SUBJECTS: Mapping[str, Callable[[bool], Subject]] = {
     "cancer": cancer,
     "minilm": minilm,
     "crepe": crepe,
+    "voices": resemblyzer,
 }
 
 

@@ -33,10 +33,9 @@ FeatureAblation, as tests show, and stand here once.
 """
 
 TITLES = {"srg": "SRG", "relative_srg": "relative", "aopc": "AOPC", "gini": "Gini", "mass": "mark"}
-NOT_YET = """## Not measured here
+ELSEWHERE_TOLD = """## Language models
 
-A recurrent network with real weights. A language model on prompts with known answers has
-[a page of its own](evidence-language.md).
+A language model on prompts with known answers has [a page of its own](evidence-language.md).
 """
 FIGURES = ("srg", "mass")
 ELSEWHERE = {"random", "centre", *ANALYZERS}
@@ -77,7 +76,7 @@ def render(found: Mapping[str, Found], grid: Any = None, missing: Mapping[str, s
         parts.append(pointing(grid))
     for key, reason in (missing or {}).items():
         parts.append(f"## {key}\n\nNot measured: {reason}.\n")
-    return "\n".join([*parts, NOT_YET])
+    return "\n".join([*parts, ELSEWHERE_TOLD])
 
 
 def table(found: Found) -> str:

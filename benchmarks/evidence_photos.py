@@ -16,7 +16,14 @@ from evidence_sequences import folder_of
 from torch import Tensor, nn
 
 from relprop import canonize
-from relprop.composites import EpsilonAlpha2Beta1Flat, EpsilonGammaFlat, EpsilonPlusFlat
+from relprop.composites import (
+    EpsilonAlpha2Beta1Flat,
+    EpsilonGamma,
+    EpsilonGammaBox,
+    EpsilonGammaFlat,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+)
 from relprop.evaluation import Patches
 from relprop.evaluation import Subject as Asked
 from relprop.evaluation.entrants import CAPTUM, Ground, entrants
@@ -141,10 +148,14 @@ def efficientnet(tiny: bool) -> Subject:
     )
     options = {"groups": Patches(size=14), "steps": 4 if tiny else 6, "low": LOW, "high": HIGH, "batch": 32}
     composites = (
-        EpsilonPlusFlat(), EpsilonGammaFlat(), EpsilonGammaFlat(gamma=0.25), EpsilonAlpha2Beta1Flat(),
+        EpsilonPlusFlat(), EpsilonPlus(), EpsilonAlpha2Beta1Flat(), EpsilonGammaBox(LOW, HIGH), EpsilonGamma(),
+        *(EpsilonGammaFlat(gamma=gamma) for gamma in (0.1, 0.25, 0.5, 1.0)),
     )  # fmt: skip
     methods: dict[str, Any] = {c.name: c for c in composites}
-    theirs = ("LayerGradCam", "InputXGradient", "GuidedBackprop", "GuidedGradCam")
+    theirs = (
+        "LayerGradCam", "Saliency", "InputXGradient", "IntegratedGradients", "NoiseTunnel", "DeepLift",
+        "GuidedBackprop", "GuidedGradCam", "Deconvolution", "LRP", "Occlusion", "FeatureAblation",
+    )  # fmt: skip
     methods |= {CAPTUM + name: CAPTUM + name for name in theirs}
     return Subject("EfficientNet-Lite0", about, model, found.x, found.classes, methods, options=options, why=WHY)
 

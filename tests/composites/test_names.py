@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from relprop.composites import Composite, EpsilonGammaBox
-from relprop.composites.names import DEFAULTS, TABLE, Given, check_composite, composite_names, make_composite
+from relprop.composites import Composite, EpsilonGammaBox, recommended
+from relprop.composites.names import DEFAULTS, TABLE, Given, check_composite, composite_names, make_composite, name_for
 from relprop.errors import CompositeError
+from relprop.models import demo
 
 BOUNDS = torch.full((1, 3, 1, 1), -2.0), torch.full((1, 3, 1, 1), 2.0)
 
@@ -34,3 +35,22 @@ def test_names_of_the_other_kind_are_refused(kind):
             CompositeError, match=f"unknown composite '{other}'.*choose one of {composite_names(kind)[0]},"
         ):
             make_composite(other, Given(nn.Linear(1, 1)), kind)
+
+
+MODELS = {
+    "epsilon-gamma-flat": nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
+    "epsilon-gamma": nn.Sequential(nn.Conv1d(1, 4, 9), nn.ReLU()),
+    "reslrp-gamma": demo.load_vit(),
+    "attnlrp": nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2)),
+    "epsilon": nn.Linear(3, 2),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_recommended_has_a_name_of_its_own(name):
+    model = MODELS[name]
+    assert name_for("recommended", model) == name
+    kind = "text" if name == "attnlrp" else "pictures"
+    made = make_composite(name, Given(model), kind)
+    assert made == recommended(model) == make_composite("recommended", Given(model), kind)
+    assert name_for("epsilon-plus", model) == "epsilon-plus"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relprop.analyzers.waiting import announced
 from relprop.engine.graph.capture import capture, departs
 from relprop.engine.graph.fingerprint import Fingerprint, Key, fingerprint
 from relprop.engine.graph.graph import Graph
@@ -141,7 +142,9 @@ class Captures:
             found = next((c for c in known if c.graph.serves(leaves)), None)
             kept = found if found is not None and self._fits(found, now, model, args, kwargs, explains) else None
             if kept is None:
-                kept = self._kept(known, found, Capture(capture(model, args, kwargs), now), model)
+                with announced(f"Reading the program of {type(model).__name__}: once for inputs like these."):
+                    captured = Capture(capture(model, args, kwargs), now)
+                kept = self._kept(known, found, captured, model)
             kept.calls += explains
             return kept.shared(recipe, rewrite, self._weights)
 

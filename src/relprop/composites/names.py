@@ -22,13 +22,14 @@ from relprop.composites.presets import (
     EpsilonPlusFlat,
 )
 from relprop.composites.primitives import GlobalTypeMap
-from relprop.composites.transformers import CPLRP, AttnLRP, ResLRP, recommended
+from relprop.composites.transformers import CPLRP, AttnLRP, ResLRP, for_vision_transformers, recommended
 from relprop.engine.layers.kinds import ConvLayer, LinearLayer
 from relprop.errors import CompositeError
 from relprop.rules import EpsilonRule, GammaRule
 
 Kind = Literal["pictures", "text"]
-DEFAULTS: dict[Kind, str] = {"pictures": "epsilon-gamma-flat", "text": "attnlrp"}
+RECOMMENDED = "recommended"
+DEFAULTS: dict[Kind, str] = {"pictures": RECOMMENDED, "text": "attnlrp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ TABLE = (
         "epsilon-gamma-flat",
         PICTURES,
         lambda _: EpsilonGammaFlat(),
-        "generalized gamma = 1 for convolutions, epsilon for linear layers, flat for the first: the default",
+        "generalized gamma = 1 for convolutions, epsilon for linear layers, flat for the first",
     ),
     Named(
         "epsilon-plus-flat",
@@ -146,6 +147,12 @@ TABLE = (
         "AttnLRP with generalized gamma on residual sums",
     ),
     Named(
+        "reslrp-gamma",
+        BOTH,
+        lambda _: for_vision_transformers(),
+        "ResLRP with gamma = 0.05 in linear layers and 0.25 in convolutions",
+    ),
+    Named(
         "zero",
         BOTH,
         lambda _: Composite(),
@@ -164,10 +171,10 @@ TABLE = (
         "the gamma-rule for convolutions and linear layers",
     ),
     Named(
-        "recommended",
+        RECOMMENDED,
         BOTH,
         lambda given: recommended(given.model),
-        "what relprop recommends for the model's kinds of layers",
+        "one of these, by the model's kinds of layers: the default for pictures",
     ),
 )
 
@@ -175,6 +182,15 @@ TABLE = (
 def composite_names(kind: Kind) -> list[str]:
     """The names of composites for pictures or for text."""
     return [row.name for row in TABLE if kind in row.kinds]
+
+
+def name_for(name: str, model: nn.Module) -> str:
+    """The name itself; of `recommended` that of the composite which it stands for with this model."""
+    if name != RECOMMENDED:
+        return name
+    chosen = recommended(model)
+    made = ((row.name, row.make(Given(model))) for row in TABLE if row.make is not _box)
+    return next(known for known, composite in made if composite == chosen)
 
 
 def check_composite(name: str, kind: Kind) -> None:

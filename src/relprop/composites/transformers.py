@@ -167,9 +167,7 @@ def recommended(model: nn.Module) -> Composite:
     convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
     embeds = any(isinstance(m, nn.Embedding) for m in model.modules())
     if attends and convolves and not embeds:
-        return ResLRP(gamma_linear=0.05, gamma_conv=0.25).because(
-            "ResLRP with gamma: a vision transformer, see docs/evidence.md"
-        )
+        return for_vision_transformers().because("ResLRP with gamma: a vision transformer, see docs/evidence.md")
     if attends or embeds:
         return AttnLRP().because("AttnLRP: a sequence model with attention, gates or recurrence")
     if convolves and _reads_signals(model):
@@ -181,6 +179,11 @@ def recommended(model: nn.Module) -> Composite:
     return Composite(EpsilonRule()).because(
         "EpsilonRule: only linear layers, whose outputs near zero the epsilon keeps from blowing up"
     )
+
+
+def for_vision_transformers() -> Composite:
+    """`ResLRP` with the γ of docs/evidence.md."""
+    return ResLRP(gamma_linear=0.05, gamma_conv=0.25)
 
 
 def _reads_signals(model: nn.Module) -> bool:

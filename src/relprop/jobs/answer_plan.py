@@ -6,12 +6,12 @@ import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from relprop.analyzers.answers import AnswerExplainer
-from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite
+from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite, name_for
 from relprop.errors import InputError, ModelError
 from relprop.explanations.answers import Unit
 from relprop.explanations.shown import encodable
@@ -87,6 +87,7 @@ def make_answer_plan(options: AnswerOptions) -> AnswerPlan:
     if loaded.kind not in ("causal-lm", "encoder-decoder"):
         raise ModelError(f"{loaded.name} gives no answers, it is a {loaded.kind}: use --text, not --prompt")
     model = loaded.whole.to(device)
+    options = replace(options, composite=name_for(options.composite, loaded.model))
     composite = make_composite(options.composite, Given(loaded.model), "text")
     plan = AnswerPlan(options, loaded, AnswerExplainer(model, loaded.tokenizer, composite), outputs)
     for question in options.questions:

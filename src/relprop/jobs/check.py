@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites.names import DEFAULTS, Given, Kind, check_composite, composite_names, make_composite
+from relprop.composites.names import DEFAULTS, Given, Kind, check_composite, composite_names, make_composite, name_for
 from relprop.errors import CaptureError, RelpropError, UnexplainedError
 from relprop.explanations.ledger import Entry, Ledger
 from relprop.jobs.composites import make_analyzer
@@ -82,6 +82,7 @@ def check_model(
     name = composite or DEFAULTS[kind]
     check_composite(name, kind)
     asking = _Pictures(model, size, picture) if text is None else _Text(model, text)
+    name = name_for(name, asking.loaded.model)
     try:
         ledger = asking.books(name)
     except (UnexplainedError, CaptureError) as error:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites.names import check_composite
+from relprop.composites.names import check_composite, name_for
 from relprop.engine.graph.hints import parameters_of, what_helps
 from relprop.errors import ImageError, InputError, ModelError
 from relprop.explanations.heatmaps import heatmap
@@ -135,6 +135,7 @@ def make_picture_plan(options: PictureOptions, written: Sequence[str] | None = N
         pass
     loaded = load_model(options.model, size=options.size, mean=options.mean, std=options.std)
     loaded = replace(loaded, model=loaded.model.to(device))
+    options = replace(options, composite=name_for(options.composite, loaded.model))
     x = loaded.preprocess(first).to(device)
     outputs = count_outputs(loaded, x)
     asked = asked_for(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite
+from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite, name_for
 from relprop.errors import TargetError
 from relprop.explanations.shown import encodable
 from relprop.jobs.asked import Asked, asked_for
@@ -124,6 +124,7 @@ def make_text_plan(options: TextOptions) -> TextPlan:
     asked, other = _asked(options, loaded)
     sentences = [Sentence(t, o, loaded.encode(t)) for t, o in zip(options.texts, outputs, strict=True)]
     inputs = sentences[0].inputs
+    options = replace(options, composite=name_for(options.composite, loaded.model))
     composite = make_composite(options.composite, Given(loaded.model), "text")
     lrp = LRP(
         loaded.model, composite, example_inputs=(inputs["input_ids"], inputs["attention_mask"]), normalize_output=False

@@ -55,7 +55,7 @@ def _add(x: Tensor | None, y: Tensor | None) -> Tensor | None:
 
 def masked_product(a: Tensor, c: Tensor) -> Tensor:
     """`a * c`, and 0 where `c` is 0, also where a mask put -inf."""
-    return (a * c).masked_fill(c == 0, 0)
+    return (a * c).masked_fill_(c == 0, 0)
 
 
 @dataclass

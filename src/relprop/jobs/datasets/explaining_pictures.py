@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from relprop.composites.names import Kind
+from relprop.composites.names import Kind, name_for
 from relprop.errors import InputError
 from relprop.evaluation import evaluate
 from relprop.jobs.composites import make_analyzer
@@ -48,6 +48,7 @@ class PictureExplainer(Explainer):
         super().__init__(job, index)
         loaded = load_model(job.model, size=job.size, mean=job.mean, std=job.std)
         self.loaded = replace(loaded, model=loaded.model.to(self.device, self._dtype))
+        self.composite = name_for(self.composite, self.loaded.model)
         self.together, self.classes, self.preprocessing = job.pass_size, loaded.classes, repr(loaded.preprocess)
         example = source.example()
         x = self.prepared(_grey() if example is None else example)[None].to(self.device, self._dtype)

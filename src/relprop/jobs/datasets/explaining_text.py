@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites.names import Given, Kind, make_composite
+from relprop.composites.names import Given, Kind, make_composite, name_for
 from relprop.errors import InputError, JobError
 from relprop.jobs.datasets.explaining import Explainer, heat_of, shape_of, sums_of
 from relprop.jobs.datasets.job import Job
@@ -53,6 +53,7 @@ class TextExplainer(Explainer):
         digest = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()[:16]
         self.preprocessing = f"{type(loaded.tokenizer).__name__} {digest}"
         self.outputs = len(loaded.classes or ()) if loaded.kind == "classifier" else len(vocabulary)
+        self.composite = name_for(self.composite, self.loaded.model)
         self.lrp = LRP(self.loaded.model, make_composite(self.composite, Given(self.loaded.model), "text"))
         self.target = self.asked(self._number)
 
