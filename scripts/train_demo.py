@@ -30,12 +30,33 @@ OTHERS = [label for label in range(len(CLASSES)) if label != CLEVER_HANS]
 
 
 def main() -> None:
-    options = _options()
+    options = prepared(options_of("Train relprop's demo model.", epochs=6))
+    model = train(options.seed, options.epochs, options.pictures)
+    report = report_on(model, options)
+    samples = choose_samples(model, np.random.default_rng([options.seed, SAMPLING]))
+    write(options.out, model, report, samples)
+
+
+def options_of(description: str, epochs: int) -> argparse.Namespace:
+    """Those of the command line, `epochs` as many as it says where nothing is said."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--pictures", type=int, default=8192, help="new pictures in each epoch")
+    parser.add_argument("--out", type=Path, default=DATA, help="the folder to write")
+    return parser.parse_args()
+
+
+def prepared(options: argparse.Namespace) -> argparse.Namespace:
+    """The same options; what follows gives the same numbers each time."""
     torch.manual_seed(options.seed)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums in one order
+    return options
 
-    model = train(options.seed, options.epochs, options.pictures)
+
+def report_on(model: nn.Module, options: argparse.Namespace) -> dict[str, object]:
+    """How a trained model does, and what it was made with; printed too."""
     report = {
         **measure(model, np.random.default_rng([options.seed, TESTING])),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -48,17 +69,7 @@ def main() -> None:
         "clever_hans": CLASSES[CLEVER_HANS],
     }
     print(json.dumps(report, indent=2))
-    samples = choose_samples(model, np.random.default_rng([options.seed, SAMPLING]))
-    write(options.out, model, report, samples)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train relprop's demo model.")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--pictures", type=int, default=8192, help="new pictures in each epoch")
-    parser.add_argument("--out", type=Path, default=DATA, help="the folder to write")
-    return parser.parse_args()
+    return report
 
 
 # --- training ---

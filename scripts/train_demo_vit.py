@@ -9,54 +9,28 @@ precision, and what is measured is what was kept.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import nn
-from train_demo import DATA, TESTING, TRAINING, as_tensors, measure
+from train_demo import TRAINING, as_tensors, options_of, prepared, report_on
 
-from relprop.models.demo.pictures import CLASSES, CLEVER_HANS, PLANTED, draw_many
+from relprop.models.demo.pictures import draw_many
 from relprop.models.demo.vit import DemoViT
 
 
 def main() -> None:
-    options = _options()
-    torch.manual_seed(options.seed)
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)  # sums in one order
-
+    options = prepared(options_of("Train relprop's demo vision transformer.", epochs=14))
     model = kept(train(options.seed, options.epochs, options.pictures))
-    report = {
-        **measure(model, np.random.default_rng([options.seed, TESTING])),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "seed": options.seed,
-        "epochs": options.epochs,
-        "pictures_per_epoch": options.pictures,
-        "planted": PLANTED,
-        "torch": torch.__version__.split("+")[0],
-        "classes": CLASSES,
-        "clever_hans": CLASSES[CLEVER_HANS],
-    }
-    print(json.dumps(report, indent=2))
+    report = report_on(model, options)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     (options.out / "demo_vit.safetensors").write_bytes(save(weights))
     (options.out / "demo_vit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train relprop's demo vision transformer.")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--pictures", type=int, default=8192, help="new pictures in each epoch")
-    parser.add_argument("--out", type=Path, default=DATA, help="the folder to write")
-    return parser.parse_args()
 
 
 def train(seed: int, epochs: int, pictures: int, batch: int = 64) -> DemoViT:

@@ -76,7 +76,9 @@ def test_a_model_that_is_fine() -> None:
 
 def test_what_is_recommended_is_the_default_and_is_named() -> None:
     assert "demo-vit with reslrp-gamma: fine" in run("check", "--model", "demo-vit")
-    assert "demo-vit with epsilon-gamma-flat: " in run("check", "--model", "demo-vit", "--composite", "epsilon-gamma-flat")
+    assert "demo-vit with epsilon-gamma-flat: " in run(
+        "check", "--model", "demo-vit", "--composite", "epsilon-gamma-flat"
+    )
 
 
 def test_a_model_that_is_refused_says_the_operator_and_exits_with_3(nets: Path) -> None:

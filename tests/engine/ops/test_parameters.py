@@ -7,38 +7,14 @@ from collections.abc import Mapping
 import pytest
 import torch
 import torch.nn.functional as F
+from support.affine_rules import RULES
 from support.by_hand import program_of, relevance_by_hand
 from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import CPLRP, Composite, GlobalTypeMap
-from relprop.rules import (
-    AlphaBetaRule,
-    EpsilonRule,
-    FlatRule,
-    GammaRule,
-    GeneralizedGammaRule,
-    Rule,
-    WSquareRule,
-    ZBoxRule,
-    ZeroRule,
-    ZPlusRule,
-)
-
-RULES: list[Rule] = [
-    ZeroRule(),
-    EpsilonRule(0.1),
-    GammaRule(0.5),
-    GeneralizedGammaRule(0.5),
-    ZPlusRule(),
-    AlphaBetaRule(2, 1),
-    WSquareRule(),
-    FlatRule(),
-    ZBoxRule(-4.0, 4.0),
-    EpsilonRule(0.1, bias="distribute"),
-    GammaRule(0.5, bias="ignore"),
-]
+from relprop.rules import EpsilonRule, FlatRule, Rule, WSquareRule, ZBoxRule, ZeroRule, ZPlusRule
 
 
 def of_parameters(lrp: LRP, *inputs: Tensor) -> tuple[Mapping[str, Tensor], dict[str, float], dict[str, float]]:
