@@ -86,8 +86,7 @@ def of_networks(low: float, high: float) -> list[Composite]:
         EpsilonGammaBox(low, high, generalized=False),
         *(EpsilonGammaFlat(gamma=gamma) for gamma in (0.1, 0.25, 0.5, 1.0)),
         EpsilonGammaFlat(gamma=(1.0, 0.1)),
-        EpsilonGamma(),
-        EpsilonGamma(gamma=0.25),
+        *(EpsilonGamma(gamma=gamma) for gamma in (0.25, 0.5, 1.0)),
         EpsilonGammaFlat(gamma_residual=1.0),
         Composite(ZeroRule()),
     ]
@@ -185,8 +184,8 @@ def trained(x: Tensor, labels: Tensor) -> nn.Module:
 WHY = {
     "demo": (
         "The two figures ask for different rules here: the z⁺-rule spreads relevance widely, which occlusion of whole "
-        "patches likes, and rules with a small γ are sharp, which a mark of 17 by 7 pixels likes. γ = 1 is between, "
-        "and is first on neither; of each figure it has nine tenths of the best."
+        "patches likes, and rules with a small γ are sharp, which a mark of 17 by 7 pixels likes. γ = 0.5 is between, "
+        "and is first on neither; a larger γ goes toward the one, a smaller one toward the other."
     ),
     "vit": (
         "γ on residual sums gives a little less to the mark than γ in linear layers alone. It is recommended for SRG, "

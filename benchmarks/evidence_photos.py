@@ -161,13 +161,12 @@ def efficientnet(tiny: bool) -> Subject:
 
 
 WHY = (
-    "γ = 0.25 is better on these photographs, and γ = 1 on the demo's pictures, where 0.25 has three quarters of the "
-    "best SRG. "
-    "One composite is recommended for both; `relprop tune` finds the γ of a model of your own."
+    "A smaller γ is a little better on these photographs, and a larger one follows the output better on the demo's "
+    "small pictures. One composite is recommended for both; `relprop tune` finds the γ of a model of your own."
 )
 """What the page says where `recommended` is not among the first; looked into by hand."""
 
-COMPOSITES = (EpsilonGammaFlat(), EpsilonGammaFlat(gamma=0.25), EpsilonPlusFlat())
+COMPOSITES = (*(EpsilonGammaFlat(gamma=gamma) for gamma in (0.25, 0.5, 1.0)), EpsilonPlusFlat())
 OTHERS = ("gradcam", "input-times-gradient", "captum:GuidedBackprop")
 POINTING: dict[str, Any] = {c.name: c for c in COMPOSITES} | {name: name for name in OTHERS}
 """Who is asked on mosaics."""

@@ -68,7 +68,7 @@ def test_a_model_that_is_fine() -> None:
     found = json.loads(run("check", "--model", "demo", "--json"))
     assert found["verdict"] == "fine"
     lines = {(line["operator"], line["rule"]): line for line in found["lines"]}
-    assert lines["conv2d", "GeneralizedGammaRule(gamma=1.0)"]["count"] == 5
+    assert lines["conv2d", "GeneralizedGammaRule(gamma=0.5)"]["count"] == 5
     assert lines["conv2d", "FlatRule()"]["count"] == 1
     assert all(line["imbalance"] < 1e-5 for line in found["lines"])
     assert found["arrived"] + dict(found["sinks"])["bias"] == pytest.approx(1.0, abs=2e-3)

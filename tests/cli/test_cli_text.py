@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from relprop import LRP
 from relprop.cli.app import COMPOSITES, app
-from relprop.composites import CPLRP, AttnLRP, Composite
+from relprop.composites import CPLRP, AttnLRP, Composite, ResLRP
 from relprop.composites.names import Given, composite_names, make_composite
 from relprop.errors import InputError, ModelError
 from relprop.jobs.text_plan import resolve_token
@@ -91,7 +91,7 @@ def test_a_classifier_explains_its_predicted_class(folders, tmp_path):
     relevance, metadata, tokens = read(tmp_path / "o", "the-cat-sleeps-on-the-windowsill")
     model = transformers.BertForSequenceClassification.from_pretrained(folders / "classifier").eval()
     inputs = word_piece()(TEXT, return_tensors="pt")
-    expected = LRP(model, AttnLRP(), normalize_output=False)(**inputs)
+    expected = LRP(model, ResLRP(attention="cp"), normalize_output=False)(**inputs)
     logits = expected.output["logits"][0]
     torch.testing.assert_close(relevance, expected.relevance[0], rtol=1e-3, atol=1e-5)
     name = ["bad", "fine", "good"][int(logits.argmax())]
@@ -141,7 +141,7 @@ def test_several_classes_against_another_one(folders, tmp_path):
     asked = ("--target", "good", "--target", "1", "--against", "bad")
     result = run("--text", OTHER, "--model", model, *asked, "--out", tmp_path / "o")
     loaded = load_text(model)
-    inputs, lrp = loaded.encode(OTHER), LRP(loaded.model, AttnLRP(), normalize_output=False)
+    inputs, lrp = loaded.encode(OTHER), LRP(loaded.model, ResLRP(attention="cp"), normalize_output=False)
     for given, index in (("good", 2), ("1", 1)):
         relevance, facts, tokens = read(tmp_path / "o", f"a-warm-cat.{given}")
         expected = lrp(**inputs, target=Difference(index, 0))
@@ -375,7 +375,7 @@ def test_check_says_whether_a_language_model_can_be_explained(folders, kind):
     result = CliRunner().invoke(app, asked, env={"NO_COLOR": "1"})
     found = json.loads(result.stdout)
     assert result.exit_code == {"fine": 0, "doubtful": 1}[found["verdict"]], result.output
-    assert found["composite"] == "attnlrp"
+    assert found["composite"] == {"causal-lm": "attnlrp"}.get(kind, "reslrp-cp")
     assert all(line["imbalance"] < 1e-3 for line in found["lines"])
     assert any(line["operator"] == "scaled_dot_product_attention" for line in found["lines"])
     assert found["arrived"] + sum(share for _, share in found["sinks"]) == pytest.approx(1.0, abs=2e-2)

@@ -161,8 +161,8 @@ def test_operator_names_are_types() -> None:
         (EpsilonAlpha2Beta1Flat(), AlphaBetaRule(2, 1), FlatRule()),
         (EpsilonGammaBox(-1.0, 1.0), GeneralizedGammaRule(0.25), ZBoxRule(-1.0, 1.0)),
         (EpsilonGammaBox(-1.0, 1.0, generalized=False), GammaRule(0.25), ZBoxRule(-1.0, 1.0)),
-        (EpsilonGamma(), GeneralizedGammaRule(1.0), GeneralizedGammaRule(1.0)),
-        (EpsilonGammaFlat(), GeneralizedGammaRule(1.0), FlatRule()),
+        (EpsilonGamma(), GeneralizedGammaRule(0.5), GeneralizedGammaRule(0.5)),
+        (EpsilonGammaFlat(), GeneralizedGammaRule(0.5), FlatRule()),
     ],
 )
 def test_presets(preset: Composite, conv: object, first: object) -> None:

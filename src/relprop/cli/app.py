@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,6 @@ from relprop.cli.options import (
     Model,
     OneTarget,
     Overwrite,
-    OwnComposite,
     PrintJson,
     Quiet,
     Replace,
@@ -46,7 +45,7 @@ from relprop.cli.options import (
 )
 from relprop.cli.reporting import reporting, say
 from relprop.cli.tune import add as add_tune
-from relprop.composites.names import DEFAULTS, composite_names
+from relprop.composites.names import RECOMMENDED, composite_names
 from relprop.errors import RelpropError
 from relprop.models.sources import forms
 
@@ -97,7 +96,7 @@ def explain(
     model: Model,
     images: Images = None,
     text: Texts = None,
-    composite: OwnComposite = None,
+    composite: CompositeName = RECOMMENDED,
     target: Targets = None,
     against: Against = None,
     similar_to: SimilarTo = None,
@@ -125,9 +124,7 @@ def explain(
     Without pictures, the demo model explains its own samples.
     """
     with reporting():
-        kind: Literal["text", "pictures"] = "text" if text or prompt or chat else "pictures"
-        asked: Any = {"model": model, "out": out, "device": device, "overwrite": overwrite}
-        asked["composite"] = composite or DEFAULTS[kind]
+        asked: Any = {"model": model, "composite": composite, "out": out, "device": device, "overwrite": overwrite}
         of_pictures = {"--size": size, "--mean": mean, "--std": std, "--clip": clip}
         if prompt or chat or answer is not None or contrast:
             others = {"pictures": images, "--text": text, "--target": target, "--against": against} | of_pictures
@@ -202,7 +199,7 @@ def concepts(
     images: Images = None,
     layer: LayerName = None,
     top: Top = 4,
-    composite: CompositeName = DEFAULTS["pictures"],
+    composite: CompositeName = RECOMMENDED,
     target: OneTarget = None,
     out: Folder = Path("relprop-out"),
     batch_size: BatchSize = 16,
@@ -245,7 +242,7 @@ def concepts(
 )
 def layers(
     model: Model,
-    composite: CompositeName = DEFAULTS["pictures"],
+    composite: CompositeName = RECOMMENDED,
     size: Size = None,
     as_json: PrintJson = False,
 ) -> None:
@@ -271,7 +268,7 @@ def layers(
 def export(
     model: Model,
     out: ExportFile,
-    composite: CompositeName = DEFAULTS["pictures"],
+    composite: CompositeName = RECOMMENDED,
     target: ExportTarget = None,
     layers: LayerNames = None,
     size: Size = None,

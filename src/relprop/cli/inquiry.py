@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from relprop.cli.once import Once
-from relprop.cli.options import Model, OwnComposite, Size
+from relprop.cli.options import CompositeName, Model, Size
 from relprop.cli.reporting import reporting, say
+from relprop.composites.names import RECOMMENDED
 from relprop.explanations.shown import one_line, visible
 
 CODES = {"fine": 0, "doubtful": 1, "refused": 3}
@@ -54,7 +55,7 @@ def add_to(app: typer.Typer) -> None:
 
 def check(
     model: Model,
-    composite: OwnComposite = None,
+    composite: CompositeName = RECOMMENDED,
     size: Size = None,
     image: Picture = None,
     text: Sentence = None,

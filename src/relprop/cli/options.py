@@ -8,22 +8,12 @@ from typing import Annotated
 import typer
 
 from relprop.cli.completion import composite_completion, model_completion
-from relprop.composites.names import DEFAULTS
 
 Model = Annotated[str, typer.Option(metavar="SPEC", help="The model, see below.", autocompletion=model_completion)]
 CompositeName = Annotated[
     str,
     typer.Option(
         metavar="NAME", help="Which rules go to which layers, see below.", autocompletion=composite_completion
-    ),
-]
-OwnComposite = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Which rules go to which layers, see below; by default "
-        f"{DEFAULTS['pictures']}, and {DEFAULTS['text']} for text.",
-        autocompletion=composite_completion,
     ),
 ]
 Images = Annotated[list[Path] | None, typer.Argument(help="Pictures, and folders of pictures.", show_default=False)]

@@ -29,7 +29,7 @@ from relprop.rules import EpsilonRule, GammaRule
 
 Kind = Literal["pictures", "text"]
 RECOMMENDED = "recommended"
-DEFAULTS: dict[Kind, str] = {"pictures": RECOMMENDED, "text": "attnlrp"}
+"""The name of the default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ TABLE = (
         "epsilon-gamma-flat",
         PICTURES,
         lambda _: EpsilonGammaFlat(),
-        "generalized gamma = 1 for convolutions, epsilon for linear layers, flat for the first",
+        "generalized gamma = 0.5 for convolutions, epsilon for linear layers, flat for the first",
     ),
     Named(
         "epsilon-plus-flat",
@@ -96,7 +96,7 @@ TABLE = (
         "epsilon-gamma",
         PICTURES,
         lambda _: EpsilonGamma(),
-        "generalized gamma = 1 for convolutions, epsilon for linear layers",
+        "generalized gamma = 0.5 for convolutions, epsilon for linear layers",
     ),
     Named(
         "epsilon-gamma-box",
@@ -147,6 +147,12 @@ TABLE = (
         "AttnLRP with generalized gamma on residual sums",
     ),
     Named(
+        "reslrp-cp",
+        BOTH,
+        lambda _: ResLRP(attention="cp"),
+        "CP-LRP with generalized gamma on residual sums",
+    ),
+    Named(
         "reslrp-gamma",
         BOTH,
         lambda _: for_vision_transformers(),
@@ -174,7 +180,7 @@ TABLE = (
         RECOMMENDED,
         BOTH,
         lambda given: recommended(given.model),
-        "one of these, by the model's kinds of layers: the default for pictures",
+        "one of these, by the model's kinds of layers: the default",
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Literal
 
 from torch import nn
@@ -168,6 +169,10 @@ def recommended(model: nn.Module) -> Composite:
     embeds = any(isinstance(m, nn.Embedding) for m in model.modules())
     if attends and convolves and not embeds:
         return for_vision_transformers().because("ResLRP with gamma: a vision transformer, see docs/evidence.md")
+    if attends and _encodes_text(names):
+        return ResLRP(attention="cp").because(
+            "ResLRP with attention as a constant: an encoder of text, see docs/evidence.md"
+        )
     if attends or embeds:
         return AttnLRP().because("AttnLRP: a sequence model with attention, gates or recurrence")
     if convolves and _reads_signals(model):
@@ -179,6 +184,12 @@ def recommended(model: nn.Module) -> Composite:
     return Composite(EpsilonRule()).because(
         "EpsilonRule: only linear layers, whose outputs near zero the epsilon keeps from blowing up"
     )
+
+
+def _encodes_text(names: Set[str]) -> bool:
+    """Whether modules of these types read a text and say none, as those of BERT; "Encoder" is in all their names."""
+    speaks = ("Decoder", "CausalLM", "LMHead", "Generation")
+    return any("Encoder" in name for name in names) and not any(word in name for word in speaks for name in names)
 
 
 def for_vision_transformers() -> Composite:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from relprop.analyzers.answers import AnswerExplainer
-from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite, name_for
+from relprop.composites.names import RECOMMENDED, Given, check_composite, make_composite, name_for
 from relprop.errors import InputError, ModelError
 from relprop.explanations.answers import Unit
 from relprop.explanations.shown import encodable
@@ -47,7 +47,7 @@ class AnswerOptions:
     questions: tuple[Question, ...]
     model: str
     out: Path
-    composite: str = DEFAULTS["text"]
+    composite: str = RECOMMENDED
     unit: Unit = "tokens"
     longest: int = 32
     device: str = "cpu"

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites.names import DEFAULTS, Given, Kind, check_composite, composite_names, make_composite, name_for
+from relprop.composites.names import (
+    RECOMMENDED,
+    Given,
+    Kind,
+    check_composite,
+    composite_names,
+    make_composite,
+    name_for,
+)
 from relprop.errors import CaptureError, RelpropError, UnexplainedError
 from relprop.explanations.ledger import Entry, Ledger
 from relprop.jobs.composites import make_analyzer
@@ -64,13 +72,13 @@ class Checked:
 
 
 def check_model(
-    model: str, composite: str | None = None, size: int | None = None, picture: Any = None, text: str | None = None
+    model: str, composite: str = RECOMMENDED, size: int | None = None, picture: Any = None, text: str | None = None
 ) -> Checked:
     """Explain one input with audited books, and sum them up.
 
     Args:
         model: its specification.
-        composite: by name; None: the default for pictures or for text.
+        composite: by name.
         size: of pictures, where the model does not say.
         picture: the path of one; None: noise, which is the same every time.
         text: a sentence, for language models.
@@ -79,10 +87,9 @@ def check_model(
         RelpropError: the model cannot be loaded or does not run.
     """
     kind: Kind = "pictures" if text is None else "text"
-    name = composite or DEFAULTS[kind]
-    check_composite(name, kind)
+    check_composite(composite, kind)
     asking = _Pictures(model, size, picture) if text is None else _Text(model, text)
-    name = name_for(name, asking.loaded.model)
+    name = name_for(composite, asking.loaded.model)
     try:
         ledger = asking.books(name)
     except (UnexplainedError, CaptureError) as error:

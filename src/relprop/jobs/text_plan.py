@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites.names import DEFAULTS, Given, check_composite, make_composite, name_for
+from relprop.composites.names import RECOMMENDED, Given, check_composite, make_composite, name_for
 from relprop.errors import TargetError
 from relprop.explanations.shown import encodable
 from relprop.jobs.asked import Asked, asked_for
@@ -32,7 +32,7 @@ class TextOptions:
     texts: tuple[str, ...]
     model: str
     out: Path
-    composite: str = DEFAULTS["text"]
+    composite: str = RECOMMENDED
     targets: tuple[str, ...] = ()
     against: str | None = None
     similar_to: str | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from relprop.analyzers.lrp import LRP
-from relprop.composites.names import DEFAULTS, Kind, check_composite
+from relprop.composites.names import RECOMMENDED, Kind, check_composite
 from relprop.concepts.references import without_addresses
 from relprop.errors import ImageError, JobError, RelpropError, TargetError
 from relprop.explanations.explanation import Explanation
@@ -63,7 +63,7 @@ class Explainer(ABC):
     def __init__(self, job: Job, index: Index) -> None:
         self.job, self._index = job, index
         self.device, self._dtype = device_named(job.device), getattr(torch, job.dtype)
-        self.composite = job.composite or DEFAULTS[self.kind]
+        self.composite = job.composite or RECOMMENDED
         check_composite(self.composite, self.kind)
 
     @abstractmethod
