@@ -45,12 +45,13 @@ def test_names_of_the_other_kind_are_refused(kind):
             make_composite(other, Given(nn.Linear(1, 1)), kind)
 
 
+LAYER = nn.TransformerEncoderLayer(4, 2, batch_first=True)
 MODELS = {
     "epsilon-gamma-flat": nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
     "epsilon-gamma": nn.Sequential(nn.Conv1d(1, 4, 9), nn.ReLU()),
     "reslrp-gamma": demo.load_vit(),
     "attnlrp": nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2)),
-    "reslrp-cp": nn.Sequential(nn.Embedding(5, 4), nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, batch_first=True), 1)),
+    "reslrp-cp": nn.Sequential(nn.Embedding(5, 4), nn.TransformerEncoder(LAYER, 1)),
     "epsilon": nn.Sequential(nn.Linear(3, 2)),
 }
 
