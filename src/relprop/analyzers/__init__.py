@@ -12,6 +12,7 @@ from relprop.analyzers.augmentation import (
     TranslationAugmentation,
 )
 from relprop.analyzers.bilrp import BiLRP
+from relprop.analyzers.block_sum import BlockSum
 from relprop.analyzers.gradcam import GradCAM
 from relprop.analyzers.gradient import FunctionAnalyzer, Gradient, InputTimesGradient, gradient
 from relprop.analyzers.lrp import LRP
@@ -24,6 +25,7 @@ __all__ = [
     "AnswerExplainer",
     "Augmentation",
     "BiLRP",
+    "BlockSum",
     "Call",
     "FunctionAnalyzer",
     "GradCAM",

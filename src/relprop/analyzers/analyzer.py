@@ -300,6 +300,7 @@ class Analyzer(ABC):
             parameters=answer.parameters,
             coefficients=answer.coefficients,
             edges=answer.edges,
+            places=answer.positions,
             ledger=ledger,
             _explains=target.__str__,
             _amount=answer.amount,

@@ -20,6 +20,7 @@ from relprop.explanations.answers import ExplainedAnswer, Spans, Unit
 from relprop.explanations.answers.answer import answers_units
 from relprop.explanations.answers.units import units_of
 from relprop.explanations.explanation import Explanation
+from relprop.explanations.positions import PositionForm
 from relprop.explanations.text.names import pieces_of_ids, written
 from relprop.targets import Logit, Target
 
@@ -66,6 +67,7 @@ class AnswerExplainer:
         unit: Unit | Spans = "tokens",
         longest: int = 32,
         chunk: int | None = None,
+        positions: PositionForm | None = None,
     ) -> ExplainedAnswer:
         """Explain an answer.
 
@@ -79,6 +81,8 @@ class AnswerExplainer:
                 reverse pass for each of the answer; the same as `by(unit)` of the answer's tokens.
             longest: how many tokens the model may say.
             chunk: rows that are explained at a time. None: one on a CPU, all on other devices.
+            positions: also say what the tokens' positions have of it: "signed", or another form of
+                `Explanation.positions`.
 
         Raises:
             InputError: there is no prompt, no answer, no such unit, or a contrast that is more than one token.
@@ -92,7 +96,8 @@ class AnswerExplainer:
         units = units_of(known.pieces, len(known.prompt), unit)
         of_answer = answers_units(units, len(known.prompt))
         asked = [sum(targets[a + 1 : b], targets[a]) for a, b in of_answer]
-        found = list(self._lrp(len(end)).ask(self._inputs(start, end), asked, Options(), chunk=chunk))
+        options = Options(positions=positions is not None)
+        found = list(self._lrp(len(end)).ask(self._inputs(start, end), asked, options, chunk=chunk))
         logits = found[0].output[0].double()
         log_p = logits.log_softmax(-1)
         rows = torch.stack([self._tokens(each, len(known.tokens)) for each in found])
@@ -102,7 +107,8 @@ class AnswerExplainer:
             "probability": log_p[torch.arange(len(end)), torch.tensor(end)].exp(),
             "entropy": -(log_p.exp() * log_p).sum(-1),
         }
-        known = replace(known, relevance=rows, **steps)
+        placed = None if positions is None else torch.stack([each.positions(positions)[0] for each in found])
+        known = replace(known, relevance=rows, positions=placed, **steps)
         return known if unit == "tokens" else known.grouped(units, rows)
 
     @property

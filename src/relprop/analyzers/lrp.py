@@ -165,6 +165,7 @@ class LRP(Printed, Exporting):
         paths: Paths = "all",
         coefficients: Layers = None,
         edges: Edges = (),
+        positions: bool = False,
         **kwargs: Any,
     ) -> Explanation:
         """Explain a batch.
@@ -190,12 +191,23 @@ class LRP(Printed, Exporting):
                 `"all"` keeps it, `"through"` takes it away.
             coefficients: also return `c` of `R = a · c` at the output of these modules.
             edges: also return the relevance that one module sends to another which it reads: (read, reader) by names.
+            positions: also return relevance that positions keep, see `Explanation.positions`.
 
         Raises:
             InputError, TargetError: before any work on the model.
         """
         options = Options(
-            layers, audit, start, conditions, activations, parameters, differentiable, paths, coefficients, edges
+            layers,
+            audit,
+            start,
+            conditions,
+            activations,
+            parameters,
+            differentiable,
+            paths,
+            coefficients,
+            edges,
+            positions,
         )
         given = options.given() + (() if target is None else ("target",))
         refuse_ambiguous(given, self._ambiguous, self._source)

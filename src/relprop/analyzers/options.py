@@ -51,6 +51,7 @@ class Options:
     paths: Paths = "all"
     coefficients: Layers = None
     edges: Edges = ()
+    positions: bool = False
 
     def __post_init__(self) -> None:
         if self.paths not in ("all", "through"):
@@ -72,7 +73,7 @@ class Options:
 
     def warn_of_memory(self, checkpoint: bool | int) -> None:
         """Say where a forward pass in parts saves nothing."""
-        asked = [name for name in ("audit", "parameters", "differentiable") if getattr(self, name)]
+        asked = [name for name in ("audit", "parameters", "differentiable", "positions") if getattr(self, name)]
         if checkpoint and asked:
             warn(f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.")
 
@@ -101,6 +102,7 @@ class Options:
             through=self.paths == "through",
             audit=self.audit,
             parameters=self.parameters,
+            positions=self.positions,
             differentiable=self.differentiable,
         )
 

@@ -10,6 +10,7 @@ from relprop.engine.layers.kinds import ProductLayer
 from relprop.engine.layers.layers import Layer
 from relprop.engine.ops import lookup
 from relprop.engine.ops.recurrent import RECURRENT
+from relprop.engine.ops.rotary import is_rotated
 from relprop.engine.ops.units import unit_of
 from relprop.errors import CompositeError
 from relprop.rules import LayerNormRule, PassRule, ProductRule, Rule, ZeroRule
@@ -49,7 +50,7 @@ def node_rule(node: Node, rule: Rule) -> Rule:
         return ZeroRule(stabilizer=rule.stabilizer)
     by_constant = info(node).operator in ProductLayer.operators and len(data_inputs(node)) == 1
     if isinstance(rule, ProductRule) and family in {"affine", "sum"} and by_constant:
-        return ZeroRule()  # the other factor is a constant
+        return rule if rule.rope == "half" and is_rotated(node) else ZeroRule()  # the other factor is a constant
     if isinstance(rule, ProductRule) and info(node).operator in RECURRENT and family != "gate":
         return ZeroRule()  # it speaks of the gates
     return rule

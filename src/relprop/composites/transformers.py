@@ -38,7 +38,7 @@ from relprop.rules import (
     StopRule,
     ZeroRule,
 )
-from relprop.rules.special import AttentionMode, SoftmaxBias
+from relprop.rules.special import AttentionMode, RopeShare, SoftmaxBias
 
 
 @preset
@@ -52,6 +52,7 @@ def AttnLRP(
     gamma_residual: float | None = None,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
+    rope: RopeShare = "constant",
 ) -> Composite:
     """AttnLRP (Achtibat et al. 2024), for models with attention, gates or state spaces.
 
@@ -68,13 +69,15 @@ def AttnLRP(
         gamma_residual: γ of sums of data with data; None: no γ.
         epsilon: ε of linear layers and convolutions.
         bias: policy of all affine rules.
+        rope: rotary positions count as constants; `"half"`: they keep half of what comes to the queries and keys that
+            they turn, in the sink `rotary` (PA-LRP, Bakish et al. 2025). Of use where something comes to those.
     """
     plain: Rule = EpsilonRule(epsilon, bias=bias) if epsilon else ZeroRule(bias=bias)
     weights: dict[str, Rule] = {"attnlrp": SoftmaxRule(softmax), "cp": StopRule(), "half": SoftmaxRule("keep")}
     rules: dict[LayerType, Rule] = {
         LinearLayer: plain if gamma_linear is None else GeneralizedGammaRule(first_of(gamma_linear), bias=bias),
         ConvLayer: plain if gamma_conv is None else GeneralizedGammaRule(first_of(gamma_conv), bias=bias),
-        ProductLayer: ProductRule(gate),
+        ProductLayer: ProductRule(gate, rope),
         AttentionLayer: AttentionRule(attention),
         SoftmaxLayer: weights[AttentionRule(attention).mode],
         NormalizationLayer: LayerNormRule(),
@@ -100,6 +103,7 @@ def CPLRP(
     gamma_residual: float | None = None,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
+    rope: RopeShare = "constant",
 ) -> Composite:
     """Conservative propagation (Ali et al. 2022): `AttnLRP`, by default with attention weights as constants.
 
@@ -116,6 +120,7 @@ def CPLRP(
         gamma_residual=gamma_residual,
         epsilon=epsilon,
         bias=bias,
+        rope=rope,
     )
 
 
@@ -130,6 +135,7 @@ def ResLRP(
     gamma_residual: float | None = 1.0,
     epsilon: float = 0.0,
     bias: Bias = "absorb",
+    rope: RopeShare = "constant",
 ) -> Composite:
     """`AttnLRP` with the generalized γ-rule, γ = 1, on residual sums (ResLRP, 2026).
 
@@ -148,6 +154,7 @@ def ResLRP(
         gamma_residual=gamma_residual,
         epsilon=epsilon,
         bias=bias,
+        rope=rope,
     )
 
 

@@ -9,8 +9,21 @@ from relprop.concepts.crp import CRP
 from relprop.concepts.explanation import ConceptExplanation
 from relprop.concepts.features import Features, IndexedFeatures, TopNFeatures
 from relprop.concepts.flow import attribution_graph
-from relprop.concepts.graph import AttributionGraph, Concept
-from relprop.concepts.groups import Blocks, Channels, Concepts, Directions, Entries, Group, Heads, Neurons, Tokens
+from relprop.concepts.graph import AttributionGraph
+from relprop.concepts.groups import (
+    Blocks,
+    Channels,
+    Concepts,
+    Directions,
+    Entries,
+    Group,
+    Heads,
+    Neurons,
+    PerToken,
+    Tokens,
+)
+from relprop.concepts.nodes import Concept, Prompt
+from relprop.concepts.patching import Patching, relevance_patching
 from relprop.concepts.prototypes import Comparison, Prototypes
 from relprop.concepts.references import References, ReferenceSample, collect
 from relprop.concepts.vectors import ProjectOut, pattern_vector
@@ -31,7 +44,10 @@ __all__ = [
     "Heads",
     "IndexedFeatures",
     "Neurons",
+    "Patching",
+    "PerToken",
     "ProjectOut",
+    "Prompt",
     "Prototypes",
     "ReferenceSample",
     "References",
@@ -42,4 +58,5 @@ __all__ = [
     "collect",
     "cropped",
     "pattern_vector",
+    "relevance_patching",
 ]

@@ -103,6 +103,10 @@ class Blocks(Group):
         view, dim = self.viewed(shape)
         return view[dim]
 
+    def place(self, feature: int, shape: Sequence[int]) -> tuple[int, int | None]:
+        """What a feature is at its position, and which position that is; None where features have none."""
+        return feature, None
+
     def scores(self, arrived: Arrived) -> Float[Tensor, "B n"]:
         return self.sums(arrived.relevance)
 
@@ -136,7 +140,7 @@ class Blocks(Group):
         n = view[dim]
         hot = _hot(features, n, like)
         mask = hot.reshape([like.shape[0], *(n if d == dim else 1 for d in range(1, len(view)))])
-        return mask if len(view) == like.dim() else mask.expand(view).reshape(like.shape)
+        return mask if view == list(like.shape) else mask.expand(view).reshape(like.shape)
 
 
 class Channels(Blocks):
@@ -164,6 +168,9 @@ class Tokens(Blocks):
         if len(shape) < 3:
             raise InputError(f"A layer of shape {tuple(shape)} has no tokens (B, T, D).")
         return list(shape), 1
+
+    def place(self, feature: int, shape: Sequence[int]) -> tuple[int, int | None]:
+        return feature, feature
 
 
 class Entries(Blocks):
@@ -201,6 +208,40 @@ class Heads(Blocks):
         if len(shape) < 3 or shape[-1] % self.heads:
             raise InputError(f"A layer of shape {tuple(shape)} is not made of {self.heads} heads (B, T, heads · D).")
         return [*shape[:-1], self.heads, shape[-1] // self.heads], len(shape) - 1
+
+
+class PerToken(Blocks):
+    """Another group's features at each position of a sequence by itself, (B, T, ...): number `t · n + f` is f at t.
+
+    Args:
+        group: features of what a position holds: `Neurons()`, `Heads(h)`.
+        *members: numbers of features.
+
+    Raises:
+        InputError: the group is none of blocks, or has members.
+    """
+
+    def __init__(self, group: Blocks, *members: int) -> None:
+        super().__init__(*members)
+        if not isinstance(group, Blocks) or group.members:
+            raise InputError(f"PerToken({group!r}): give features of what a position holds, Neurons() or Heads(12).")
+        self.group = group
+
+    @property
+    def _made_of(self) -> tuple[Any, ...]:
+        return (self.group, *self.members)
+
+    def viewed(self, shape: Sequence[int]) -> tuple[list[int], int]:
+        view, dim = self.group.viewed(shape)
+        if len(shape) < 3 or dim != 2:
+            raise InputError(
+                f"A layer of shape {tuple(shape)} has no {self.group!r} at each of its positions (B, T, D)."
+            )
+        return [view[0], view[1] * view[2], *view[3:]], 1
+
+    def place(self, feature: int, shape: Sequence[int]) -> tuple[int, int | None]:
+        position, number = divmod(feature, self.group.viewed(shape)[0][2])
+        return number, position
 
 
 class Directions(Group):

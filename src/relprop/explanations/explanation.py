@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from relprop.errors import ImageError
 from relprop.explanations.ledger import Ledger
 from relprop.explanations.origin import Origin
+from relprop.explanations.positions import PositionForm, relevance_of_positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +34,7 @@ class Explanation:
         parameters: relevance of parameters, by name, if `parameters=True` was given.
         coefficients: `c` of `R = a · c` at the output of modules, by name, if `coefficients=` was given.
         edges: relevance that a module sent to another, by `"read -> reader"`, if `edges=` was given.
+        places: relevance that positions kept, (B, T, D), by module and what kept it, if `positions=True` was given.
         ledger: who kept relevance, if `audit=True` was given.
     """
 
@@ -43,6 +46,7 @@ class Explanation:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     coefficients: Mapping[str, Tensor] = field(default_factory=dict)
     edges: Mapping[str, Tensor] = field(default_factory=dict)
+    places: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
     _outputs: Callable[[], Any] | None = field(default=None, repr=False)
     _amount: Callable[[], Tensor] | None = field(default=None, repr=False)
@@ -89,6 +93,24 @@ class Explanation:
         known |= {"given": self.given, "settings": self.settings, "classes": self.classes}
         kept = {name: value for name, value in self.__dict__.items() if name != "_png"}
         return kept | known | {"_outputs": None, "_amount": None, "_explains": None, "origin": None}
+
+    def positions(self, form: PositionForm = "signed") -> Float[Tensor, "B T"]:
+        """Relevance of each position: what rotary positions, tables that were added, and `position_ids` have of it.
+
+        Rotary positions have some under `AttnLRP(rope="half")`; all of it but that of `position_ids` is noted in calls
+        with `positions=True`. With `k` the modules where positions enter, `f` what keeps it there, such as cosines and
+        sines, and `d` its features:
+
+            signed  R_t = Σ_k Σ_f Σ_d R_kftd      positive  Σ_k Σ_d (Σ_f R_kftd)⁺      absolute  Σ_k Σ_f |Σ_d R_kftd|
+
+        Args:
+            form: `"signed"` conserves; `"positive"` is Eq. 11 of PA-LRP (Bakish et al. 2025), and `"absolute"` what its
+                published code computes.
+
+        Raises:
+            InputError: no position has relevance, they belong to sequences of several lengths, or an unknown form.
+        """
+        return relevance_of_positions(self.places, self.by_input, form)
 
     def heatmap(self, **options: Any) -> Any:
         """Relevance (B, C, H, W) as pictures: a PIL image for each sample, in a list. Of several inputs the first.

@@ -22,7 +22,7 @@ from relprop.explanations.ledger import Entry, Ledger
 
 FORMAT, VERSION = "relprop.explanation", 1
 Made = TypeVar("Made")
-PLAIN = ("by_input", "layers", "activations", "parameters", "coefficients", "edges")
+PLAIN = ("by_input", "layers", "activations", "parameters", "coefficients", "edges", "places")
 """Fields of an explanation that are tensors by name."""
 
 
@@ -127,7 +127,9 @@ class Box:
 
 
 def _explanation(known: Mapping[str, Any], box: Box, make: Callable[..., Made]) -> Made:
-    values = {name: box.unpacked(known[name]) for name in (*PLAIN, "relevance", "target", "amount", "output", "given")}
+    names = (*PLAIN, "relevance", "target", "amount", "output", "given")
+    known = {"places": {"dict": []}, **known}  # files from before have none
+    values = {name: box.unpacked(known[name]) for name in names}
     relevance = values.pop("relevance")
     if not isinstance(relevance, (Tensor, tuple)):
         raise ValueError("there is no relevance in it")

@@ -14,6 +14,7 @@ from relprop.rules.stabilizer import STABILIZER, Stabilizer, stabilize
 
 AttentionMode = Literal["attnlrp", "cp", "half"]
 SoftmaxBias = Literal["absorb", "ignore", "distribute", "keep"]
+RopeShare = Literal["constant", "half"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,12 +60,20 @@ class ProductRule(Rule):
         share: `"uniform"`: each of the n factors gets `R/n`; `"signal"`: factors that an activation such as a sigmoid
             or a SiLU computed are gates and get nothing, the others share (Arras et al. 2017, signal takes all). Where
             all are activated, those by a sigmoid or a softmax are the gates: `silu(x) * sigmoid(y)` has the signal x.
+        rope: how the products share that a rotary position consists of, `x · cos + rot(x) · sin`: `"constant"`: data
+            take all, as in any product with a constant; `"half"`: the position keeps half, in the sink `rotary`
+            (PA-LRP, Bakish et al. 2025).
     """
 
     share: Literal["uniform", "signal"] = "uniform"
+    rope: RopeShare = "constant"
 
     def __post_init__(self) -> None:
         _one_of(self, "share", self.share, ("uniform", "signal"))
+        _one_of(self, "rope", self.rope, ("constant", "half"))
+
+    def _shows(self, name: str) -> bool:
+        return super()._shows(name) and (name != "rope" or self.rope != "constant")
 
 
 @dataclass(frozen=True, repr=False)

@@ -20,11 +20,12 @@ from relprop.engine.ops.product import ProductStep, is_product
 from relprop.engine.ops.recurrent import GateStep
 from relprop.engine.ops.registration import register_op
 from relprop.engine.ops.registry import Op, known_operators, lookup
+from relprop.engine.ops.rotary import RotaryStep
 from relprop.engine.ops.statistic import StatisticStep
 from relprop.engine.ops.step import Plan, Step
 from relprop.engine.ops.tape import Form, Message, Tape
 from relprop.engine.ops.unit import UnitStep
-from relprop.rules import NormRule, PassRule, Rule
+from relprop.rules import NormRule, PassRule, ProductRule, Rule
 
 FAMILIES: dict[str, type[Step]] = {
     "activation": ActivationStep,
@@ -67,6 +68,8 @@ def step_type(node: Node, rule: Rule) -> type[Step]:
         return PassStep
     if is_product(node):
         return ProductStep
+    if isinstance(rule, ProductRule) and op.family == "affine":
+        return RotaryStep
     if isinstance(rule, NormRule) and op.family == "max":
         return ShareOfWindowStep
     return FAMILIES[op.family]

@@ -13,6 +13,7 @@ from relprop.engine.graph.graph import Node, constant_name, data_inputs, info, o
 from relprop.engine.ops.activation import ActivationStep
 from relprop.engine.ops.linear_maps import Affine, AffineMap, SomeRows, SumMap
 from relprop.engine.ops.parameters import credit_bias, credit_constant, credit_weight
+from relprop.engine.ops.positions import place_added
 from relprop.engine.ops.registry import lookup
 from relprop.engine.ops.rows import live_rows
 from relprop.engine.ops.simplify import sign_of
@@ -127,7 +128,7 @@ class AffineStep(Step):
         return s
 
     def _book_bias(self, s: Tensor, tape: Tape) -> None:
-        if tape.sinks is None and tape.parameters is None:
+        if tape.sinks is None and tape.parameters is None and tape.positions is None:
             return
         if isinstance(self.map, SumMap):
             for constant, amount in self.map.constant_values(tape):
@@ -135,6 +136,7 @@ class AffineStep(Step):
                 kept = masked_product(amount, s)
                 tape.sink(self.node, name, lambda kept=kept: kept)  # type: ignore[misc]
                 credit_constant(tape, self.node, constant, kept)
+                place_added(tape, self.node, constant, amount, kept)
             return
         b = self.map.bias(tape)
         if b is not None:

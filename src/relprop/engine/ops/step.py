@@ -49,6 +49,7 @@ class Step:
         forms: which parts the incoming message may have.
         reads: nodes whose values it reads in the reverse pass.
         reads_for_parameters: those that it reads besides to tell the relevance of its parameters.
+        reads_for_positions: those that it reads besides to tell what positions keep.
         records: the forward pass is to run the node under autograd.
         emits: which parts the messages to the sources may have.
         expects_gaps: it takes for granted that no relevance comes to some entries, as those where a ReLU is off.
@@ -64,6 +65,7 @@ class Step:
         self.leaves = self.sources
         self.reads: frozenset[Node] = other_inputs(node)
         self.reads_for_parameters: frozenset[Node] = frozenset()
+        self.reads_for_positions: frozenset[Node] = frozenset()
         self.emits: Forms = self.forms
         self.expects_gaps = False
 

@@ -78,6 +78,7 @@ class Tape:
         batched: they run as one, by `torch.func.vmap`.
         differentiable: relevance is to be differentiable in inputs and parameters.
         parameters: relevance of parameters, by name; None unless it is asked for.
+        positions: relevance that positions keep, by module and what keeps it, (B, T, D); None unless it is asked for.
         denominators: stabilized denominators (and biases in them) of affine layers, if it is shared.
     """
 
@@ -96,6 +97,7 @@ class Tape:
     batched: bool = False
     differentiable: bool = False
     parameters: dict[str, Tensor] | None = None
+    positions: dict[str, Tensor] | None = None
     denominators: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -201,12 +203,16 @@ class Tape:
             node: where it comes from. It tells two parameters apart that have one name and different shapes.
         """
         if self.parameters is not None:
-            given = amount()
-            known = self.parameters.get(name)
-            if known is not None and known.shape != given.shape:
-                name = f"{name}@{node.name}"
-                known = self.parameters.get(name)
-            self.parameters[name] = given if known is None else known + given
+            _added_to(self.parameters, name, node, amount())
+
+    def place(self, name: str, node: Node, kept: Tensor) -> None:
+        """Note relevance that positions keep, (B, T, D), if it is asked for.
+
+        Args:
+            node: as in `credit`.
+        """
+        if self.positions is not None:
+            _added_to(self.positions, name, node, kept)
 
     def sink(self, node: Node, name: str, amount: Callable[[], Tensor]) -> None:
         """Note relevance that a node keeps, if the call is audited."""
@@ -221,6 +227,13 @@ class Tape:
             if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
                 substitute[argument] = value.to(self.dtype)
         return substitute
+
+
+def _added_to(notes: dict[str, Tensor], name: str, node: Node, amount: Tensor) -> None:
+    """Add an amount to those of its name and shape."""
+    if name in notes and notes[name].shape != amount.shape:
+        name = f"{name}@{node.name}"
+    notes[name] = notes[name] + amount if name in notes else amount
 
 
 def pull_back(

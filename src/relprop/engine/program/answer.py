@@ -19,7 +19,7 @@ from torch import Tensor
 from relprop.engine.graph.graph import Node, info, is_random, where_is
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Message, Tape
-from relprop.engine.program.condition import Arrived, Choice, Mask, Projection
+from relprop.engine.program.condition import Arrived, Choice, Mask, Projection, Stop
 from relprop.engine.program.loops import advance, backward, forward, mode
 from relprop.engine.program.outputs import Outputs
 from relprop.engine.program.program import Program
@@ -57,7 +57,7 @@ def answer(
     run = Run(program, inputs, list(questions), with_outputs)
     for question in run.questions:
         _check_projections(program, question)
-    if segments > 1 and not run.differentiable and not any(q.audit or q.parameters for q in run.questions):
+    if segments > 1 and not any(q.stands_alone for q in run.questions):
         yield from run.in_segments(segments)
         return
     tape = run.forward(run.kept)
@@ -94,6 +94,8 @@ class Run:
             kept |= frozenset(n for n in program.graph.fx.nodes if info(n).data)
         if any(q.parameters for q in self.questions):
             kept = kept.union(*(step.reads_for_parameters for step in program.steps))
+        if any(q.positions for q in self.questions):
+            kept = kept.union(*(step.reads_for_positions for step in program.steps))
         return kept
 
     def forward(self, kept: frozenset[Node], *, record: bool = True) -> Tape:
@@ -148,10 +150,11 @@ class Run:
         """Relevance of several questions as one batch, by `torch.func.vmap`."""
         first = questions[0]
         starts = [] if common else [q.seed(tape.values[q.start]) for q in questions]
-        masks = {n: torch.stack([_mask(q, n) for q in questions]) for n in first.conditions}
+        stopped = {n: c for n, c in first.conditions.items() if isinstance(c, Stop)}
+        masks = {n: torch.stack([_mask(q, n) for q in questions]) for n in first.conditions if n not in stopped}
 
         def back(start: Tensor | None, own: dict[Node, Tensor]) -> tuple[Found, list[dict[str, Tensor]]]:
-            question = replace(first, conditions={n: Mask(mask) for n, mask in own.items()})
+            question = replace(first, conditions={**stopped, **{n: Mask(mask) for n, mask in own.items()}})
             again = tape.own(batched=True)
             walk = Walk(self.program, question, again, start) if common is None else common.fork(question)
             walk.through(walk.ahead, again)
@@ -206,6 +209,7 @@ class Run:
             coefficients=watch.coefficients,
             edges=watch.edges,
             parameters=walk.parameters or {},
+            positions=walk.positions or {},
             books=watch.books,
             amount=walk.amount,
         )
@@ -235,10 +239,11 @@ class Walk:
         self.activations = {name: tape.values[n] for name, n in question.activations.items()}
         self.sinks: dict[Node, dict[str, float]] | None = {} if question.audit else None
         self.parameters: dict[str, Tensor] | None = {} if question.parameters else None
+        self.positions: dict[str, Tensor] | None = {} if question.positions else None
 
     def through(self, steps: Sequence[Step], tape: Tape) -> None:
         """Relevance goes back through these steps."""
-        tape.sinks, tape.parameters = self.sinks, self.parameters
+        tape.sinks, tape.parameters, tape.positions = self.sinks, self.parameters, self.positions
         backward(steps, self.relevance, tape, self.watch)
 
     def until(self, nodes: Set[Node], tape: Tape) -> None:
@@ -279,17 +284,19 @@ def _crossing(program: Program, parts: Sequence[Sequence[Node]]) -> frozenset[No
 
 def _way(question: Question) -> tuple[Any, ...]:
     """What two questions agree in that differ in their conditions only; nothing else is equal to that of the books."""
-    alone = question.audit or question.parameters or question.differentiable
+    alone = question.stands_alone
     asked = [tuple(wanted.items()) for wanted in (*question.wanted, question.edges)]
     seed = id(question.seed.target), question.seed.normalize
     return (id(question) if alone else 0, question.start, seed, *asked)
 
 
 def _alike(first: Question, second: Question) -> bool:
-    """They differ in their seeds and masks only."""
-    plain = not any(q.audit or q.parameters or q.differentiable for q in (first, second))
-    masked = all(isinstance(c, Mask) for q in (first, second) for c in q.conditions.values())
-    shapes = [{n: c.mask.shape for n, c in q.conditions.items() if isinstance(c, Mask)} for q in (first, second)]
+    """They differ in their seeds and masks only, and stop at the same nodes."""
+    plain = not any(q.stands_alone for q in (first, second))
+    masked = all(isinstance(c, (Mask, Stop)) for q in (first, second) for c in q.conditions.values())
+    shapes = [
+        {n: c.mask.shape if isinstance(c, Mask) else None for n, c in q.conditions.items()} for q in (first, second)
+    ]
     asked = [(q.start, *q.wanted, q.edges, q.through) for q in (first, second)]
     return plain and masked and shapes[0] == shapes[1] and asked[0] == asked[1]
 

@@ -30,6 +30,7 @@ class Question:
         through: relevance that passes by the conditioned nodes, on other ways, is taken away, too.
         audit: keep the books of every node.
         parameters: also give relevance of parameters.
+        positions: also give relevance that positions keep.
         differentiable: keep everything differentiable, in inputs and parameters.
         reported: the explained entry's index in the whole output, where the program explains a part of it.
     """
@@ -44,6 +45,7 @@ class Question:
     through: bool = False
     audit: bool = False
     parameters: bool = False
+    positions: bool = False
     differentiable: bool = False
     reported: Tensor | None = None
 
@@ -63,9 +65,12 @@ class Question:
     @property
     def is_plain(self) -> bool:
         """It asks for relevance of inputs alone, so that a program of a part of the graph can answer it."""
-        return not any((*self.wanted, self.edges, self.conditions)) and not (
-            self.audit or self.parameters or self.differentiable
-        )
+        return not any((*self.wanted, self.edges, self.conditions)) and not self.stands_alone
+
+    @property
+    def stands_alone(self) -> bool:
+        """It notes more than relevance on its way, so that no other question shares the way."""
+        return self.audit or self.parameters or self.positions or self.differentiable
 
 
 @dataclass
@@ -108,6 +113,7 @@ class Answer:
         relevance, activations, coefficients, edges: what the question asked for, by name. What relevance never came to
             is absent.
         parameters: relevance of parameters by name, if they were asked for.
+        positions: relevance that positions keep, by module and what keeps it, if it was asked for.
         books: if the question was audited.
         amount: computes the number that is explained, (B,), before it is normalized.
     """
@@ -120,5 +126,6 @@ class Answer:
     coefficients: dict[str, Tensor] = field(default_factory=dict)
     edges: dict[str, Tensor] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
+    positions: dict[str, Tensor] = field(default_factory=dict)
     books: Books | None = None
     amount: Callable[[], Tensor] | None = None

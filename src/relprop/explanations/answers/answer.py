@@ -43,6 +43,7 @@ class ExplainedAnswer:
         against: for each token of the answer what it was explained against, or None.
         ids: of the tokens of both in the vocabulary; none for units of several tokens.
         translated: an encoder-decoder answered: the prompt's last token is the one that its decoder starts with.
+        positions: (A, P + A), what the positions of the tokens have, beside the tokens; None unless it was asked for.
     """
 
     prompt: list[str]
@@ -55,6 +56,7 @@ class ExplainedAnswer:
     against: tuple[str | None, ...] = ()
     ids: tuple[int, ...] = ()
     translated: bool = False
+    positions: Float[Tensor, "A T"] | None = None
 
     def __post_init__(self) -> None:
         if not self.pieces:
@@ -132,7 +134,13 @@ class ExplainedAnswer:
             pieces=tuple(pieces),
             against=tuple("".join(each) or None for each in others),
             ids=self.ids if len(units) == len(self.tokens) else (),
+            positions=None if self.positions is None else summed(self._rows_of_positions(of_answer), units),
         )
+
+    def _rows_of_positions(self, of_answer: Spans) -> Float[Tensor, "G T"]:
+        assert self.positions is not None
+        alike = len(self.positions) == len(of_answer)  # asked for units, there is one row for each already
+        return self.positions if alike else summed(self.positions.T, of_answer).T
 
     def hops(
         self,
@@ -274,6 +282,7 @@ class ExplainedAnswer:
                 for e, p, h, a in steps
             ],
             "relevance": self.relevance.double().tolist(),
+            "positions": None if self.positions is None else self.positions.double().tolist(),
             "ids": list(self.ids),
             "translated": self.translated,
         }
@@ -305,6 +314,7 @@ class ExplainedAnswer:
                 tuple(step["against"] for step in steps),
                 tuple(record["ids"]),
                 bool(record["translated"]),
+                None if record.get("positions") is None else torch.tensor(record["positions"], dtype=torch.float64),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no answer that save() wrote: {error}") from error
