@@ -188,6 +188,37 @@ def test_files_of_chats(tmp_path: Path):
             read_chats(both)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", "there is no chat"),
+        ("true", "there is no chat"),
+        ('"hello"', "there is no chat"),
+        ('{"role": "user", "content": "x"}', "no list of messages"),
+        ('[{"role": "user", "content": [{"type": "text", "text": "x"}]}]', "has to be a text"),
+        ('{"prompt": "a", "answer": 5}', "answer is 5, and has to be a text"),
+        ('{"prompt": ""}', "has nothing to explain"),
+        ('{"prompt": "", "answer": "x"}', "nothing before it"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_what_is_no_chat(tmp_path: Path, text: str, message: str):
+    chat = tmp_path / "chat.json"
+    chat.write_text(text)
+    with pytest.raises(InputError, match=rf"chat\.json.*{message}"):
+        read_chats(chat)
+
+
+def test_the_line_that_is_no_chat_is_named(tmp_path: Path):
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("\ufeff" + json.dumps(CHAT) + "\n\n{" + json.dumps(CHAT), encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 3 of the chats .*chats\.jsonl"):
+        read_chats(chats)
+    odd = [{"role": "user", "content": "a\u2028b"}]
+    chats.write_text("\ufeff" + json.dumps(odd, ensure_ascii=False) + "\r\n", encoding="utf-8", newline="")
+    assert read_chats(chats) == [Question(odd)]
+
+
 def test_contrasts_by_number():
     assert contrasts(["London"]) == {0: "London"}
     assert contrasts(["2= London", "-1=x=y"]) == {2: " London", -1: "x=y"}

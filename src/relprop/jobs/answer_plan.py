@@ -106,12 +106,11 @@ def read_chats(path: Path) -> list[Question]:
         InputError: there is no such file, or something else is in it.
     """
     try:
-        text = path.read_text("utf-8")
-        several = path.suffix == ".jsonl"
-        found = [json.loads(line) for line in text.splitlines() if line.strip()] if several else json.loads(text)
+        text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"the chat {path} cannot be read: {error}") from error
-    if isinstance(found, Mapping) or (found and _is_message(found[0])):
+    found = _lines(text, path) if path.suffix == ".jsonl" else _json(text, f"the chat {path}")
+    if isinstance(found, Mapping) or (isinstance(found, list) and found and _is_message(found[0])):
         found = [found]
     if not isinstance(found, list) or not found:
         raise InputError(f"there is no chat in {path}")
@@ -134,16 +133,35 @@ def contrasts(given: Sequence[str]) -> dict[int, str] | None:
     return found or None
 
 
+def _lines(text: str, path: Path) -> list[Any]:
+    lines = enumerate(text.split("\n"), 1)  # and not at what only looks like the end of a line, within a text
+    return [_json(line, f"line {number} of the chats {path}") for number, line in lines if line.strip()]
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} cannot be read: {error}") from error
+
+
 def _question(each: Any, where: str) -> Question:
     record = each if isinstance(each, Mapping) else {"messages": each}
     prompt = record.get("prompt", record.get("messages"))
     if not isinstance(prompt, str) and not _is_chat(prompt):
-        raise InputError(f'{where} is no list of messages {{"role": ..., "content": ...}} and no record that has one')
+        hint = "; the content of a message has to be a text" if _has_parts(prompt) else ""
+        raise InputError(
+            f'{where} is no list of messages {{"role": ..., "content": ...}} and no record that has one{hint}'
+        )
     answer, contrast = record.get("answer"), record.get("contrast")
+    if not (answer is None or isinstance(answer, str)):
+        raise InputError(f"{where}: answer is {answer!r}, and has to be a text")
     if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
         answer, prompt = (prompt[-1]["content"] if answer is None else answer), prompt[:-1]
     if not prompt:
-        raise InputError(f"{where} has an answer, but nothing before it")
+        raise InputError(
+            f"{where} has {'nothing to explain' if answer is None else 'an answer, but nothing before it'}"
+        )
     if isinstance(contrast, str):
         contrast = {0: contrast}
     try:
@@ -155,6 +173,11 @@ def _question(each: Any, where: str) -> Question:
 
 def _is_chat(each: Any) -> TypeGuard[Messages]:
     return isinstance(each, list) and bool(each) and all(_is_message(message) for message in each)
+
+
+def _has_parts(each: Any) -> bool:
+    """A chat whose messages consist of parts, as those with pictures do."""
+    return isinstance(each, list) and any(isinstance(m, Mapping) and isinstance(m.get("content"), list) for m in each)
 
 
 def _is_message(each: Any) -> bool:
