@@ -91,11 +91,12 @@ $(PEERS)/.installed: $(STAMP) requirements-bench.txt
 # Models whose weights are packed integers, with the library that packs them.
 .venv-packed/.installed: $(STAMP) constraints.txt
 	$(call above,.venv-packed)
-	.venv-packed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchao
+	.venv-packed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchao bitsandbytes
 	touch $@
 
 test-packed: .venv-packed/.installed
 	.venv-packed/bin/python -m pytest tests/analyzers/test_language_models.py -k torchao
+	.venv-packed/bin/python -m pytest tests/engine/graph/test_packed.py
 
 bench: $(PEERS)/.installed
 	$(BIN)/python -W ignore benchmarks/bench.py --peers $(PEERS)/bin/python --write docs/benchmarks.md

@@ -132,7 +132,7 @@ def test_integer_weights_of_torchao_are_explained_as_they_run():
     assert 0 < (found.relevance - exact.relevance).abs().max() < 0.1 * exact.relevance.abs().max()
 
 
-def test_packed_weights_of_bitsandbytes_are_refused():
+def test_packed_weights_of_bitsandbytes_in_an_unknown_form_are_refused():
     kind = type("Linear4bit", (nn.Linear,), {"__module__": "bitsandbytes.nn.modules"})
     model = decoder()
     model.model.layers[0].mlp.up_proj = kind(32, 48, bias=False).double()

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from relprop.engine.graph.graph import Graph, Node
+
+
+@dataclass(frozen=True)
+class OnTheFly:
+    """A value that is made anew wherever it is read, so that it need not be kept."""
+
+    make: Callable[[], Any]
+
+
+def made(value: Any) -> Any:
+    """The value itself."""
+    return value.make() if isinstance(value, OnTheFly) else value
 
 
 def run_node(node: Node, value: Callable[[Node], Any]) -> Any:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from relprop.engine.graph.packed import check_packed, stay_packed, unpack_weights
 from relprop.engine.graph.quantized import check_observers, without_observers
 from relprop.engine.graph.scripted import Scripted
 from relprop.errors import CaptureError
@@ -59,7 +60,9 @@ def shadow_of(model: nn.Module) -> nn.Module:
         CaptureError: some module holds no Python code, or no values.
     """
     check_modules(model)
-    return _in_eval_mode(model, _Copier(_same))
+    shadow = _in_eval_mode(model, _Copier(_same))
+    unpack_weights(shadow)
+    return shadow
 
 
 def trial_of(model: nn.Module, written: Collection[str] = ()) -> nn.Module:
@@ -73,7 +76,9 @@ def trial_of(model: nn.Module, written: Collection[str] = ()) -> nn.Module:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in written:
             copier.put(parameter, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
-    return _in_eval_mode(model, copier)
+    trial = _in_eval_mode(model, copier)
+    stay_packed(trial)
+    return trial
 
 
 def copy_modules(model: nn.Module) -> nn.Module:
@@ -105,11 +110,7 @@ def check_modules(model: nn.Module) -> None:
                 f"{where} is quantized: its weights are packed integers without a graph. Explain the float model, from "
                 "before quantization (torch.ao.quantization.convert or quantize_dynamic); its relevance is close."
             )
-        if kind.startswith("bitsandbytes."):
-            raise CaptureError(
-                f"{where} packs its weights for bitsandbytes' own kernels, which have no graph. model.dequantize() of "
-                "transformers makes float layers of them; integer weights of torchao are explained as they are."
-            )
+        check_packed(where, module)
         if kind.startswith("torch.distributed.fsdp"):
             raise CaptureError(
                 f"{where} holds its parameters in shards. Explain the whole model: load a full state dict into a "

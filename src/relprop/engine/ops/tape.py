@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from relprop.engine.graph.graph import info
-from relprop.engine.graph.run import run_node
+from relprop.engine.graph.run import made, run_node
 
 Form = Literal["c", "R"]
 Forms = frozenset[Form]
@@ -122,7 +122,7 @@ class Tape:
 
     def value(self, node: Node) -> Tensor:
         """A node's value in the dtype of relevance."""
-        tensor: Tensor = self.values[node]
+        tensor: Tensor = made(self.values[node])
         return tensor if tensor.dtype == self.dtype else tensor.to(self.dtype)
 
     def total(self, node: Node, message: Message, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -148,7 +148,7 @@ class Tape:
         given = substitute or {}
 
         def look_up(n: Node) -> Any:
-            return given[n] if n in given else self.values[n]
+            return given[n] if n in given else made(self.values[n])
 
         return run_node(node, look_up)
 
@@ -223,7 +223,7 @@ class Tape:
     def _at_dtype(self, node: Node, substitute: dict[Node, Any]) -> dict[Node, Any]:
         """The other floating point arguments of a node, cast to the dtype of relevance where they are narrower."""
         for argument in node.all_input_nodes:
-            value = None if argument in substitute else self.values.get(argument)
+            value = None if argument in substitute else made(self.values.get(argument))
             if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
                 substitute[argument] = value.to(self.dtype)
         return substitute

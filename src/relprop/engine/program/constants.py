@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.fx.node import map_arg
 
 from relprop.engine.graph.graph import Graph, Node, ancestors, info, operator_name
-from relprop.engine.graph.run import run_node
+from relprop.engine.graph.run import OnTheFly, run_node
 from relprop.engine.program.sample import Sample, State, identity
 
 CONVOLUTIONS_2D = {"conv2d", "conv_transpose2d"}
@@ -113,7 +114,8 @@ class OwnConstants:
     Args:
         weights: where they are kept; None: a place of their own.
         keep: keep modified weights from call to call, and weights in the layout that is fastest; otherwise there is
-            never a second copy of more than one layer's weights.
+            never a second copy of more than one layer's weights: those that linear layers make of something else, such
+            as packed integers, are made wherever they are read.
     """
 
     def __init__(self, graph: Graph, weights: Weights | None = None, *, keep: bool = True) -> None:
@@ -122,12 +124,18 @@ class OwnConstants:
         self._static = [n for n in graph.fx.nodes if info(n).static and n.op in ("call_function", "placeholder")]
         self._read = {a for n in graph.fx.nodes if not info(n).static for a in n.all_input_nodes if info(a).static}
         self._convolved = {n.args[1] for n in graph.operators() if operator_name(n) in CONVOLUTIONS_2D}
+        self._anew = {} if keep else {n: self._way_to(n) for n in self._read if _is_made_for_layers(n)}
         self._key: tuple[int, State] | None = None
         self._sample, self._sampled = Sample(()), cast("tuple[Any, ...]", ())
         self._numbers: dict[Node, int] = {}
         self._values: dict[Node, Any] = {}
         self._view = Modified(self._weights.modified)
         self.modified: MutableMapping[Any, Tensor] = self._view
+
+    def _way_to(self, node: Node) -> list[Node]:
+        """What a value is made of, in order."""
+        needed = ancestors(node)
+        return [n for n in self._static if n in needed]
 
     def values(self) -> dict[Node, Any]:
         state = self.state()
@@ -165,15 +173,25 @@ class OwnConstants:
     def _known_or_made(self) -> dict[Node, Any]:
         """The values that are read, from those of other graphs where they have them."""
         known, values = self._weights.values, dict[Node, Any]()
-        keys: dict[Node, Hashable] = {n: (self._numbers[n], self.keep and n in self._convolved) for n in self._read}
-        missing = _with_ancestors(n for n in self._read if keys[n] not in known)
+        kept = self._read - self._anew.keys()
+        keys: dict[Node, Hashable] = {n: (self._numbers[n], self.keep and n in self._convolved) for n in kept}
+        missing = _with_ancestors(n for n in kept if keys[n] not in known)
         for node in self._static:
             if node in missing:
                 values[node] = self._made(node, values, _plain)
         for node, key in keys.items():
             if key not in known:
                 known[key] = self._laid_out(node, values[node])
-        return {node: known[key] for node, key in keys.items()}
+        on_the_fly = {node: OnTheFly(partial(self._made_anew, node)) for node in self._anew}
+        return {node: known[key] for node, key in keys.items()} | on_the_fly
+
+    def _made_anew(self, node: Node) -> Any:
+        """A value of which nothing is kept."""
+        values: dict[Node, Any] = {}
+        with torch.no_grad():
+            for each in self._anew[node]:
+                values[each] = self._made(each, values, _plain)
+        return values[node]
 
     def _made(self, node: Node, values: Mapping[Node, Any], read: Callable[[Tensor], Tensor]) -> Any:
         if node.op == "placeholder":
@@ -249,6 +267,13 @@ def _with_ancestors(nodes: Iterable[Node]) -> set[Node]:
         if node not in found:
             found |= ancestors(node)
     return found
+
+
+def _is_made_for_layers(node: Node) -> bool:
+    """A weight that is computed, and read by linear layers alone: it can be made for each of them in turn."""
+    return node.op == "call_function" and all(
+        operator_name(reader) == "linear" and reader.args[1] is node for reader in node.users
+    )
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from relprop.engine.graph.graph import Node, fake_value, is_open
+from relprop.engine.graph.run import made
 from relprop.engine.program.answer import answer
 from relprop.engine.program.constants import Constants, GivenConstants
 from relprop.engine.program.program import Program
@@ -58,7 +59,7 @@ class Traced:
     def state(self, constants: Constants) -> list[Tensor] | None:
         """The tensors of `keys`; None where a modified weight has not been made yet."""
         values = constants.values()  # first: it forgets modified weights whose parameters have changed
-        found = {("value", n): v for n, v in values.items()} | {
+        found = {("value", n): made(v) for n, v in values.items()} | {
             ("modified", k): v for k, v in constants.modified.items()
         }
         return [found[key] for key in self.keys] if all(key in found for key in self.keys) else None
@@ -90,7 +91,8 @@ def trace(
     """
     leaves = program.graph.example_leaves()
     next(answer(program, leaves, [Question(program.explained, seed, wanted)]))  # makes all modified weights
-    values, modified = program.constants.values(), dict(program.constants.modified)
+    values = {node: made(value) for node, value in program.constants.values().items()}
+    modified = dict(program.constants.modified)
     kept = {("value", n): v for n, v in values.items() if isinstance(v, Tensor)}
     kept |= {("modified", k): v for k, v in modified.items()}
     names: list[Names] = []
