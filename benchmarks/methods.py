@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from networks import Built
@@ -163,18 +163,20 @@ def calls_for_pairs(build: Callable[[], Built]) -> Run:
     return run
 
 
-def relprop(composite: Callable[[], ours.Composite], *, compiled: bool = False) -> Prepare:
+def relprop(composite: Callable[[], ours.Composite], *, compiled: bool = False, **options: Any) -> Prepare:
+    """A call of `LRP`; `options` are its own."""
+
     def prepare(build: Callable[[], Built]) -> Run:
         case = build()
-        lrp = LRP(case.model, composite(), normalize_output=True)
+        lrp = LRP(case.model, composite(), normalize_output=True, **options)
         if compiled:  # the tiny cases see that it runs, without a C++ compiler and its minute
             large = sum(p.numel() for p in case.model.parameters()) > 1e6
             lrp.compile(backend="inductor" if large else "aot_eager")
-        inputs = {"input_ids": case.x} if case.is_text else {}
-        args = () if case.is_text else (case.x,)
         target = (-1, int(case.target[0])) if case.is_decoder else case.target
 
         def run() -> Explained:
+            inputs = {"input_ids": case.x} if case.is_text else {}
+            args = () if case.is_text else (case.x,)
             relevance = _tensor(lrp(*args, target=target, **inputs).relevance)
             return Explained(relevance, torch.ones(len(relevance), device=relevance.device))
 
@@ -239,6 +241,7 @@ METHODS: dict[str, Method] = {
         f"relprop {name}, compiled": Method(relprop(COMPOSITES[name], compiled=True), COMPILED[name])
         for name in COMPILED
     },
+    "relprop AttnLRP, checkpoint": Method(relprop(ours.AttnLRP, checkpoint=True), "relprop AttnLRP"),
     "relprop EpsilonPlusFlat, each target": Method(relprop_many(ours.EpsilonPlusFlat)),
     "relprop EpsilonPlusFlat, a call each": Method(
         relprop_many(ours.EpsilonPlusFlat, explain_one_by_one), "relprop EpsilonPlusFlat, each target"

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -239,22 +240,37 @@ def gpt2(layers: int, width: int, heads: int, vocabulary: int, *, batch: int, le
     return build
 
 
-def llama(layers: int, width: int, heads: int, vocabulary: int, *, batch: int, length: int) -> Build:
+def llama(layers: int, width: int, heads: int, vocabulary: int, *, batch: int, length: int, **others: Any) -> Build:
+    """A decoder; `others` are further fields of its config."""
+
     def build(device: str) -> Built:
-        from transformers import LlamaConfig
         from transformers.models.llama import modeling_llama
 
-        config = LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            intermediate_size=8 * width // 3,
-        )
-        return built(modeling_llama.LlamaForCausalLM(config), token_ids(vocabulary, batch, length), 1.0, device)
+        model = modeling_llama.LlamaForCausalLM(llama_config(layers, width, heads, vocabulary, **others))
+        return built(model, token_ids(vocabulary, batch, length), 1.0, device)
 
     return build
+
+
+def llama_config(layers: int, width: int, heads: int, vocabulary: int, **others: Any) -> Any:
+    from transformers import LlamaConfig
+
+    own = {"num_key_value_heads": heads, "intermediate_size": 8 * width // 3} | others
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, **own
+    )
+
+
+def smollm2(length: int) -> Build:
+    """The sizes of SmolLM2-135M, in which head and embedding are one."""
+    others = {"num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 8192}
+    return llama(30, 576, 9, 49152, batch=1, length=length, **others)
+
+
+def tiny_smollm2(length: int) -> Build:
+    """The same with small sizes."""
+    others = {"num_key_value_heads": 1, "tie_word_embeddings": True}
+    return llama(2, 24, 3, 50, batch=1, length=length, **others)
 
 
 def token_ids(vocabulary: int, batch: int, length: int) -> Tensor:

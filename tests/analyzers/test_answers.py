@@ -72,6 +72,17 @@ def test_a_loop_over_prefixes_says_the_same(model: nn.Module, composite: Any) ->
         assert_close(found.entropy[i], torch.distributions.Categorical(logits=logits).entropy(), rtol=1e-10)
 
 
+@pytest.mark.parametrize("options", [{"chunk": 1}, {"chunk": 3}, {"unit": [(0, 2), (4, 6)]}, {"contrast": {1: "in"}}])
+@pytest.mark.parametrize("checkpoint", [False, 5])
+def test_ways_to_compute_it_change_nothing(model: nn.Module, options: dict[str, Any], checkpoint: int) -> None:
+    explain = AnswerExplainer(model, Tokenizer(), checkpoint=checkpoint)
+    found = explain(PROMPT, ANSWER, **options)
+    expected = AnswerExplainer(model, Tokenizer())(PROMPT, ANSWER, **{k: v for k, v in options.items() if k != "chunk"})
+    assert_close(found.relevance, expected.relevance, rtol=1e-10)
+    assert_close(found.explained, expected.explained, rtol=1e-12)
+    assert explain._by_length[4]._checkpoint == checkpoint
+
+
 def test_one_forward_pass_and_one_program_for_a_length(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     forward = room.forward
@@ -130,6 +141,16 @@ def test_refusals(model: nn.Module) -> None:
     }.items():
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_a_chat_that_the_template_refuses_says_its_roles(model: nn.Module) -> None:
+    class Strict(Tokenizer):
+        def apply_chat_template(self, messages: Any, **options: Any) -> list[int]:
+            raise RuntimeError("roles must alternate")
+
+    chat = [{"role": "user", "content": "cat"}, {"role": "user", "content": "mat"}]
+    with pytest.raises(InputError, match=r"user, user: RuntimeError: roles must alternate"):
+        AnswerExplainer(model, Strict())(chat, ANSWER)
 
 
 def test_a_model_that_has_no_such_option() -> None:

@@ -51,7 +51,7 @@ def test_what_is_no_composite_gets_a_hint(given: object, says: str) -> None:
 def test_checkpoints_that_cannot_hold_are_said() -> None:
     lrp, x = LRP(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), checkpoint=True), torch.rand(2, 3)
     with pytest.warns(UserWarning, match="saves no memory in this call") as given:
-        lrp(x, audit=True)
+        lrp(x, differentiable=True)
     assert given[0].filename == __file__
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import AttnLRP
+from relprop.engine.ops import attention
 from relprop.engine.ops.attention import AttentionStep
 from relprop.errors import RuleError
 from relprop.rules import SoftmaxRule
@@ -75,6 +76,24 @@ def test_books_balance_and_fused_equals_eager(form: str, mode: str, heads: int) 
         assert_close(a, b, rtol=1e-8, atol=1e-12, what=form)
     kept = sum(fused.ledger.sinks.values())
     assert sum(float(r.sum()) for r in fused.relevance) + kept == pytest.approx(B, rel=1e-8)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_books_of_long_sequences_are_made_in_blocks(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of queries at a time, of five; the weights of a block are those of all."""
+    lrp, sizes = LRP(Attention(**FORMS[form]), AttnLRP(), normalize_output=True), list[int]()
+    whole = lrp(*inputs(), target=7, audit=True).ledger.sinks
+    weights = attention.attention_weights
+
+    def watched(q: Tensor, *given: object, **options: object) -> object:
+        sizes.append(q.shape[-2])
+        return weights(q, *given, **options)
+
+    monkeypatch.setattr(attention, "attention_weights", watched)
+    monkeypatch.setattr(attention, "MOST_SCORES", 2 * B * H * T + 1)
+    found = lrp(*inputs(), target=7, audit=True).ledger.sinks
+    assert sizes == [2, 2, 1]
+    assert found["softmax"] == pytest.approx(whole["softmax"], rel=1e-12)
 
 
 def test_half_gives_values_half_of_what_cp_gives_them() -> None:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 
 class AnswerLogits(nn.Module):
-    """A causal language model whose output is the logits that each token of an answer was taken from, (B, A, V).
+    """A causal language model whose output is the logits that each token of an answer was taken from, (B, A + 1, V).
+
+    The last row is what would come next. Nobody asks for it; without it, the head would not be the last operator.
 
     Args:
         model: called with `input_ids`, returns `.logits`; a Hugging Face model.
@@ -22,10 +24,10 @@ class AnswerLogits(nn.Module):
         base: Any = getattr(model, "get_base_model", None)  # PEFT's models hand on what they are called with
         self.keeps = _takes(model if base is None else base(), "logits_to_keep")
 
-    def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B A V"]:
+    def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B N V"]:
         options: dict[str, Any] = {"logits_to_keep": self.length + 1} if self.keeps else {}
         logits: Tensor = self.model(input_ids=input_ids, use_cache=False, **options).logits
-        return logits[:, -self.length - 1 : -1]
+        return logits if self.keeps else logits[:, -self.length - 1 :]
 
 
 class SequenceLogits(nn.Module):

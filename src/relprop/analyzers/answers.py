@@ -43,6 +43,7 @@ class AnswerExplainer:
             mode.
         tokenizer: its tokenizer.
         composite: None: `AttnLRP()`.
+        checkpoint: run the forward pass in parts, for long prompts, see `LRP`.
 
     Raises:
         InputError: it is no module.
@@ -51,11 +52,19 @@ class AnswerExplainer:
     "Paris" (docs/answers.md).
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, composite: Composite | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        composite: Composite | None = None,
+        *,
+        checkpoint: bool | int = False,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"AnswerExplainer takes a language model, got {type(model).__name__}.")
         self.model, self.tokenizer = model, tokenizer
         self.composite = AttnLRP() if composite is None else composite
+        self._options: dict[str, Any] = {"normalize_output": False, "checkpoint": checkpoint}
         self._by_length: dict[int, LRP] = {}
 
     def __call__(
@@ -80,7 +89,8 @@ class AnswerExplainer:
             unit: "words", "sentences" or spans (start, stop) of prompt and answer are explained together, with one
                 reverse pass for each of the answer; the same as `by(unit)` of the answer's tokens.
             longest: how many tokens the model may say.
-            chunk: rows that are explained at a time. None: one on a CPU, all on other devices.
+            chunk: rows that are explained at a time. None: on a CPU as many as are faster together
+                (docs/performance.md), all on other devices.
             positions: also say what the tokens' positions have of it: "signed", or another form of
                 `Explanation.positions`.
 
@@ -98,7 +108,7 @@ class AnswerExplainer:
         asked = [sum(targets[a + 1 : b], targets[a]) for a, b in of_answer]
         options = Options(positions=positions is not None)
         found = list(self._lrp(len(end)).ask(self._inputs(start, end), asked, options, chunk=chunk))
-        logits = found[0].output[0].double()
+        logits = found[0].output[0, : len(end)].double()
         log_p = logits.log_softmax(-1)
         rows = torch.stack([self._tokens(each, len(known.tokens)) for each in found])
         amounts = torch.stack([self._amount(logits, i, t, against.get(i)) for i, t in enumerate(end)])
@@ -125,7 +135,7 @@ class AnswerExplainer:
             if len(self._by_length) == MOST_LENGTHS:
                 del self._by_length[next(iter(self._by_length))]
             wrapped = SequenceLogits(self.model) if self._translates else AnswerLogits(self.model, length)
-            self._by_length[key] = LRP(wrapped.train(self.model.training), self.composite, normalize_output=False)
+            self._by_length[key] = LRP(wrapped.train(self.model.training), self.composite, **self._options)
         return self._by_length[key]
 
     def _inputs(self, start: list[int], end: list[int]) -> Any:
@@ -186,7 +196,7 @@ class AnswerExplainer:
             prompt: in one of its forms.
 
         Raises:
-            InputError: it has no tokens, or it is a chat and the tokenizer has no template for one.
+            InputError: it has no tokens, or it is a chat and the tokenizer has no template for one like it.
         """
         if isinstance(prompt, str):
             ids = self.tokenizer(prompt)["input_ids"]
@@ -195,12 +205,23 @@ class AnswerExplainer:
         elif prompt and isinstance(prompt[0], Mapping):
             if getattr(self.tokenizer, "chat_template", "") is None:
                 raise InputError("The tokenizer has no template for chats: give the prompt as a text.")
-            ids = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
+            ids = self._of_chat(prompt)
         else:
             ids = [int(token) for token in prompt]  # type: ignore[arg-type]
         if not ids:
             raise InputError(f"The prompt {prompt!r} has no tokens.")
         return list(ids)
+
+    def _of_chat(self, messages: Sequence[Any]) -> list[int]:
+        options = {"add_generation_prompt": True, "return_dict": False}
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(list(messages), **options)
+        except Exception as error:  # templates are programs, and raise what they want where roles are not theirs
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise InputError(
+                f"The tokenizer's template takes no chat of these roles, {roles}: {type(error).__name__}: {error}"
+            ) from error
+        return ids
 
     def _answer(self, start: list[int], answer: Any, longest: int) -> list[int]:
         if answer is None:

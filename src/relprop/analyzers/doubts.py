@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 UNKNOWN = (
-    "What arrived at the inputs is far from what is explained, or not finite. audit=True in a call without checkpoint= "
-    "finds the layer, and ledger.trouble says what helps."
+    "What arrived at the inputs is far from what is explained, or not finite. A call with audit=True finds the layer, "
+    "and its ledger.trouble says what helps."
 )
 
 

@@ -254,7 +254,8 @@ class LRP(Printed, Exporting):
             targets: what `target` may be in a call, one for each explanation, in a list.
             conditions: what `conditions` may be in a call, one for each explanation, in a list. Where only one of
                 `targets` and `conditions` is a list of several, the other is the same for all.
-            chunk: targets at a time. None: one on a CPU, where more bring nothing, and all on other devices.
+            chunk: targets at a time. None: all, but on a CPU one, where more bring nothing, and as many of short texts
+                as are faster together.
 
         Raises:
             InputError, TargetError: before any work on the model.

@@ -73,7 +73,7 @@ class Options:
 
     def warn_of_memory(self, checkpoint: bool | int) -> None:
         """Say where a forward pass in parts saves nothing."""
-        asked = [name for name in ("audit", "parameters", "differentiable", "positions") if getattr(self, name)]
+        asked = [name for name in ("differentiable", "positions") if getattr(self, name)]
         if checkpoint and asked:
             warn(f"{asked[0]}=True needs all activations, so checkpoint={checkpoint!r} saves no memory in this call.")
 

@@ -149,7 +149,7 @@ def _question(each: Any, where: str) -> Question:
     record = each if isinstance(each, Mapping) else {"messages": each}
     prompt = record.get("prompt", record.get("messages"))
     if not isinstance(prompt, str) and not _is_chat(prompt):
-        hint = "; the content of a message has to be a text" if _has_parts(prompt) else ""
+        hint = "; the content of a message has to be a text" if _has_parts(prompt) or _has_parts([each]) else ""
         raise InputError(
             f'{where} is no list of messages {{"role": ..., "content": ...}} and no record that has one{hint}'
         )

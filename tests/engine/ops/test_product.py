@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import Composite, GlobalTypeMap, ProductLayer
+from relprop.engine.graph.graph import operator_name
+from relprop.engine.program.loops import forward
 from relprop.rules import (
     ProductRule,
 )
@@ -43,3 +45,47 @@ def test_a_gate_of_another_resolution_is_a_gate(mode: str) -> None:
     of_x, of_y = LRP(model, composite)(x, y, target=(0, 1, 1)).relevance
     assert_each_close(of_x.sum((1, 2, 3)), torch.ones(2))
     assert not of_y.any()
+
+
+class Product(nn.Module):
+    """Factors of other sizes, and one that is there twice."""
+
+    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return (x * y * x * z).flatten(1)
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_every_occurrence_of_a_factor_gets_its_share(differentiable: bool) -> None:
+    """x twice: R_x = R / 2, the others R / 4, each where it was spread to, added up."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 1, 4, dtype=torch.float64)
+    z = torch.randn(2, 3, 1, dtype=torch.float64)
+    lrp = LRP(Product(), normalize_output=False)
+    found = lrp(x, y, z, target=lambda out: out, differentiable=differentiable)
+    product = x * y * x * z
+    assert_each_close(found.relevance[0], product / 2, rtol=1e-12)
+    assert_each_close(found.relevance[1], product.sum(1, keepdim=True) / 4, rtol=1e-12)
+    assert_each_close(found.relevance[2], product.sum(2, keepdim=True) / 4, rtol=1e-12)
+
+
+def test_a_gated_part_keeps_its_factors_and_not_what_they_make() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.gate, self.down = nn.Linear(3, 5), nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+    kept = {}
+    for share in ("uniform", "signal"):
+        composite = Composite(GlobalTypeMap({ProductLayer: ProductRule(share)}))
+        lrp, x = LRP(Gated().double(), composite), torch.randn(1, 3, dtype=torch.float64)
+        lrp(x, target=1)
+        program = lrp._latest.program
+        tape = forward(program, [x], program.reads)
+        assert not tape.recorded
+        kept[share] = {operator_name(node) for node in tape.values if node.op == "call_function"}
+    assert kept["uniform"] >= {"silu", "linear"}
+    assert "product" not in kept["uniform"]
+    assert kept["signal"] >= {"silu"}

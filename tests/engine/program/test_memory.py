@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from relprop import LRP
 from relprop.composites import EpsilonPlus, EpsilonPlusFlat
+from relprop.engine.graph.graph import is_random, operator_name
 from relprop.engine.program.loops import forward
 from relprop.errors import InputError
 from relprop.rules import AlphaBetaRule, EpsilonRule, PassRule, ZPlusRule
@@ -79,6 +80,46 @@ def test_checkpointing_keeps_fewer_values(monkeypatch: pytest.MonkeyPatch) -> No
         # Without checks, which would explain again what nearly vanishes in so many random layers.
         LRP(model, EpsilonPlus(), checkpoint=checkpoint, checks=False)(torch.rand(2, 8), target=1)
     assert kept == [36, 6]
+
+
+@pytest.mark.parametrize("case", ["plus", "attention", "eager", "lstm"])
+def test_the_books_and_parameters_are_the_same_in_parts(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no forward pass keeps everything."""
+    from relprop.engine.program import answer as room
+
+    build, shape, composite = CASES[case]
+    torch.manual_seed(0)
+    model, x = build().double().eval(), torch.randn(shape, dtype=torch.float64)
+    plain, parts = (LRP(model, composite, checkpoint=c) for c in (False, 4))
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    asked = {"target": 3, "audit": True, "parameters": True, "coefficients": names[0]}
+    expected, kept = plain(x, **asked), list[int]()
+    real = room.forward
+
+    def watched(*args: object, **options: object) -> object:
+        tape = real(*args, **options)
+        kept.append(sum(n.op == "call_function" for n in tape.values) + len(tape.saved) + len(tape.recorded))
+        return tape
+
+    monkeypatch.setattr(room, "forward", watched)
+    plain(x, **asked)
+    found = parts(x, **asked)
+    assert kept[1] < 0.7 * kept[0]
+    assert found.ledger.imbalance < 1e-9
+    assert found.ledger.sinks.keys() == expected.ledger.sinks.keys()
+    for name, amount in expected.ledger.sinks.items():
+        assert found.ledger.sinks[name] == pytest.approx(amount, rel=1e-9, abs=1e-12)
+    for name, amount in expected.parameters.items():
+        assert_close(found.parameters[name], amount, rtol=1e-9, atol=1e-12)
+    assert_close(found.coefficients[names[0]], expected.coefficients[names[0]], rtol=1e-9)
+
+
+def test_attention_runs_again_in_its_part() -> None:
+    """PyTorch calls fused attention random, since it may drop weights out; here it does not."""
+    build, shape, composite = CASES["attention"]
+    lrp, x = LRP(build().eval(), composite, checkpoint=2), torch.randn(shape)
+    (attention,) = [n for n in program_of(lrp, x).operators if operator_name(n) == "scaled_dot_product_attention"]
+    assert not is_random(attention)
 
 
 @pytest.mark.parametrize("wrong", [-1, "all", 2.5, None])

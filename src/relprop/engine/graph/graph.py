@@ -214,7 +214,12 @@ def annotate(node: Node, **changes: Any) -> None:
 
 
 def is_random(node: Node) -> bool:
-    """The operator draws numbers, so that running it again gives others."""
+    """The operator draws numbers, so that running it again gives others.
+
+    Fused attention does not, though PyTorch says so of it: what drops weights out is written out (`written_out`).
+    """
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+        return False
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 

@@ -73,7 +73,7 @@ def stay_packed(trial: nn.Module) -> None:
     """Keep layers of a copy that is run from being rearranged for the CPU, which also rounds to bfloat16."""
     for module in trial.modules():
         if type(module).__module__.startswith("bitsandbytes.") and hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
 def _linear(module: Any) -> Callable[[Tensor], Tensor]:

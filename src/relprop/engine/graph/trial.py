@@ -98,10 +98,20 @@ def _differs(found: Any, own: Any) -> str:
     if not own.is_floating_point() or not own.numel():
         return ""
     wide = torch.float64 if own.dtype == torch.float64 else torch.float32
-    a, b = found.to(wide), own.to(wide)
-    finite = torch.isfinite(b)
-    if not torch.equal(torch.isfinite(a), finite):
-        return "other entries of an output are infinite or NaN in the program than in the model"
-    a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
-    worst, scale = float((a - b).abs().max()), float(b.abs().max())
+    worst = scale = 0.0
+    for part, same in zip(_pieces(found), _pieces(own), strict=True):
+        a, b = part.to(wide), same.to(wide)
+        finite = torch.isfinite(b)
+        if not torch.equal(torch.isfinite(a), finite):
+            return "other entries of an output are infinite or NaN in the program than in the model"
+        a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
+        worst, scale = max(worst, float((a - b).abs().max())), max(scale, float(b.abs().max()))
     return "" if worst <= TOLERANCE.get(own.dtype, 5e-2) * scale else f"an output differs by {worst:.3g} of {scale:.3g}"
+
+
+PIECE = 1 << 22
+"""Entries that are compared at a time: logits of all positions may be the largest tensor that there is."""
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(tensor.reshape(-1), PIECE)

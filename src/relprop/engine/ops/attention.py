@@ -8,7 +8,7 @@ weights as constants: values take it all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from relprop.engine.graph.graph import Node, info, operator_name
+from relprop.engine.graph.masks import Causal
 from relprop.engine.ops.registry import always, inherits, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, R, Tape
@@ -164,36 +165,63 @@ class AttentionStep(Step):
         if self.mode == "half":
             return tape.value(self.node) * c * self.kept_share
         q, k, v, mask, causal, scale = self._operands(tape)
-        scores, weights, values = attention_weights(q, k, v, mask, causal, scale)
-        data: Any = scores if any(self._data(name) is not None for name in OPERANDS[:2]) else torch.zeros_like(scores)
-        if self._data("attn_mask") is not None and mask is not None:  # the mask is made of data, and gets its share
-            data = data + mask
-        return c * (tangent_bias(weights, data, -1) @ values) * self.kept_share
+        scored = any(self._data(name) is not None for name in OPERANDS[:2])
+        kept = []
+        for rows in _blocks(q, k):
+            some = None if mask is None else mask if mask.shape[-2] == 1 else mask[..., rows, :]
+            scores, weights, values = attention_weights(q[..., rows, :], k, v, some, causal, scale, first=rows.start)
+            data = scores if scored else torch.zeros_like(scores)
+            if self._data("attn_mask") is not None and some is not None:  # the mask is made of data, and has its share
+                data = data + some
+            kept.append(tangent_bias(weights, data, -1) @ values)
+        return c * torch.cat(kept, -2) * self.kept_share
 
     def _operands(self, tape: Tape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool, float | None]:
         """Query, key, value, mask, causal, scale."""
         q, k, v = (tape.value(self.given[name]) for name in OPERANDS[:3])
         mask = self.given.get("attn_mask")
         mask = tape.values[mask] if isinstance(mask, Node) else None
+        causal = bool(self.given.get("is_causal", False)) or isinstance(mask, Causal)
         scale = self.given.get("scale")
         scale = tape.values[scale] if isinstance(scale, Node) else scale
-        return q, k, v, mask, bool(self.given.get("is_causal", False)), scale
+        return q, k, v, None if isinstance(mask, Causal) else mask, causal, scale
 
 
 OPERANDS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 """Positional arguments of `scaled_dot_product_attention`."""
 
 
+MOST_SCORES = 1 << 24
+"""Entries that are written out at a time."""
+
+
+def _blocks(q: Tensor, k: Tensor) -> Iterator[slice]:
+    """Rows of queries (..., T, D) whose scores with keys (..., S, D) are so many together, or of one row."""
+    length = q.shape[-2]
+    size = max(1, MOST_SCORES // max(1, q[..., 0].numel() // max(1, length) * k.shape[-2]))
+    return (slice(first, min(first + size, length)) for first in range(0, length, size))
+
+
 def attention_weights(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None, *, first: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores `q kᵀ · scale` (..., T, S), weights `softmax(scores + mask)` of the same shape, and values per head."""
+    """Scores `q kᵀ · scale` (..., T, S), weights `softmax(scores + mask)` of the same shape, and values per head.
+
+    Args:
+        q: queries (..., T, D).
+        k: keys (..., S, D).
+        v: values (..., S, D).
+        mask: to be added, or True where something is read.
+        causal: nothing is read that is behind a query's own position.
+        scale: None: that of the kernel.
+        first: position of the first query.
+    """
     if k.shape[-3] != q.shape[-3]:  # grouped queries
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     masked = scores
     if causal:
-        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril(first)
         masked = masked.masked_fill(~allowed, -torch.inf)
     if mask is not None:
         masked = masked.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else masked + mask

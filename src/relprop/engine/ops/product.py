@@ -7,7 +7,7 @@ Factored relevance makes both exact without a division: for `z = Π_k x_k` and `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class ProductStep(Step):
         share = rule.share if isinstance(rule, ProductRule) else "uniform"
         if share == "signal":
             self.sources = signals(self.sources)
-        self.read(*self.leaves)
+        alone = self._of_nodes and len(self.sources) == 1 and degree(node, self.sources[0]) == 1
+        self.read(*(leaf for leaf in self.leaves if not (alone and leaf is self.sources[0])))
         if rule.divides or "R" in self.forms:
             self.read(node)
         self.emits = C
@@ -48,8 +49,15 @@ class ProductStep(Step):
         if isinstance(rule, AffineRule) and not rule.unmodified:
             raise cannot_serve(node, rule, "a product has no weights to modify; use ProductRule() or ZeroRule().")
 
+    def run(self, tape: Tape) -> Any:
+        """A product of nodes is differentiated by hand, so that it need not be kept for that."""
+        return tape.evaluate(self.node) if self._of_nodes else super().run(tape)
+
     def pull(self, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
         c = self.factored(message, tape)
+        if self._of_nodes:
+            yield from self._to_factors(c, tape)
+            return
         if operator_name(self.node) in OF_ENTRIES:
             c = c / _entries(self.node, tape)
         shares = tape.adjoint(self.node, self.leaves, Message(c), linear=False)
@@ -57,6 +65,23 @@ class ProductStep(Step):
         for source, share in zip(self.leaves, shares, strict=True):
             if source in self.sources:
                 yield source, share.map(lambda part: part / taking)
+
+    @property
+    def _of_nodes(self) -> bool:
+        return operator_name(self.node) == "product"
+
+    def _to_factors(self, c: Tensor, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        """`c_k = c · Π_{j≠k} x_j / n`, `d` times for a factor that is there `d` times."""
+        times = {source: degree(self.node, source) for source in self.sources}
+        c = c / sum(times.values())
+        for source, count in times.items():
+            others = list(self.node.args)
+            others.remove(source)
+            share = c if count == 1 else c * count
+            for factor in others:
+                assert isinstance(factor, Node)
+                share = share * tape.value(factor)
+            yield source, Message(share.sum_to_size(tape.shapes[source]))
 
 
 OF_ENTRIES = {"prod", "cumprod"}

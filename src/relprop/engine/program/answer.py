@@ -6,7 +6,7 @@ Nothing here looks at the values of a tensor, so that `relprop.engine.program.tr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from relprop.engine.graph.graph import Node, info, is_random, where_is
 from relprop.engine.ops.step import Step
-from relprop.engine.ops.tape import Message, Tape
+from relprop.engine.ops.tape import Form, Tape
 from relprop.engine.program.condition import Arrived, Choice, Mask, Projection, Stop
 from relprop.engine.program.loops import advance, backward, forward, mode
+from relprop.engine.program.opening import Opening, opening, openings
 from relprop.engine.program.outputs import Outputs
 from relprop.engine.program.program import Program
 from relprop.engine.program.question import Answer, Question
@@ -29,6 +30,9 @@ from relprop.errors import InputError
 
 Found = dict[Node, Tensor]
 """Relevance of the nodes where it is read."""
+
+MOST_TOKENS = 512
+"""Of all questions that a CPU answers at a time."""
 
 
 def answer(
@@ -47,8 +51,9 @@ def answer(
 
     Args:
         inputs: the flat inputs, one for each of `program.graph.inputs`.
-        chunk: questions whose relevance travels at the same time, as one batch. None: one on a CPU, where more bring
-            nothing, all on other devices.
+        chunk: questions whose relevance travels at the same time, as one batch. None: on a CPU so many that they have
+            `MOST_TOKENS` tokens together, and one where the inputs are no tokens, since more bring nothing; all on
+            other devices.
         segments: into how many parts of equally many operators the forward pass is cut; each keeps only what crosses
             its borders, and runs again when relevance comes by. With `n` operators in `√n` parts, memory for
             activations grows with `√n`.
@@ -57,7 +62,7 @@ def answer(
     run = Run(program, inputs, list(questions), with_outputs)
     for question in run.questions:
         _check_projections(program, question)
-    if segments > 1 and not any(q.stands_alone for q in run.questions):
+    if segments > 1 and not any(q.differentiable or q.positions for q in run.questions):
         yield from run.in_segments(segments)
         return
     tape = run.forward(run.kept)
@@ -65,11 +70,13 @@ def answer(
         yield run.one(run.questions[0], tape)
         return
     for questions, common in run.forked(tape):
-        for together in run.batches(questions, chunk, tape.device):
+        with mode(False):
+            opened = {} if common else openings(program, questions, tape)
+        for together in run.batches(questions, chunk, tape):
             if len(together) == 1:
-                yield run.one(together[0], tape.own(batched=False), common)
+                yield run.one(together[0], tape.own(batched=False), common, opened.get(id(together[0])))
             else:
-                yield from run.batch(together, tape.own(batched=True), common)
+                yield from run.batch(together, tape.own(batched=True), common, opened)
 
 
 @dataclass
@@ -88,15 +95,19 @@ class Run:
     @property
     def kept(self) -> frozenset[Node]:
         """Values that reverse passes read."""
-        program = self.program
-        kept = program.reads.union(program.kept_for_later, *(q.reads for q in self.questions))
+        return self.wanted.union(self.program.kept_for_later, *(q.reads for q in self.questions))
+
+    @property
+    def wanted(self) -> frozenset[Node]:
+        """Of these, the values that steps and the books read."""
+        program, wanted = self.program, self.program.reads
         if any(q.audit or q.edges for q in self.questions):
-            kept |= frozenset(n for n in program.graph.fx.nodes if info(n).data)
+            wanted |= frozenset(n for n in program.graph.fx.nodes if info(n).data)
         if any(q.parameters for q in self.questions):
-            kept = kept.union(*(step.reads_for_parameters for step in program.steps))
+            wanted = wanted.union(*(step.reads_for_parameters for step in program.steps))
         if any(q.positions for q in self.questions):
-            kept = kept.union(*(step.reads_for_positions for step in program.steps))
-        return kept
+            wanted = wanted.union(*(step.reads_for_positions for step in program.steps))
+        return wanted
 
     def forward(self, kept: frozenset[Node], *, record: bool = True) -> Tape:
         """The forward loop, for all questions."""
@@ -109,7 +120,7 @@ class Run:
 
     def forked(self, tape: Tape) -> Iterator[tuple[list[Question], Walk | None]]:
         """Questions that follow each other, and the first part of their way, if it is the same."""
-        for _, group in groupby(self.questions, key=_way):
+        for _, group in groupby(self.questions, key=lambda q: _way(q) if q.conditions else None):
             questions = list(group)
             conditioned = {node for question in questions for node in question.conditions}
             if len(questions) == 1 or not conditioned:
@@ -122,11 +133,9 @@ class Run:
                 questions = [common.choose(question, own) for question in questions]
             yield questions, common
 
-    def batches(
-        self, questions: Sequence[Question], chunk: int | None, device: torch.device
-    ) -> Iterator[list[Question]]:
+    def batches(self, questions: Sequence[Question], chunk: int | None, tape: Tape) -> Iterator[list[Question]]:
         """Questions that follow each other and can be answered as one batch."""
-        most = chunk or (1 if device.type == "cpu" else len(questions))
+        most = chunk or (self._together(tape) if tape.device.type == "cpu" else len(questions))
         batch: list[Question] = []
         for question in questions:
             if batch and (len(batch) == most or not _alike(batch[0], question)):
@@ -135,37 +144,51 @@ class Run:
             batch.append(question)
         yield batch
 
-    def one(self, question: Question, tape: Tape, common: Walk | None = None) -> Answer:
+    def _together(self, tape: Tape) -> int:
+        """Questions at a time on a CPU: so many that they have `MOST_TOKENS` together, and 1 of what are no tokens."""
+        embedded = [tape.shapes[node] for node in self.program.arrivals if info(node).entry]
+        tokens = sum(shape[:-1].numel() for shape in embedded)
+        return max(1, MOST_TOKENS // tokens) if tokens and not self.program.has_own_code else 1
+
+    def one(self, question: Question, tape: Tape, common: Walk | None = None, opened: Opening | None = None) -> Answer:
         """The answer to one question, by a reverse loop of its own.
 
         Args:
-            common: the first part of it.
+            question: what is asked.
+            tape: its own.
+            common: the first part of the loop.
+            opened: where it begins, if not at the question's start.
         """
         with mode(self.differentiable):
-            walk = Walk(self.program, question, tape) if common is None else common.fork(question)
+            walk = Walk(self.program, question, tape, opened) if common is None else common.fork(question)
             walk.through(walk.ahead, tape)
             return self.answered(walk, walk.collect(tape))
 
-    def batch(self, questions: Sequence[Question], tape: Tape, common: Walk | None = None) -> Iterator[Answer]:
+    def batch(
+        self, questions: Sequence[Question], tape: Tape, common: Walk | None, opened: Mapping[int, Opening]
+    ) -> Iterator[Answer]:
         """Relevance of several questions as one batch, by `torch.func.vmap`."""
         first = questions[0]
-        starts = [] if common else [q.seed(tape.values[q.start]) for q in questions]
+        starts = [] if common else [opened.get(id(q)) or opening(q, tape) for q in questions]
         stopped = {n: c for n, c in first.conditions.items() if isinstance(c, Stop)}
         masks = {n: torch.stack([_mask(q, n) for q in questions]) for n in first.conditions if n not in stopped}
 
-        def back(start: Tensor | None, own: dict[Node, Tensor]) -> tuple[Found, list[dict[str, Tensor]]]:
+        def back(parts: dict[Form, Tensor], own: dict[Node, Tensor]) -> tuple[Found, list[dict[str, Tensor]]]:
             question = replace(first, conditions={**stopped, **{n: Mask(mask) for n, mask in own.items()}})
             again = tape.own(batched=True)
-            walk = Walk(self.program, question, again, start) if common is None else common.fork(question)
+            if common is None:
+                walk = Walk(self.program, question, again, replace(starts[0], parts=parts))
+            else:
+                walk = common.fork(question)
             walk.through(walk.ahead, again)
             return walk.collect(again), walk.watch.found
 
         with mode(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # operators that vmap loops over
-            seeds = torch.stack([start.to(tape.dtype) for start, _ in starts]) if starts else None
-            inputs, seen = torch.func.vmap(back, in_dims=(None if seeds is None else 0, 0))(seeds, masks)
+            parts = {form: torch.stack([s.parts[form] for s in starts]) for form in (starts[0].parts if starts else ())}
+            inputs, seen = torch.func.vmap(back)(parts, masks)
         for k, question in enumerate(questions):
-            index = common.index if common else starts[k][1]
+            index = common.index if common else starts[k].index
             relevance, coefficients, edges = ({name: r[k].contiguous() for name, r in d.items()} for d in seen)
             yield Answer(
                 outputs=self.outputs,
@@ -185,7 +208,7 @@ class Run:
         parts = [program.operators[i : i + length] for i in range(0, len(program.operators), length)]
         crossing = _crossing(program, parts).union(*(q.reads for q in self.questions))
         tape = self.forward(crossing, record=False)
-        wanted = program.reads | crossing
+        wanted = self.wanted | crossing
         with mode(False):
             walks = [Walk(program, q, tape) for q in self.questions]
             for part in reversed(parts):
@@ -222,20 +245,19 @@ class Walk:
     """The way of relevance for one question, from where it starts to the inputs.
 
     Args:
-        start: the relevance that it starts with; None: what the question's seed says.
+        opened: how far it has come already; None: where the question's seed says that it starts.
     """
 
-    def __init__(self, program: Program, question: Question, tape: Tape, start: Tensor | None = None) -> None:
+    def __init__(self, program: Program, question: Question, tape: Tape, opened: Opening | None = None) -> None:
         self.program, self.question, self.watch = program, question, Watch(question)
-        self.index: Tensor | None = None
         explained = tape.values[question.start]
         self.amount = partial(question.seed.amount, explained)
-        if start is None:
-            start, self.index = question.seed(explained)
+        opened = opening(question, tape) if opened is None else opened
         if self.watch.books is not None:
             self.watch.books.opening = question.seed.opening(explained)
-        self.relevance = {question.start: Message(R=start.to(tape.dtype))}
-        self.ahead = program.steps
+        self.index = opened.index
+        self.relevance = {opened.node: opened.message}
+        self.ahead = program.steps if opened.node is question.start else program.steps[:-1]
         self.activations = {name: tape.values[n] for name, n in question.activations.items()}
         self.sinks: dict[Node, dict[str, float]] | None = {} if question.audit else None
         self.parameters: dict[str, Tensor] | None = {} if question.parameters else None

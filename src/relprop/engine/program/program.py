@@ -21,7 +21,7 @@ from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Step
 from relprop.engine.ops.tape import Form, Forms
 from relprop.engine.program.constants import Constants, OwnConstants
-from relprop.rules import Rule
+from relprop.rules import FunctionRule, Rule
 
 MOST_SCHEDULES = 16
 """Of one program that are kept: what questions ask for decides which values a forward pass keeps."""
@@ -77,6 +77,12 @@ class Program:
     def step_of(self) -> Mapping[Node, Step]:
         """Node -> its step."""
         return {step.node: step for step in self.steps}
+
+    @cached_property
+    def has_own_code(self) -> bool:
+        """Some step or rule is a user's, which may look at values, as a batch by `torch.func.vmap` does not allow."""
+        own = any(op_of(s.node).step is not None or isinstance(s.rule, FunctionRule) for s in self.steps)
+        return own or any(type(s.rule).__module__.partition(".")[0] != "relprop" for s in self.steps)
 
     @cached_property
     def released_in_reverse(self) -> Mapping[Node, Sequence[Node]]:

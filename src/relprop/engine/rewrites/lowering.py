@@ -23,6 +23,7 @@ from relprop.engine.ops.analysis import analyze_inputs, analyze_operator, remove
 from relprop.engine.ops.registration import teach
 from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.ops.statistic import is_statistic
+from relprop.engine.rewrites.attention import lower_attention
 from relprop.engine.rewrites.complex_pairs import as_pairs
 from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
@@ -90,16 +91,6 @@ def _nan_to_num(graph: Graph, node: Node) -> Node | None:
     filled = insert(graph, node, f.hold, changed(graph, node, node, like=node), like=node)
     finite = insert(graph, node, aten.isfinite.default, x)
     return insert(graph, node, aten.where.self, finite, x, filled, like=node)
-
-
-def _attention(graph: Graph, node: Node) -> Node | None:
-    """Queries, keys and values as nodes of their own, where one node serves as several."""
-    given = arguments(node)
-    operands = {name: given[name] for name in ("query", "key", "value")}
-    if len(set(operands.values())) == 3:
-        return None
-    own = {name: insert(graph, node, aten.alias.default, x, like=x) for name, x in operands.items()}
-    return changed(graph, node, node, like=node, **own)
 
 
 def _div(graph: Graph, node: Node) -> Node | None:
@@ -344,7 +335,7 @@ REWRITES: dict[str, Lowering] = {
     "negative": _neg,
     "pow": _pow,
     "nan_to_num": _nan_to_num,
-    "scaled_dot_product_attention": _attention,
+    "scaled_dot_product_attention": lower_attention,
     "add": _add,
     "subtract": _sub,
     "sub": _sub,
