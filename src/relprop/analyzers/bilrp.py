@@ -37,7 +37,7 @@ class BiLRP:
         patch: of pictures (B, C, H, W): parts are squares of so many pixels, of which H and W are multiples.
         pool: what makes parts of relevance, (B, ...) -> (B, P), by sums. None: of pictures patches, of (B, T, D)
             positions, of (B, F) features.
-        chunk: dimensions at a time. None: one on a CPU, all on other devices.
+        chunk: dimensions at a time. None: few on a CPU, by their tokens; all on other devices.
 
     Raises:
         InputError: it is none of these.

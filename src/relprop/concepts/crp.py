@@ -91,7 +91,7 @@ class CRP:
             **kwargs: those that have names.
             target: as for `LRP`.
             conditions: at other layers, as for `LRP`; a feature has to pass these, too.
-            chunk: features at a time. None: one on a CPU, all on other devices.
+            chunk: features at a time. None: few on a CPU, by their tokens; all on other devices.
 
         Raises:
             InputError, TargetError: before any work on the model.

@@ -56,7 +56,7 @@ def attribution_graph(
         width: concepts of each layer, by magnitude of relevance; several numbers: one for each layer.
         conditions: relevance passes these first, by no other way: `{layer: Channels(5)}` asks what one concept above
             is made of.
-        chunk: concepts at a time. None: one on a CPU, all on other devices.
+        chunk: concepts at a time. None: few on a CPU, by their tokens; all on other devices.
         tokens: how each token of a prompt is written. Of a language model, with the module of its embeddings as the
             lowest layer, the graph goes down to them.
 
