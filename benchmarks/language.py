@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from language_page import render
+from language_page import render, with_costs
 from language_tasks import Prompt, places, tasks, token
 from torch import Tensor
 
@@ -136,16 +136,16 @@ def costs(loaded: TextModel, rounds: int) -> dict[str, float]:
     loop()
     matrix, rows = explain(prompt, answer).relevance, loop()
     gap = max(float((matrix[i, : len(row)] - row).abs().max() / row.abs().max()) for i, row in enumerate(rows))
-    at_once, looped, chunked = [], [], []
+    at_once, looped, alone_each = [], [], []
     for _ in range(rounds):
         at_once.append(seconds(lambda: explain(prompt, answer)))
-        chunked.append(seconds(lambda: explain(prompt, answer, chunk=5)))
+        alone_each.append(seconds(lambda: explain(prompt, answer, chunk=1)))
         looped.append(seconds(loop))
     load = os.getloadavg()[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "prompt": len(prompt), "answer": len(answer), "first": first, "at once": min(at_once), "by five": min(chunked),
-        "loop": min(looped), "gap": gap, "peak": peak, "load": load,
+        "prompt": len(prompt), "answer": len(answer), "first": first, "at once": min(at_once),
+        "one by one": min(alone_each), "loop": min(looped), "gap": gap, "peak": peak, "load": load,
     }  # fmt: skip
 
 
@@ -159,9 +159,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="FILE")
     parser.add_argument("--tiny", action="store_true", help="two prompts of each task")
+    parser.add_argument("--costs", action="store_true", help="only what an answer costs: that section of FILE anew")
     parser.add_argument("--curves", type=int, default=4, help="prompts of each task whose SRG is measured")
     arguments = parser.parse_args()
     loaded = smollm2()
+    if arguments.costs:
+        cost = costs(loaded, 1 if arguments.tiny else 3)
+        print(cost, flush=True)
+        if arguments.write:
+            page = arguments.write.read_text(encoding="utf-8")
+            arguments.write.write_text(with_costs(page, cost), encoding="utf-8")
+        return
     analyzers, found = methods(loaded), {}
     for name, every in tasks().items():
         prompts = every[:2] if arguments.tiny else every

@@ -27,6 +27,7 @@ Four tasks of 20 prompts from templates, whose reason is known:
 Only prompts count that the model answers right: with the expected token before all others, or, where two are compared,
 with a larger logit than the other's. Explained is the logit, or the difference. Integrated gradients take 10 steps.
 """
+COSTS = "## What an answer costs"
 HITS = """## How often the reason has the most relevance
 
 Of all tokens of the prompt. *chance* is the share of tokens that are the reason.
@@ -79,19 +80,24 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"
 
 
+def with_costs(page: str, cost: Mapping[str, float]) -> str:
+    """A page that was written, with its section on costs anew, which is the last."""
+    return page[: page.index(COSTS)] + _cost(cost)
+
+
 def _cost(cost: Mapping[str, float]) -> str:
     lines = [
-        "## What an answer costs\n",
+        f"{COSTS}\n",
         f"A chat of {cost['prompt']:.0f} tokens and an answer of {cost['answer']:.0f}, each explained by AttnLRP, on "
         f"{processor()}, threads: {torch.get_num_threads()}, whose load was {cost['load']:.0f} on "
         f"{os.cpu_count()} cores; the least of several rounds.\n",
         "| | seconds |\n|---|---:|",
         f"| `AnswerExplainer`, first call, with the capture | {cost['first']:.1f} |",
         f"| `AnswerExplainer`, later calls | {cost['at once']:.2f} |",
-        f"| the same with `chunk=5` | {cost['by five']:.2f} |",
+        f"| the same with `chunk=1`, one token at a time | {cost['one by one']:.2f} |",
         f"| `LRP` in a loop over prefixes, captured before | {cost['loop']:.2f} |",
         f"\nThe matrix of an answer is the loop's, to {cost['gap']:.0e} of each row's largest relevance. At once it "
-        f"takes {min(cost['at once'], cost['by five']) / cost['loop']:.0%} of the loop's time. The process had at "
+        f"takes {cost['at once'] / cost['loop']:.0%} of the loop's time. The process had at "
         f"most {cost['peak'] / 1e9:.1f} GB, of which the model's weights are 0.54 GB.\n",
     ]
     return "\n".join(lines)

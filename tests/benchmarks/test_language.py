@@ -58,13 +58,17 @@ class Hits:
 
 def test_the_tables_count(page: ModuleType):
     found = {"capitals": (20, 3, 0.25, {"AttnLRP": Hits([True, False, True], [1.0, 3.0]), "random": Hits([], [0.5])})}
-    names = ("prompt", "answer", "first", "at once", "by five", "loop", "gap", "peak", "load")
-    cost = dict(zip(names, (30, 15, 9.5, 5.0, 4.0, 10.0, 1e-6, 2e9, 3.0), strict=True))
+    names = ("prompt", "answer", "first", "at once", "one by one", "loop", "gap", "peak", "load")
+    cost = dict(zip(names, (30, 15, 9.5, 4.0, 5.0, 10.0, 1e-6, 2e9, 3.0), strict=True))
     text = page.render(found, cost)
     assert "\n| answered right | 3 of 20 |\n| AttnLRP | 2 of 3 |\n| chance | 25% |\n" in text
     assert "\n| AttnLRP | 2.00 ± 1.00 |\n| random | 0.50 |\n| prompts | 2 |\n" in text
     assert "takes 40% of the loop's time" in text
     assert "at most 2.0 GB" in text
+    anew = page.with_costs(text, cost | {"at once": 3.0})
+    assert anew == text.replace(
+        "| `AnswerExplainer`, later calls | 4.00 |", "| `AnswerExplainer`, later calls | 3.00 |"
+    ).replace("takes 40% of", "takes 30% of")
 
 
 def test_the_page_has_every_method(page: ModuleType):
