@@ -153,8 +153,7 @@ def efficientnet(tiny: bool) -> Subject:
     )  # fmt: skip
     methods: dict[str, Any] = {c.name: c for c in composites}
     theirs = (
-        "LayerGradCam", "Saliency", "InputXGradient", "IntegratedGradients", "NoiseTunnel", "DeepLift",
-        "GuidedBackprop", "GuidedGradCam", "Deconvolution", "LRP", "Occlusion", "FeatureAblation",
+        "LayerGradCam", "Saliency", "InputXGradient", "IntegratedGradients", "GuidedBackprop", "GuidedGradCam",
     )  # fmt: skip
     methods |= {CAPTUM + name: CAPTUM + name for name in theirs}
     return Subject("EfficientNet-Lite0", about, model, found.x, found.classes, methods, options=options, why=WHY)

@@ -142,7 +142,7 @@ def space_for(model: nn.Module) -> Space:
             "bias": BIASES,
         }
         return Space(
-            EpsilonGammaFlat, parameters, {"gamma": 1.0, "gamma_residual": None, "epsilon": 1e-6, "bias": "absorb"}
+            EpsilonGammaFlat, parameters, {"gamma": 0.5, "gamma_residual": None, "epsilon": 1e-6, "bias": "absorb"}
         )
     parameters = {"gamma_linear": ByDepth(1e-3, 10.0, none=True), "epsilon": Number(1e-6, 1.0), "bias": BIASES}
     start = {"gamma_linear": None, "epsilon": 1e-6, "bias": "absorb"}

@@ -11,7 +11,7 @@ from support.tokens import transformers, word_piece
 
 import relprop.jobs
 from relprop import LRP
-from relprop.composites import AttnLRP
+from relprop.composites import ResLRP
 from relprop.errors import RelpropError
 from relprop.models import load_text
 
@@ -49,7 +49,7 @@ def test_rows_are_what_the_analyzer_says(model, lines, tmp_path):
     assert "no JSON object with a text in 'text'" in finished.failed[0].error
     rows = [row for row in relprop.jobs.open(tmp_path / "out") if row["error"] is None]
     loaded = load_text(model)
-    lrp = LRP(loaded.model, AttnLRP())
+    lrp = LRP(loaded.model, ResLRP(attention="cp"))
     for i, (row, text) in enumerate(zip(rows, SENTENCES, strict=True)):
         inputs = loaded.encode(text)
         expl = lrp(inputs["input_ids"], inputs["attention_mask"])
