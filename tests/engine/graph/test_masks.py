@@ -91,6 +91,7 @@ def test_no_layer_of_a_decoder_has_a_mask(monkeypatch: pytest.MonkeyPatch) -> No
         assert seen == [(None, True)] * 3
 
 
+@pytest.mark.slow
 def test_all_layers_share_a_mask_of_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = {"input_ids": IDS, "attention_mask": torch.tensor([[1] * T, [1, 1, 1, 0, 0]])}
     found, seen = asked(monkeypatch, decoder("Llama"), inputs)
@@ -102,7 +103,7 @@ def test_all_layers_share_a_mask_of_padding(monkeypatch: pytest.MonkeyPatch) -> 
     assert_close(found.output.logits[:, 2], expected.output.logits[:, 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("window", [3, 32])
+@pytest.mark.parametrize("window", [3, pytest.param(32, marks=pytest.mark.slow)])
 def test_a_window_that_hides_something_is_no_causal_mask(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"sliding_window": window}
     found, seen = asked(monkeypatch, decoder("Mistral", **settings), {"input_ids": IDS})

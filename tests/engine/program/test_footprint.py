@@ -61,6 +61,7 @@ def _buffers(model: nn.Module) -> int:
     return sum(b.numel() * b.element_size() for b in model.buffers())
 
 
+@pytest.mark.slow
 def test_it_grows_with_the_sequence() -> None:
     lrp = LRP(decoder(), AttnLRP(), normalize_output=False, checks=False)
     lrp(input_ids=torch.arange(8)[None], target=(-1, 3))
