@@ -22,24 +22,31 @@ class Flow(Protocol):
     @property
     def levels(self) -> tuple[tuple[Concept, ...], ...]:
         """Concepts of each layer."""
+
     @property
     def relevance(self) -> Mapping[Concept, float]:
         """What a concept got."""
+
     @property
     def activation(self) -> Mapping[Concept, float]:
         """What a concept was."""
+
     @property
     def edges(self) -> Mapping[tuple[Concept, Concept], float]:
         """From one concept to another."""
+
     @property
     def hidden(self) -> Mapping[Concept, float]:
         """What concepts that are not shown got from one."""
+
     @property
     def lost(self) -> Mapping[Concept, float]:
         """What went nowhere else."""
+
     @property
     def prompt(self) -> Prompt | None:
         """The tokens."""
+
     @property
     def target(self) -> Concept:
         """What is explained."""
