@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from relprop.composites import Composite, EpsilonGammaBox, recommended
+from relprop.composites import AttnLRP, Composite, EpsilonGammaBox, recommended
 from relprop.composites.names import (
     RECOMMENDED,
     TABLE,
@@ -54,6 +54,7 @@ MODELS = {
     "reslrp-cp": nn.Sequential(nn.Embedding(5, 4), nn.TransformerEncoder(LAYER, 1)),
     "epsilon": nn.Sequential(nn.Linear(3, 2)),
 }
+RECURRENT = nn.Sequential(nn.LSTM(3, 2))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -64,3 +65,8 @@ def test_what_is_recommended_has_a_name_of_its_own(name):
     made = make_composite(name, Given(model), kind)
     assert made == recommended(model) == make_composite("recommended", Given(model), kind)
     assert name_for("epsilon-plus", model) == "epsilon-plus"
+
+
+def test_recurrent_networks_are_recommended_what_sequences_are():
+    assert recommended(RECURRENT) == AttnLRP()
+    assert "recurrence" in recommended(RECURRENT).reason

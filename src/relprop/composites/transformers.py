@@ -180,7 +180,8 @@ def recommended(model: nn.Module) -> Composite:
         return ResLRP(attention="cp").because(
             "ResLRP with attention as a constant: an encoder of text, see docs/evidence.md"
         )
-    if attends or embeds:
+    recurs = any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) for m in model.modules())
+    if attends or embeds or recurs:
         return AttnLRP().because("AttnLRP: a sequence model with attention, gates or recurrence")
     if convolves and _reads_signals(model):
         return EpsilonGamma().because(
