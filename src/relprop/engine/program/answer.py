@@ -177,7 +177,7 @@ class Run:
             question = replace(first, conditions={**stopped, **{n: Mask(mask) for n, mask in own.items()}})
             again = tape.own(batched=True)
             if common is None:
-                walk = Walk(self.program, question, again, replace(starts[0], parts=parts))
+                walk = Walk(self.program, question, again, replace(starts[0], given=parts, place=None))
             else:
                 walk = common.fork(question)
             walk.through(walk.ahead, again)
@@ -185,7 +185,8 @@ class Run:
 
         with mode(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # operators that vmap loops over
-            parts = {form: torch.stack([s.parts[form] for s in starts]) for form in (starts[0].parts if starts else ())}
+            several = [s.parts for s in starts]
+            parts = {form: torch.stack([each[form] for each in several]) for form in (several[0] if several else ())}
             inputs, seen = torch.func.vmap(back)(parts, masks)
         for k, question in enumerate(questions):
             index = common.index if common else starts[k].index

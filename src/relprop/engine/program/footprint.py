@@ -95,5 +95,5 @@ def _key(tensor: Tensor) -> StorageWeakRef:
 def _storages(values: Iterable[Any], known: Iterable[int] = ()) -> dict[int, int]:
     """Address of each storage that is not known -> its bytes."""
     found = [v.untyped_storage() for v in values if isinstance(v, Tensor)]
-    sizes = {storage.data_ptr(): storage.nbytes() for storage in found}
-    return {address: size for address, size in sizes.items() if address not in set(known)}
+    sizes, there = {storage.data_ptr(): storage.nbytes() for storage in found}, set(known)
+    return {address: size for address, size in sizes.items() if address not in there}

@@ -29,18 +29,29 @@ class Opening:
 
     Attributes:
         node: where it is.
-        parts: those of its message, by name.
+        given: parts of its message, by name; those at one position alone, (B, 1, ...), where there is a `place`.
         index: the explained entry of each sample's flattened output, (B,), if it is one entry.
+        place: that position, (1,), and the length of the sequence: what surrounds it is 0, and is made when it is read.
     """
 
     node: Node
-    parts: Mapping[Form, Tensor]
+    given: Mapping[Form, Tensor]
     index: Tensor | None
+    place: tuple[Tensor, int] | None = None
+
+    @property
+    def parts(self) -> Mapping[Form, Tensor]:
+        """Those of the whole message, by name."""
+        if self.place is None:
+            return self.given
+        position, length = self.place
+        return {form: _among_zeros(part, position, length) for form, part in self.given.items()}
 
     @property
     def message(self) -> Message:
         """The node's message."""
-        return Message(self.parts.get("c"), self.parts.get("R"))
+        parts = self.parts
+        return Message(parts.get("c"), parts.get("R"))
 
 
 def opening(question: Question, tape: Tape) -> Opening:
@@ -64,11 +75,14 @@ def openings(program: Program, questions: Sequence[Question], tape: Tape) -> dic
     pulled = step.pull(Message(R=rows.started(seeds).to(tape.dtype)), rows.tape(tape, step))
     message = sum((share for _, share in pulled), Message())
     both: dict[Form, Tensor | None] = {"c": message.c, "R": message.R}
-    spread = {form: rows.spread(part) for form, part in both.items() if part is not None}
+    behind = {form: part for form, part in both.items() if part is not None}
     (source,) = step.sources
     return {
         id(question): Opening(
-            source, {f: parts[k] for f, parts in spread.items()}, question.seed.target.index(explained)
+            source,
+            {form: part.narrow(DIM, k, 1) for form, part in behind.items()},
+            question.seed.target.index(explained),
+            (rows.positions[k : k + 1], explained.shape[DIM]),
         )
         for k, question in enumerate(questions)
     }
@@ -108,11 +122,9 @@ class _Rows:
             own.shapes[node] = torch.Size(shape)
         return own
 
-    def spread(self, rows: Tensor) -> list[Tensor]:
-        """Rows (B, K, ...) of K questions, each at its position among zeros, (B, T, ...)."""
-        shape = list(rows.shape)
-        shape[DIM] = self.explained.shape[DIM]
-        spread = [rows.new_zeros(shape) for _ in range(len(self.positions))]
-        for k, place in enumerate(spread):
-            place.index_copy_(DIM, self.positions[k : k + 1], rows.narrow(DIM, k, 1))
-        return spread
+
+def _among_zeros(row: Tensor, position: Tensor, length: int) -> Tensor:
+    """A row (B, 1, ...) at its position of a sequence, (B, T, ...)."""
+    shape = list(row.shape)
+    shape[DIM] = length
+    return row.new_zeros(shape).index_copy_(DIM, position, row)
