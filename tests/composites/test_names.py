@@ -70,3 +70,9 @@ def test_what_is_recommended_has_a_name_of_its_own(name):
 def test_recurrent_networks_are_recommended_what_sequences_are():
     assert recommended(RECURRENT) == AttnLRP()
     assert "recurrence" in recommended(RECURRENT).reason
+
+
+def test_only_what_reads_text_is_an_encoder_of_text():
+    series = nn.Sequential(nn.Linear(3, 4), nn.TransformerEncoder(LAYER, 1))
+    both = nn.Sequential(nn.Embedding(5, 4), nn.Conv2d(3, 4, 4), nn.TransformerEncoder(LAYER, 1))  # such as CLIP
+    assert recommended(series) == recommended(both) == AttnLRP()

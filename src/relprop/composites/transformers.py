@@ -176,7 +176,7 @@ def recommended(model: nn.Module) -> Composite:
     embeds = any(isinstance(m, nn.Embedding) for m in model.modules())
     if attends and convolves and not embeds:
         return for_vision_transformers().because("ResLRP with gamma: a vision transformer, see docs/evidence.md")
-    if attends and _encodes_text(names):
+    if attends and embeds and not convolves and _encodes_text(names):
         return ResLRP(attention="cp").because(
             "ResLRP with attention as a constant: an encoder of text, see docs/evidence.md"
         )
