@@ -56,6 +56,10 @@ def test_what_they_were_is_known_by_a_digest(loaded, tmp_path):
     assert Masks(loaded, tmp_path, ["1.png"]).digest == digest
     write(tmp_path / "2.bmp", 3)
     assert Masks(loaded, tmp_path, ["1.png", "2.png"]).digest != digest
+    size = (tmp_path / "1.bmp").stat().st_size
+    write(tmp_path / "1.bmp", 4)
+    assert (tmp_path / "1.bmp").stat().st_size == size
+    assert Masks(loaded, tmp_path, ["1.png"]).digest != digest
     with pytest.raises(ImageError, match="has no mask for any sample"):
         Masks(loaded, tmp_path, ["9.png"])
 

@@ -59,6 +59,7 @@ class Masks:
         digest = hashlib.sha256()
         for path in mine:
             digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode("utf-8", "replace"))
+            digest.update(path.read_bytes())
         self.digest = digest.hexdigest()[:16]
 
     def rows(self, first: int, places: Sequence[int]) -> Tensor:

@@ -218,8 +218,7 @@ class Results(Sequence[Found]):
         Raises:
             InputError: the job explained something else, with another analyzer, or kept too little.
         """
-        batches = (batch for batch in self.batches(reference_columns(layer)))
-        return references_of(batches, self.manifest, lrp, layer, **options)
+        return references_of(self.batches(reference_columns(layer)), self.manifest, lrp, layer, **options)
 
     def heatmaps(self, columns: Sequence[str] = ()) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
         """All heatmaps that there are in one array, (N, H, W), and other columns of their rows.
