@@ -196,19 +196,8 @@ class LRP(Printed, Exporting):
         Raises:
             InputError, TargetError: before any work on the model.
         """
-        options = Options(
-            layers,
-            audit,
-            start,
-            conditions,
-            activations,
-            parameters,
-            differentiable,
-            paths,
-            coefficients,
-            edges,
-            positions,
-        )
+        asked = layers, audit, start, conditions, activations, parameters
+        options = Options(*asked, differentiable, paths, coefficients, edges, positions)
         given = options.given() + (() if target is None else ("target",))
         refuse_ambiguous(given, self._ambiguous, self._source)
         return next(self.ask((args, kwargs), [target], options))

@@ -36,5 +36,6 @@ class Prompt:
 
     def token_at(self, concept: Concept) -> str | None:
         """The token that a concept is; None for a feature of another kind."""
-        is_one = concept.position is not None and concept.layer == self.embeddings
-        return self.tokens[concept.position] if is_one else None  # type: ignore[index]
+        if concept.position is None or concept.layer != self.embeddings:
+            return None
+        return self.tokens[concept.position]

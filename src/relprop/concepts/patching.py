@@ -124,14 +124,7 @@ def relevance_patching(
         >>> patching.by("1", Neurons()).shape
         torch.Size([1, 4])
     """
-    if at not in get_args(At):
-        raise InputError(f"at={at!r} is none of {', '.join(get_args(At))}.")
-    if not isinstance(lrp, LRP):
-        raise InputError(f"Give an LRP analyzer, got {type(lrp).__name__}: LRP(model, composite).")
-    if target is None:
-        raise InputError(
-            "The largest output of two inputs may be two outputs: say target=, such as Logit(a) - Logit(b)."
-        )
+    _check(lrp, target, at)
     options = Options(coefficients=layers, activations=layers)
     one, other = (next(lrp.ask(in_one(given), [target], options)) for given in (clean, corrupted))
     effects = {}
@@ -143,9 +136,20 @@ def relevance_patching(
                 "of the same shapes, prompts of as many tokens."
             )
         effects[name] = (b - a).detach() * _multiplier(lrp, one, other, name, at)
-    amounts = [each.amount for each in (one, other)]
-    assert amounts[0] is not None and amounts[1] is not None  # noqa: PT018
-    return Patching(effects, amounts[0], amounts[1])
+    assert one.amount is not None
+    assert other.amount is not None
+    return Patching(effects, one.amount, other.amount)
+
+
+def _check(lrp: Any, target: TargetLike, at: str) -> None:
+    if at not in get_args(At):
+        raise InputError(f"at={at!r} is none of {', '.join(get_args(At))}.")
+    if not isinstance(lrp, LRP):
+        raise InputError(f"Give an LRP analyzer, got {type(lrp).__name__}: LRP(model, composite).")
+    if target is None:
+        raise InputError(
+            "The largest output of two inputs may be two outputs: say target=, such as Logit(a) - Logit(b)."
+        )
 
 
 def _multiplier(lrp: LRP, one: Explanation, other: Explanation, name: str, at: At) -> Tensor:

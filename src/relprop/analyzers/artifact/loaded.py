@@ -69,12 +69,14 @@ class Artifact:
     def _run(self, args: Sequence[Any], kwargs: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping[str, Any]:
         with torch.inference_mode(False), torch.no_grad():
             try:
-                found = self.program(*map(usable, args), **{k: usable(v) for k, v in kwargs.items()}, **given)
+                found: Mapping[str, Any] = self.program(
+                    *map(usable, args), **{k: usable(v) for k, v in kwargs.items()}, **given
+                )
             except (AssertionError, RuntimeError) as error:
                 if "Guard failed" not in str(error):
                     raise
                 raise InputError(f"{self.path.name} does not serve inputs of these sizes: {error}") from error
-        return found  # type: ignore[no-any-return]
+        return found
 
     @property
     def explained(self) -> nn.Module:
