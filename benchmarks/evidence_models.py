@@ -117,9 +117,8 @@ def of_the_demo(name: str, about: str, model: nn.Module, composites: list[Compos
     x, target, masks = drawn(8 if tiny else 64)
     marked = int(masks.any(2).any(1).sum())
     about = (
-        f"{about}, on {len(x)} newly drawn pictures, {marked} of them with the watermark that it reads. Explained is "
-        f"the "
-        "true class. Patches of 4 by 4 of 64 by 64 pixels."
+        f"{about}, on {len(x)} newly drawn pictures, none of those that recommendations rest on, {marked} of them with "
+        "the watermark that it reads. Explained is the true class. Patches of 4 by 4 of 64 by 64 pixels."
     )
     options = {"groups": Patches(size=4), "steps": 4 if tiny else 16, "low": -2.0, "high": 2.0}
     scores = ("srg", "relative_srg", "aopc", "gini", "mass")
