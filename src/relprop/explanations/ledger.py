@@ -33,8 +33,9 @@ class Entry:
         rule: the rule that it was treated by; of a ledger that was read from a file, how it is printed.
         received: relevance that came in.
         passed: relevance that went on to its inputs.
-        sinks: relevance that it kept, by name: `bias`, `epsilon`, `softmax`, `constant`, `masked`, `module`, or the
-            name of the parameter or embedding that a constant comes from.
+        sinks: relevance that it kept, by name: `bias`, `epsilon`, `softmax`, `constant`, `masked`, `module`, `rule`
+            (what the coefficients of a rule of one's own do not share out), or the name of the parameter or embedding
+            that a constant comes from.
         magnitude: sum of the magnitudes of what came in.
         passed_magnitude: sum of the magnitudes of what went on.
         merged: of a sum of data with data, such as a residual connection: the magnitudes of what was added, and of the

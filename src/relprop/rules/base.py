@@ -48,6 +48,11 @@ class Group:
     coefficient: float = 1.0
     mask: Literal["all", "positive", "negative"] = "all"
 
+    @property
+    def whole(self) -> bool:
+        """It shares out all relevance, of all outputs."""
+        return self.coefficient == 1.0 and self.mask == "all"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -146,8 +151,9 @@ class AffineRule(Rule):
 
     @property
     def unmodified(self) -> bool:
-        """The rule leaves input, weight and bias as they are, so that it makes sense where there is no weight."""
-        return all(term.plain for group in self.groups() for term in group.terms)
+        """Input, weight, bias and share stay as they are, so that the rule makes sense where there is no weight."""
+        (first, *others) = self.groups()
+        return not others and first.whole and all(term.plain for term in first.terms)
 
     @property
     def is_local(self) -> bool:

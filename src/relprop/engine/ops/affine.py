@@ -159,7 +159,7 @@ class AffineStep(Step):
     def _shares(self, relevance: Tensor, work: Work) -> Iterator[tuple[Node, Modifier, Tensor]]:
         """Input `x`, `f` and `c`, such that the `f(x) · c` of all of them are `R_in`."""
         tape = work.tape
-        self._book_masked(relevance, tape)
+        self._book_untaken(relevance, tape)
         for group in self.terms.groups:
             share = self._share(group, relevance, work)
             self._book(share, tape)
@@ -247,10 +247,25 @@ class AffineStep(Step):
         tape.sink(self.node, "constant" if isinstance(self.map, SumMap) else "bias", kept)
         credit_bias(self.map, tape, kept)
 
-    def _book_masked(self, relevance: Tensor, tape: Tape) -> None:
-        """Relevance of outputs that no group takes on: those with `z = 0` under a rule that goes by the sign of `z`."""
-        if all(g.mask != "all" for g in self.terms.groups):
-            tape.sink(self.node, "masked", lambda: relevance * (self.map.outputs(tape.value(self.terms.value)) == 0))
+    def _book_untaken(self, relevance: Tensor, tape: Tape) -> None:
+        """Relevance that no group takes on.
+
+        That of outputs with `z = 0` under a rule that goes by the sign of `z` is `masked`; what the coefficients of a
+        rule of one's own leave is `rule`.
+        """
+        if tape.sinks is None:
+            return
+        groups = self.affine_rule.groups()
+        above, below, zero = (
+            1 - sum(g.coefficient for g in groups if g.mask in ("all", side)) for side in ("positive", "negative", None)
+        )
+        own = self.map.outputs(tape.value(self.terms.value))
+        if all(g.mask != "all" for g in groups):
+            tape.sink(self.node, "masked", lambda: relevance * (own == 0))
+            zero = 0
+        if max(map(abs, (above, below, zero))) > ROUNDED:
+            left = torch.where(own > 0, above, torch.where(own < 0, below, zero))
+            tape.sink(self.node, "rule", lambda: relevance * left)
 
 
 def affine_map(node: Node, plan: Plan | None = None) -> AffineMap:
@@ -290,10 +305,12 @@ def rectifier(node: Node, plan: Plan) -> Node | None:
 
 def is_direct(affine: AffineMap, rule: AffineRule) -> bool:
     """The rule's only denominator is the layer's own output, so nothing need be computed anew."""
-    groups = rule.groups()
-    one_plain_term = len(groups) == 1 and len(groups[0].terms) == 1 and groups[0].terms[0].plain
-    return one_plain_term and groups[0].mask == "all" and (rule.bias == "absorb" or not affine.biased)
+    one_plain_term = rule.unmodified and len(rule.groups()[0].terms) == 1
+    return one_plain_term and (rule.bias == "absorb" or not affine.biased)
 
+
+ROUNDED = 1e-9
+"""Coefficients of groups whose sum is nearer to 1, such as 1.3 and -0.3, leave nothing."""
 
 SIDES: dict[Modifier, tuple[int, int]] = {positive: (1, 0), negative: (0, 1), absolute: (1, -1)}
 """`f(a) = a · (first where a > 0, else second)`: such terms stay factored."""
