@@ -22,6 +22,7 @@ from relprop.evaluation import trust
 from relprop.explanations.figures.view import name_of
 from relprop.explanations.report import CHECKS, Finding, Trust, register_check
 from relprop.models import demo
+from relprop.targets import Contrast, Logit
 
 pytest.importorskip("matplotlib")
 EVIL = "<img src=x onerror=alert(1)><script>alert(1)</script>"  # as in conftest
@@ -83,7 +84,7 @@ def test_a_page_has_classes_contrasts_layers_sinks_and_settings(stars: tuple[Pag
     assert lines.endswith("explained = LRP(model, EpsilonGammaFlat())(x, target=None)")
     assert "from relprop.composites import EpsilonGammaFlat" in lines
     against = float(expl.output[0, 4] - expl.output[0, 1])
-    assert [text for text in page.texts["p"] if text.startswith(f"output 4 against output 1 = {against:.4g}, ")]
+    assert [text for text in page.texts["p"] if text.startswith(f"star against ring = {against:.4g}, ")]
     total = float(expl.relevance[0].double().sum())
     assert f"star = {float(expl.amount[0]):.4g}, Σ R = {total:.4g}" in page.texts["p"]
 
@@ -175,6 +176,14 @@ def test_positions_of_a_sequence_are_said() -> None:
     assert name_of(LRP(net, classes=[f"w{i}" for i in range(9)])(ids, target=(2, 7)), 0) == "output (2, 7)"
     assert name_of(LRP(net)(ids, target=(0, 7)), 0) == "output (0, 7)"
     assert name_of(LRP(nn.Linear(4, 3))(torch.rand(1, 4), target=2), 0) == "output 2"
+
+
+def test_contrasts_are_of_named_classes() -> None:
+    lrp, x = LRP(nn.Linear(4, 3), classes=["bad", "fine", "good"]), torch.rand(1, 4)
+    assert name_of(lrp(x, target=Contrast(0, 2)), 0) == "bad against good"
+    assert name_of(lrp(x, target=Logit(0) - Logit(1)), 0) == "bad - fine"
+    assert name_of(lrp(x, target=Contrast(1)), 0) == "fine against the runner-up"
+    assert name_of(LRP(nn.Linear(4, 3))(x, target=Contrast(0, 2)), 0) == "output 0 against output 2"
 
 
 def test_from_a_file_and_of_analyzers_without_layers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,14 +93,18 @@ def caption(explanation: Drawable, sample: int, layer: str | None = None) -> str
 
 def name_of(explanation: Drawable, sample: int) -> str:
     """The class that is explained of a sample, or what else is, in words."""
-    target = explanation.target
-    if target is None:
-        return one_line(explanation.explains)
-    index = int(target[sample])
-    if explanation.classes is not None and index < len(explanation.classes):
-        return one_line(str(explanation.classes[index]))
+    target, classes = explanation.target, explanation.classes or ()
     said = one_line(explanation.explains)
+    if target is None:  # several outputs, such as a contrast of two
+        return re.sub(r"\boutput (\d+)", lambda found: _class(classes, int(found[1])) or found[0], said)
+    index = int(target[sample])
+    if name := _class(classes, index):
+        return name
     return said if said.startswith("output (") else f"output {index}"  # of a sequence, the position is said too
+
+
+def _class(classes: Sequence[Any], index: int) -> str:
+    return one_line(str(classes[index])) if index < len(classes) else ""
 
 
 def _asked(explanation: Drawable, layer: str | None, of: str | None) -> tuple[Tensor, Tensor | None]:
