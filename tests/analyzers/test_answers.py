@@ -11,7 +11,7 @@ from support.torchvision_shim import install
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.analyzers import AnswerExplainer, doubts
+from relprop.analyzers import AnswerExplainer, captures, doubts
 from relprop.composites import CPLRP, AttnLRP
 from relprop.engine.program import answer as room
 from relprop.errors import InputError
@@ -35,6 +35,7 @@ class Tokenizer:
 
 
 def decoder() -> nn.Module:
+    """A model of its own, of which nothing has been captured yet."""
     transformers = pytest.importorskip("transformers")
     from transformers.models.llama import modeling_llama
 
@@ -80,19 +81,26 @@ def test_ways_to_compute_it_change_nothing(model: nn.Module, options: dict[str, 
     expected = AnswerExplainer(model, Tokenizer())(PROMPT, ANSWER, **{k: v for k, v in options.items() if k != "chunk"})
     assert_close(found.relevance, expected.relevance, rtol=1e-10)
     assert_close(found.explained, expected.explained, rtol=1e-12)
-    assert explain._by_length[4]._checkpoint == checkpoint
+    assert explain._lrp._checkpoint == checkpoint
 
 
-def test_one_forward_pass_and_one_program_for_a_length(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_forward_pass_and_one_program_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder()
     calls: list[int] = []
     forward = room.forward
     monkeypatch.setattr(room, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
     monkeypatch.setattr(doubts, "doubtful", lambda *_: None)  # which would be looked into in a pass of its own
+    captured: list[nn.Module] = []
+    capture = captures.capture
+    monkeypatch.setattr(captures, "capture", lambda *a: captured.append(a[0]) or capture(*a))
     explain = AnswerExplainer(model, Tokenizer())
     explain(PROMPT, ANSWER)
     assert len(calls) == 1
     explain("a mat", "on the cat .")
-    assert list(explain._by_length) == [4]
+    found = explain("the cat", "sat on a mat in Paris .")
+    AnswerExplainer(model, Tokenizer(), CPLRP())("the", "cat sat")
+    assert len(captured) == 2  # PyTorch's programs take one token for a case of its own
+    assert_close(found.relevance, AnswerExplainer(model, Tokenizer())("the cat", "sat on a mat in Paris .").relevance)
 
 
 def test_spans_contrasts_and_what_the_model_says(model: nn.Module) -> None:

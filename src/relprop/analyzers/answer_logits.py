@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -12,26 +14,30 @@ class AnswerLogits(nn.Module):
     """A causal language model whose output is the logits that each token of an answer was taken from, (B, A + 1, V).
 
     The last row is what would come next. Nobody asks for it; without it, the head would not be the last operator.
+    Prompt and answer are two inputs, so that one captured program serves answers of all lengths.
 
     Args:
         model: called with `input_ids`, returns `.logits`; a Hugging Face model.
-        length: A, of the answer at the end of the tokens.
     """
 
-    def __init__(self, model: nn.Module, length: int) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.length = model, length
+        self.model = model
         base: Any = getattr(model, "get_base_model", None)  # PEFT's models hand on what they are called with
         self.keeps = _takes(model if base is None else base(), "logits_to_keep")
 
-    def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B N V"]:
-        options: dict[str, Any] = {"logits_to_keep": self.length + 1} if self.keeps else {}
-        logits: Tensor = self.model(input_ids=input_ids, use_cache=False, **options).logits
-        return logits if self.keeps else logits[:, -self.length - 1 :]
+    def forward(self, prompt_ids: Int[Tensor, "B P"], answer_ids: Int[Tensor, "B A"]) -> Float[Tensor, "B N V"]:
+        ids = torch.cat([prompt_ids, answer_ids], 1)
+        length, rows = ids.shape[1], answer_ids.shape[1] + 1
+        options: dict[str, Any] = {}
+        if self.keeps:  # as places: a number would be that of the first answer in the program
+            options["logits_to_keep"] = torch.arange(length - rows, length, device=ids.device)
+        logits: Tensor = self.model(input_ids=ids, use_cache=False, **options).logits
+        return logits if self.keeps else logits[:, length - rows :]
 
 
 class SequenceLogits(nn.Module):
-    """An encoder-decoder whose output is the logits that each token of an answer was taken from, (B, A, V).
+    """The same of an encoder-decoder, (B, A, V); its answer is what its decoder reads.
 
     Args:
         model: called with `input_ids` and `decoder_input_ids`, returns `.logits`; a Hugging Face model.
@@ -41,11 +47,23 @@ class SequenceLogits(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Int[Tensor, "B S"], decoder_input_ids: Int[Tensor, "B A"]) -> Float[Tensor, "B A V"]:
+    def forward(self, prompt_ids: Int[Tensor, "B P"], answer_ids: Int[Tensor, "B A"]) -> Float[Tensor, "B A V"]:
         logits: Tensor = self.model(
-            input_ids=input_ids, decoder_input_ids=decoder_input_ids, use_cache=False, return_dict=True
+            input_ids=prompt_ids, decoder_input_ids=answer_ids, use_cache=False, return_dict=True
         ).logits
         return logits
+
+
+_wrapped: WeakValueDictionary[int, AnswerLogits | SequenceLogits] = WeakValueDictionary()
+
+
+def with_answers(model: nn.Module) -> AnswerLogits | SequenceLogits:
+    """The model with prompt and answer as inputs; the same module for all who have it, who share what is captured."""
+    found = _wrapped.get(id(model))
+    if found is None:  # an entry lives no longer than its model, which it holds
+        found = _wrapped[id(model)] = SequenceLogits(model) if is_encoder_decoder(model) else AnswerLogits(model)
+    found.training = model.training
+    return found
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

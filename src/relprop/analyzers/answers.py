@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relprop.analyzers.answer_logits import AnswerLogits, SequenceLogits, is_encoder_decoder
+from relprop.analyzers.answer_logits import is_encoder_decoder, with_answers
 from relprop.analyzers.lrp import LRP
 from relprop.analyzers.options import Options
 from relprop.composites import AttnLRP, Composite
@@ -23,9 +23,6 @@ from relprop.explanations.explanation import Explanation
 from relprop.explanations.positions import PositionForm
 from relprop.explanations.text.names import pieces_of_ids, written
 from relprop.targets import Logit, Target
-
-MOST_LENGTHS = 8
-"""Answers of so many lengths keep their programs."""
 
 Prompt = str | tuple[str, str] | Sequence[Mapping[str, str]] | Sequence[int]
 """A text, two texts that belong together, the messages of a chat, or ids of tokens."""
@@ -64,8 +61,7 @@ class AnswerExplainer:
             raise InputError(f"AnswerExplainer takes a language model, got {type(model).__name__}.")
         self.model, self.tokenizer = model, tokenizer
         self.composite = AttnLRP() if composite is None else composite
-        self._options: dict[str, Any] = {"normalize_output": False, "checkpoint": checkpoint}
-        self._by_length: dict[int, LRP] = {}
+        self._lrp = LRP(with_answers(model), self.composite, normalize_output=False, checkpoint=checkpoint)
 
     def __call__(
         self,
@@ -107,7 +103,7 @@ class AnswerExplainer:
         of_answer = answers_units(units, len(known.prompt))
         asked = [sum(targets[a + 1 : b], targets[a]) for a, b in of_answer]
         options = Options(positions=positions is not None)
-        found = list(self._lrp(len(end)).ask(self._inputs(start, end), asked, options, chunk=chunk))
+        found = list(self._lrp.ask(self._inputs(start, end), asked, options, chunk=chunk))
         logits = found[0].output[0, : len(end)].double()
         log_p = logits.log_softmax(-1)
         rows = torch.stack([self._tokens(each, len(known.tokens)) for each in found])
@@ -129,22 +125,12 @@ class AnswerExplainer:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _lrp(self, length: int) -> LRP:
-        key = 0 if self._translates else length
-        if key not in self._by_length:
-            if len(self._by_length) == MOST_LENGTHS:
-                del self._by_length[next(iter(self._by_length))]
-            wrapped = SequenceLogits(self.model) if self._translates else AnswerLogits(self.model, length)
-            self._by_length[key] = LRP(wrapped.train(self.model.training), self.composite, **self._options)
-        return self._by_length[key]
-
     def _inputs(self, start: list[int], end: list[int]) -> Any:
         def row(ids: list[int]) -> Tensor:
             return torch.tensor([ids], device=self._device)
 
-        if self._translates:
-            return inputs_of({"input_ids": row(start), "decoder_input_ids": row([self._first(), *end[:-1]])})
-        return inputs_of({"input_ids": row([*start, *end])})
+        read = [self._first(), *end[:-1]] if self._translates else end
+        return inputs_of({"prompt_ids": row(start), "answer_ids": row(read)})
 
     def _first(self) -> int:
         """The token that a decoder starts with."""
@@ -181,8 +167,8 @@ class AnswerExplainer:
 
     @staticmethod
     def _tokens(explanation: Explanation, length: int) -> Float[Tensor, " T"]:
-        """Of an encoder-decoder the source's tokens and then the decoder's, which never reads the answer's last one."""
-        found = torch.cat([explanation.by_input[name][0].sum(-1) for name in _INPUTS if name in explanation.by_input])
+        """Of prompt and answer, (T,); a decoder with an encoder never reads the answer's last token."""
+        found = torch.cat([explanation.by_input[name][0].sum(-1) for name in ("prompt_ids", "answer_ids")])
         return torch.nn.functional.pad(found, (0, length - len(found)))
 
     @staticmethod
@@ -259,6 +245,3 @@ class AnswerExplainer:
         if not -length <= i < length:
             raise InputError(f"contrast={{{i}: ...}}: the answer has {length} tokens, 0 to {length - 1}.")
         return i % length
-
-
-_INPUTS = ("input_ids", "decoder_input_ids")
