@@ -243,8 +243,8 @@ class LRP(Printed, Exporting):
             targets: what `target` may be in a call, one for each explanation, in a list.
             conditions: what `conditions` may be in a call, one for each explanation, in a list. Where only one of
                 `targets` and `conditions` is a list of several, the other is the same for all.
-            chunk: targets at a time. None: all, but on a CPU one, where more bring nothing, and as many of short texts
-                as are faster together.
+            chunk: targets at a time. None: on a GPU as many as its memory has room for; on a CPU one, where more bring
+                nothing, and as many of short texts as are faster together.
 
         Raises:
             InputError, TargetError: before any work on the model.

@@ -9,9 +9,9 @@ from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import (
-    EpsilonPlus,
-)
+from relprop.composites import EpsilonPlus
+from relprop.engine.ops.tape import Tape
+from relprop.engine.program import answer as room
 from relprop.errors import InputError, TargetError
 
 TARGETS = [3, None, torch.tensor([0, 4]), (2,), lambda y: y / y.sum()]
@@ -35,11 +35,9 @@ def test_each_equals_a_call_of_its_own(case: str, chunk: int | None) -> None:
 
 
 def test_one_forward_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from relprop.engine.program import answer as loops
-
     calls: list[int] = []
-    real = loops.forward
-    monkeypatch.setattr(loops, "forward", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = room.forward
+    monkeypatch.setattr(room, "forward", lambda *a, **k: calls.append(1) or real(*a, **k))
     LRP(cnn().eval(), EpsilonPlus()).each(torch.rand(IMAGE), targets=[0, 1, 2])
     assert len(calls) == 1
 
@@ -70,3 +68,18 @@ def test_targets_at_several_steps_of_a_sequence() -> None:
         assert_close(one.relevance, lrp(x, target=(step, label)).relevance, rtol=1e-9, what=f"{step} {label}")
         assert one.relevance[:, : step + 1].any()
         assert not one.relevance[:, step + 1 :].any()
+
+
+def test_a_gpu_takes_as_many_targets_as_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tape = Tape({}, torch.device("cuda"), torch.float32)
+    tape.shapes |= {node: torch.Size(shape) for node, shape in (("a", (2, 64, 10)), ("b", (2, 3)))}  # type: ignore[misc]
+    each = room.ALIVE * 2 * 64 * 10 * 4
+    for free, expected in ((each * 5, 5), (each * 100, 20), (each // 2, 1), (None, 20)):
+        monkeypatch.setattr(room, "free_memory", lambda device, free=free: free)
+        assert room.fitting(tape, 20) == expected
+
+
+def test_no_other_device_says_what_it_has_left() -> None:
+    assert room.free_memory(torch.device("cpu")) is None
+    if not torch.cuda.is_available():
+        assert room.free_memory(torch.device("cuda")) is None  # as of fake tensors

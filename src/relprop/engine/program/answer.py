@@ -34,6 +34,9 @@ Found = dict[Node, Tensor]
 MOST_TOKENS = 512
 """Of all questions that a CPU answers at a time."""
 
+ALIVE = 8
+"""Tensors of the size of a layer's value, that a step of the reverse pass has at a time, for each question."""
+
 
 def answer(
     program: Program,
@@ -52,8 +55,8 @@ def answer(
     Args:
         inputs: the flat inputs, one for each of `program.graph.inputs`.
         chunk: questions whose relevance travels at the same time, as one batch. None: on a CPU so many that they have
-            `MOST_TOKENS` tokens together, and one where the inputs are no tokens, since more bring nothing; all on
-            other devices.
+            `MOST_TOKENS` tokens together, and one where the inputs are no tokens, since more bring nothing; on a GPU
+            so many as its free memory holds by a rough count (`fitting`); all on other devices.
         segments: into how many parts of equally many operators the forward pass is cut; each keeps only what crosses
             its borders, and runs again when relevance comes by. With `n` operators in `√n` parts, memory for
             activations grows with `√n`.
@@ -77,6 +80,23 @@ def answer(
                 yield run.one(together[0], tape.own(batched=False), common, opened.get(id(together[0])))
             else:
                 yield from run.batch(together, tape.own(batched=True), common, opened)
+
+
+def fitting(tape: Tape, count: int) -> int:
+    """Questions, at most `count`, whose relevance a GPU has room for: each takes `ALIVE` times the largest value's."""
+    free = free_memory(tape.device)
+    if free is None:
+        return count
+    largest = max(shape.numel() for shape in tape.shapes.values()) * tape.dtype.itemsize
+    return max(1, min(count, free // (ALIVE * max(1, largest))))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a GPU has left, those that PyTorch holds without use among them; None of other devices."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 @dataclass
@@ -135,7 +155,7 @@ class Run:
 
     def batches(self, questions: Sequence[Question], chunk: int | None, tape: Tape) -> Iterator[list[Question]]:
         """Questions that follow each other and can be answered as one batch."""
-        most = chunk or (self._together(tape) if tape.device.type == "cpu" else len(questions))
+        most = chunk or (self._together(tape) if tape.device.type == "cpu" else fitting(tape, len(questions)))
         batch: list[Question] = []
         for question in questions:
             if batch and (len(batch) == most or not _alike(batch[0], question)):
