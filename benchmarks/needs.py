@@ -11,6 +11,8 @@ are a model that is small enough to be measured, too.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from made import put
 from memory import peak_above
 from networks import llama_config, smollm2, tiny_smollm2, token_ids
 from torch import nn
+from worker import EXACT_MEMORY
 
 from relprop import LRP
 from relprop.analyzers.options import Options
@@ -127,6 +130,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
+    if not os.environ.keys() >= EXACT_MEMORY.keys():  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | EXACT_MEMORY)
     few = (16, 32) if arguments.tiny else (512, 1024)
     many = (16, 32) if arguments.tiny else (1024, 4096, 16384)
     text = render([*small(arguments.tiny, few), *seven_billion(arguments.tiny, many)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -48,8 +49,12 @@ def decoder() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return decoder()
+def model() -> Iterator[nn.Module]:
+    """Captured once: what is captured lives as long as one explainer does."""
+    made = decoder()
+    explain = AnswerExplainer(made, Tokenizer())
+    yield made
+    del explain
 
 
 PROMPT, ANSWER = "the cat sat on", "a mat in Paris"

@@ -28,7 +28,7 @@ for path in [Path("a.pt2"), *Path("out").iterdir()]:
 """
 
 
-@pytest.mark.parametrize(("umask", "rights"), [("022", "0o644"), ("007", "0o660")])
+@pytest.mark.parametrize(("umask", "rights"), [pytest.param("022", "0o644", marks=pytest.mark.slow), ("007", "0o660")])
 def test_every_kind_of_file_has_the_rights_of_the_umask(umask: str, rights: str, tmp_path: Path):
     command = [sys.executable, "-c", WRITES_ALL_KINDS, umask]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]

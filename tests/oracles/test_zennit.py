@@ -59,7 +59,12 @@ def one_hot(output: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------- whole networks
 
 
-@pytest.fixture(scope="module", params=["vgg16_bn", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+slow = pytest.mark.slow
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param("vgg16_bn", marks=slow), "resnet18", pytest.param("resnet50", marks=slow)]
+)
 def net(request) -> tuple[str, nn.Module]:
     model = network(request.param, 64, torch.float64)
     for module in model.modules():

@@ -42,6 +42,7 @@ def test_wheel_holds_what_it_needs(wheel: Path) -> None:
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
 
 
+@pytest.mark.slow
 def test_wheel_explains_the_samples(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "env"
     venv.create(environment, with_pip=True)

@@ -211,6 +211,11 @@ DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
 ]
+DTYPES = [
+    *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.float32, torch.bfloat16)),
+    torch.float64,
+    torch.float16,
+]
 ZERO_AT = [o for o in OPERATORS if o.name in ("linear", "conv2d", "batch_norm2d", "avg_pool2d", "mean")]
 
 
@@ -225,7 +230,7 @@ def with_dead_outputs(operator: Operator) -> Layer:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("pair", [pair for pair in SERVED if pair[0] in ZERO_AT], ids=name)
 def test_keeps_dtype_and_device_and_is_finite_at_zero(pair, dtype, device):
     operator, rule = pair

@@ -43,7 +43,7 @@ def decoder() -> nn.Module:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("checkpoint", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_decoder(checkpoint: bool) -> None:
     model, length = decoder(), 40
     lrp = LRP(model, AttnLRP(), normalize_output=False, checkpoint=checkpoint, checks=False)
