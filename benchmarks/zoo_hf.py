@@ -296,7 +296,7 @@ def _others() -> Iterator[Entry]:
         "PaliGemmaForConditionalGeneration",
         "PaliGemmaConfig",
         _paligemma,
-        {"input_ids": _with_image, **_PIXELS},
+        {"input_ids": _with_image, "token_type_ids": _all_prompt, **_PIXELS},
         (19, 3),
     )
 
@@ -350,6 +350,11 @@ def _with_image() -> Tensor:
     tokens = torch.randint(3, 99, (2, 20))
     tokens[:, 2:18] = 99
     return tokens
+
+
+def _all_prompt() -> Tensor:
+    """What a processor gives, too: without it the model reads in both directions, and its export does not."""
+    return torch.zeros(2, 20, dtype=torch.long)
 
 
 def entry(
