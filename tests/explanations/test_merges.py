@@ -71,7 +71,7 @@ def transformer(request: pytest.FixtureRequest) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("gamma", [0.5, 1.0])
+@pytest.mark.parametrize("gamma", [pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 def test_growth_is_bounded_and_relevance_conserved(transformer: nn.Module, gamma: float) -> None:
     """A ≤ 1 + 2/γ at each merge, `Σ R_in = Σ R_out` there, and the books balance."""
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -55,8 +55,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", SMALL_GPT2),
 }
 LANGUAGE = DECODERS | OTHERS
-ALIKE = ("qwen2", "mistral", "qwen3")
-"""Read by the same code as Llama and Gemma 3, but for biases, a window, norms of queries: theirs is the slow run."""
+ALIKE = ("qwen2", "mistral", "qwen3", "gemma3")
+"""Read by the same code as Llama, but for biases, windows, norms of queries: theirs is the slow run."""
 
 
 def names(models: Iterable[str]) -> list[Any]:

@@ -55,7 +55,8 @@ CP = Composite(GlobalTypeMap({"scaled_dot_product_attention": AttentionRule("cp"
 ALIKE = (
     *("transformers/MistralForCausalLM", "transformers/Qwen3ForCausalLM", "transformers/MixtralForCausalLM"),
     *("torchvision/mobilenet_v3_small", "timm/convnext_zepto_rms", "transformers/LongformerForSequenceClassification"),
-    "transformers/T5ForConditionalGeneration",
+    *("transformers/T5ForConditionalGeneration", "transformers/Gemma3ForCausalLM"),
+    "transformers/ViltForQuestionAnswering",
 )
 """Too much like others, here or in other tests, to be run each time."""
 

@@ -54,6 +54,7 @@ def near(found, expected: Tensor) -> None:
     torch.testing.assert_close(torch.from_numpy(found) / scale, expected / scale, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_convolutions_and_pools(runtime, tmp_path: Path):
     lrp = LRP(Pools().eval(), EpsilonPlus())
     path = lrp.export(tmp_path / "x.onnx", (torch.rand(2, 2, 6, 6),), target="input", layers=True)

@@ -128,6 +128,7 @@ def test_checkpoint_is_a_number_of_parts(wrong: object) -> None:
         LRP(nn.Linear(2, 2), checkpoint=wrong)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_calls() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 5)

@@ -44,7 +44,7 @@ def explained(model: nn.Module, x: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_windows_by_strides_are_those_by_unfold(swapped: bool, batch: int) -> None:
     x = torch.randn(batch, 8, 3, dtype=torch.float64)
     found, expected = (explained(Windows(strided=s, swapped=swapped), x) for s in (True, False))
