@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -144,6 +145,7 @@ class Captures:
             if kept is None:
                 with announced(f"Reading the program of {type(model).__name__}: once for inputs like these."):
                     captured = Capture(capture(model, args, kwargs), now)
+                    _give_back()
                 kept = self._kept(known, found, captured, model)
             kept.calls += explains
             return kept.shared(recipe, rewrite, self._weights)
@@ -241,6 +243,16 @@ class Captures:
     def _clear_weights(self) -> None:
         for weights in self._weights.values():
             weights.clear()
+
+
+def _give_back() -> None:
+    """Return to the system what a capture has freed, where there is glibc.
+
+    What is kept of it lies between, so that glibc alone gives nothing back: each new size of pictures might cost as
+    much again as the largest weight.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bounded(known: OrderedDict[Hashable, Any]) -> bool:
