@@ -6,7 +6,7 @@ import copy
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -19,6 +19,7 @@ from relprop import LRP
 from relprop.composites import CPLRP
 from relprop.engine.graph.capture import capture
 from relprop.engine.graph.graph import Graph
+from relprop.engine.graph.signature import signature_of
 from relprop.errors import CaptureError, InputError, RuleError, UnexplainedError
 
 BALANCED = 1e-4
@@ -122,12 +123,18 @@ def forget_biases(model: nn.Module) -> None:
 
 @contextmanager
 def captured_once() -> Iterator[None]:
-    """A second analyzer of the model gets a copy of the first one's capture, which is where the time goes."""
+    """A second analyzer of the model gets a copy of the first one's capture, which is where the time goes.
+
+    What serves no other batch size is captured for one sample, too, where a call is looked into.
+    """
     graphs: list[Graph] = []
 
-    def capture_or_copy(model: nn.Module, *inputs: Any) -> Graph:
-        graphs[:] = graphs or [capture(model, *inputs)]
-        known = graphs[0]
+    def capture_or_copy(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
+        _, leaves = signature_of(args, kwargs)
+        known = next((graph for graph in graphs if graph.serves(leaves)), None)
+        if known is None:
+            known = capture(model, args, kwargs)
+            graphs.append(known)
         return Graph(copy.deepcopy(known.fx), dict(known.tensors), known.in_spec, known.out_spec, known.module_types)
 
     with mock.patch("relprop.analyzers.captures.capture", capture_or_copy):

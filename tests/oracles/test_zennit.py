@@ -41,6 +41,7 @@ zennit = pytest.importorskip("zennit")
 zennit_rules = pytest.importorskip("zennit.rules")
 zennit_composites = pytest.importorskip("zennit.composites")
 
+slow = pytest.mark.slow
 EPS = {"epsilon": 1e-6, "stabilizer": 1e-9}
 LOW, HIGH = -2.5, 2.5
 
@@ -57,9 +58,6 @@ def one_hot(output: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------- whole networks
-
-
-slow = pytest.mark.slow
 
 
 @pytest.fixture(

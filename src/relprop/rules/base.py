@@ -152,8 +152,8 @@ class AffineRule(Rule):
     @property
     def unmodified(self) -> bool:
         """Input, weight, bias and share stay as they are, so that the rule makes sense where there is no weight."""
-        (first, *others) = self.groups()
-        return not others and first.whole and all(term.plain for term in first.terms)
+        groups = self.groups()
+        return len(groups) == 1 and groups[0].whole and all(term.plain for term in groups[0].terms)
 
     @property
     def is_local(self) -> bool:

@@ -33,7 +33,7 @@ def unfolded(h: Tensor) -> Tensor:
 
 
 def step_by_step(h: Tensor) -> Tensor:
-    """All steps by their numbers, of which twice as many are none."""
+    """All steps by their numbers."""
     return torch.stack([h[:, k] for k in range(5)], 1)
 
 

@@ -259,13 +259,17 @@ class AffineStep(Step):
         above, below, zero = (
             1 - sum(g.coefficient for g in groups if g.mask in ("all", side)) for side in ("positive", "negative", None)
         )
+        masked = all(g.mask != "all" for g in groups)
+        zero = 0 if masked else zero
+        left = max(map(abs, (above, below, zero))) > ROUNDED
+        if not (masked or left):
+            return
         own = self.map.outputs(tape.value(self.terms.value))
-        if all(g.mask != "all" for g in groups):
+        if masked:
             tape.sink(self.node, "masked", lambda: relevance * (own == 0))
-            zero = 0
-        if max(map(abs, (above, below, zero))) > ROUNDED:
-            left = torch.where(own > 0, above, torch.where(own < 0, below, zero))
-            tape.sink(self.node, "rule", lambda: relevance * left)
+        if left:
+            rest = torch.where(own < 0, relevance * below, relevance * zero)
+            tape.sink(self.node, "rule", lambda: torch.where(own > 0, relevance * above, rest))
 
 
 def affine_map(node: Node, plan: Plan | None = None) -> AffineMap:

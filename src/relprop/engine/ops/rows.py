@@ -19,7 +19,7 @@ from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.step import Plan
 
 MOST_ENTRIES = 1 << 24
-"""Of an output, for its rows to be followed."""
+"""Of an output, for its rows to be followed; up to here float32 counts exactly."""
 
 
 def live_rows(node: Node, plan: Plan) -> tuple[int, int] | None:
@@ -53,7 +53,7 @@ def _rows(node: Node, plan: Plan, sizes: dict[Any, int]) -> tuple[int, int] | No
     shape = [_number(size, sizes) for size in fake_value(node).shape]
     if None in shape or prod(shape) > MOST_ENTRIES:
         return None
-    rows = torch.arange(shape[-1], dtype=torch.float32).expand(shape).contiguous()
+    rows = torch.arange(shape[-1], dtype=torch.float32).expand(shape).contiguous()  # unfolding takes no integers
     waiting, found = [(node, rows)], []
     while waiting:
         value, here = waiting.pop()
@@ -84,18 +84,12 @@ def _moves(reader: Node, plan: Plan) -> bool:
 
 
 def _moved(reader: Node, source: Node, rows: Tensor, sizes: dict[Any, int]) -> Tensor | None:
-    """What a reader makes of the rows; None where it looks at other tensors, changes the dtype, or takes no such sizes.
-
-    The rows are numbers with a point, exact up to `MOST_ENTRIES`: unfolding takes no others.
-    """
+    """What a reader makes of the rows; None where it looks at other tensors, or changes the dtype."""
     given: dict[Node, Any] = {n: _number(fake_value(n), sizes) for n in reader.all_input_nodes}
     given[source] = rows
     if any(value is None for value in given.values()):
         return None
-    try:
-        moved = run_node(reader, given.__getitem__)
-    except (RuntimeError, IndexError):  # of twice as many tokens than the model reads, for one
-        return None
+    moved = run_node(reader, given.__getitem__)
     return moved if isinstance(moved, Tensor) and moved.dtype == rows.dtype else None
 
 
