@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from support.networks import small
 from torch import Tensor, nn
 
 from relprop import LRP
+from relprop.analyzers import captures
 from relprop.composites import EpsilonPlusFlat
 
 
@@ -19,6 +21,23 @@ def test_one_capture_serves_every_batch_size() -> None:
     assert len(lrp._known) == 1
     lrp(torch.rand(2, 3, 14, 14))
     assert len(lrp._known) == 2
+
+
+def test_each_capture_gives_back_what_it_has_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not each call: to look through the heap costs milliseconds."""
+    given: list[bool] = []
+    monkeypatch.setattr(captures, "_give_back", lambda: given.append(True))
+    lrp = LRP(small(), EpsilonPlusFlat())
+    for size, captured in ((12, 1), (12, 1), (14, 2)):
+        lrp(torch.rand(2, 3, size, size))
+        assert len(given) == captured
+
+
+def test_where_there_is_no_glibc_nothing_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures.ctypes, "CDLL", lambda name: object())  # as on macOS
+    captures._give_back()
+    monkeypatch.setattr(captures.ctypes, "CDLL", int)  # raises TypeError, as on Windows
+    captures._give_back()
 
 
 def test_the_first_call_may_be_a_single_sample() -> None:

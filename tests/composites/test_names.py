@@ -75,4 +75,5 @@ def test_recurrent_networks_are_recommended_what_sequences_are():
 def test_only_what_reads_text_is_an_encoder_of_text():
     series = nn.Sequential(nn.Linear(3, 4), nn.TransformerEncoder(LAYER, 1))
     both = nn.Sequential(nn.Embedding(5, 4), nn.Conv2d(3, 4, 4), nn.TransformerEncoder(LAYER, 1))  # such as CLIP
-    assert recommended(series) == recommended(both) == AttnLRP()
+    speaks = nn.Sequential(nn.Embedding(5, 4), nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 1), 1))
+    assert recommended(series) == recommended(both) == recommended(speaks) == AttnLRP()
