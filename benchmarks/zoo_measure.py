@@ -61,9 +61,12 @@ def books(lrp: LRP, entry: Entry, inputs: dict[str, Tensor]) -> dict[str, Any]:
     start = time.perf_counter()
     ledger = call(lrp, inputs, target=entry.target, audit=True).ledger  # the first call captures
     first = time.perf_counter() - start
-    start = time.perf_counter()
-    expl = call(lrp, inputs, target=entry.target)
-    again = time.perf_counter() - start
+    later = []
+    for _ in range(2):  # the second call is looked into where relevance is odd, the third is not
+        start = time.perf_counter()
+        expl = call(lrp, inputs, target=entry.target)
+        later.append(time.perf_counter() - start)
+    again = min(later)
     worst = max(ledger, key=lambda e: e.imbalance)
     several = expl.relevance if isinstance(expl.relevance, tuple) else (expl.relevance,)
     return {
