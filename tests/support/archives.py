@@ -16,18 +16,21 @@ import torch
 from relprop.analyzers.artifact.metadata import METADATA
 
 Members = dict[str, bytes]
+FLAT = torch.__version__.startswith(("2.6.", "2.7."))
+"""These lay artifacts out in another way: no folder, and all weights in one pickle."""
+FOLDER = "" if FLAT else "model/"
 
 
 def members(path: Path) -> Members:
     """What an artifact holds, by the names inside its folder."""
     with zipfile.ZipFile(path) as archive:
-        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+        return {name if FLAT else name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
 def write(path: Path, content: Members, compression: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, each in content.items():
-            archive.writestr(f"model/{name}", each)
+            archive.writestr(f"{FOLDER}{name}", each)
     return path
 
 
@@ -54,9 +57,11 @@ def pickled(mark: Path) -> bytes:
     return buffer.getvalue()
 
 
-PROGRAM, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
-CONSTANTS, SAMPLES = "data/constants/model_constants_config.json", "data/sample_inputs/model.pt"
-NOTES = f"extra/{METADATA}"
+WEIGHTS, CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
+PROGRAM = "serialized_exported_program.json" if FLAT else "models/model.json"
+SAMPLES = "serialized_example_inputs.pt" if FLAT else "data/sample_inputs/model.pt"
+WEIGHTS_IN_ONE = "serialized_state_dict.pt" if FLAT else "data/weights/model.pt"
+NOTES = f"extra_files/{METADATA}" if FLAT else f"extra/{METADATA}"
 
 
 def _code(mark: Path) -> str:
@@ -99,10 +104,9 @@ def _guard(content: Members, mark: Path) -> Members:
 
 ATTACKS: dict[str, Callable[[Members, Path], Members]] = {
     "a pickle among the sample inputs": lambda content, mark: content | {SAMPLES: pickled(mark)},
-    "a pickled weight": _pickled_weight,
-    "a pickled constant": _opaque_constant,
-    "weights in the old form": lambda content, mark: content | {"data/weights/model.pt": pickled(mark)},
-    "a guard that is code": _guard,
+    **({} if FLAT else {"a pickled weight": _pickled_weight, "a pickled constant": _opaque_constant}),
+    "weights in the old form": lambda content, mark: content | {WEIGHTS_IN_ONE: pickled(mark)},
+    **({} if FLAT else {"a guard that is code": _guard}),
     "a size that is code": _size,
     "a name that is code": lambda content, mark: _new_program(
         content, lambda program: _rename(program, f"x, y={_code(mark)}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.archives import NOTES, PROGRAM, members
 from support.networks import Attention, Residual, Tokens, cnn, ids, pictures, vectors
 from torch import Tensor, nn
 
@@ -139,7 +140,7 @@ def test_inputs_that_do_not_fit_are_refused(case: Case):
 @only("tokens")
 def test_inputs_whose_sizes_disagree_are_refused(case: Case):
     x = ids(3)
-    with pytest.raises(InputError, match="attention_mask has shape"):
+    with pytest.raises(InputError, match=r"attention_mask has shape|does not serve inputs of these sizes"):
         case.loaded(input_ids=x["input_ids"], attention_mask=x["attention_mask"][:, :-1])
 
 
@@ -147,7 +148,7 @@ def test_inputs_whose_sizes_disagree_are_refused(case: Case):
 def test_the_file_holds_each_tensor_once_and_no_traces(case: Case):
     with zipfile.ZipFile(case.path) as archive:
         text = "".join(archive.read(n).decode("utf-8", "replace") for n in archive.namelist() if n.endswith(".json"))
-        notes = json.loads(archive.read(f"{case.path.stem}/extra/{METADATA}"))
+    notes = json.loads(members(case.path)[NOTES])
     assert notes["format"] == FORMAT
     assert notes["rules"] == str(case.lrp)
     assert notes["relprop"] == relprop.__version__
@@ -177,7 +178,7 @@ def test_sizes_for_which_the_model_takes_another_branch_are_refused(tmp_path: Pa
     assert torch.equal(loaded(x).output, lrp(x).output)
     with pytest.raises(InputError, match="does not serve inputs of these sizes"):
         loaded(torch.rand(4, 4))
-    with pytest.raises(Exception, match="Guard failed"):
+    with pytest.raises(Exception, match=r"Guard failed|Expected input at"):
         torch.export.load(tmp_path / "small.pt2").module()(torch.rand(4, 4))
 
 
@@ -322,7 +323,7 @@ def test_newer_and_damaged_artifacts(tiny: LRP, tmp_path: Path):
         return b"{}" if name.endswith(METADATA) else content
 
     def without_program(name: str, content: bytes) -> bytes:
-        return b"{}" if name.endswith("models/model.json") else content
+        return b"{}" if name.endswith(PROGRAM) else content
 
     for change, message in (
         (newer, f"format {FORMAT + 1}.*update relprop"),

@@ -25,6 +25,9 @@ from relprop.errors import ArtifactError, InputError, ModelError, TargetError
 from relprop.explanations.explanation import Explanation
 from relprop.targets import as_target
 
+OF_SIZES = ("Guard failed", "Expected input at", "must match")
+"""What errors of sizes say: a program's guards, those of torch 2.6, and operators where a program has none."""
+
 
 class Artifact:
     """A program that was read from a file, called like the analyzer that wrote it.
@@ -73,7 +76,7 @@ class Artifact:
                     *map(usable, args), **{k: usable(v) for k, v in kwargs.items()}, **given
                 )
             except (AssertionError, RuntimeError) as error:
-                if "Guard failed" not in str(error):
+                if not any(sign in str(error) for sign in OF_SIZES):
                     raise
                 raise InputError(f"{self.path.name} does not serve inputs of these sizes: {error}") from error
         return found
