@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import pytest
@@ -54,16 +55,18 @@ def pictures() -> Tensor:
     return torch.randn(B, H, T, D, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("mask", [*MASKS, "causal"])
+@cache
+def partly(fused: bool, data: tuple[bool, ...], mask: str) -> Partly:
+    """One model for all modes, so that they share what was captured of it."""
+    return Partly(fused, data, MASKS.get(mask), causal=mask == "causal").double().eval()
+
+
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mask", [*MASKS, "causal"])
 @pytest.mark.parametrize("data", SUBSETS, ids=["".join(n for n, d in zip("qkv", s, strict=True) if d) for s in SUBSETS])
 def test_fused_equals_written_out_for_every_subset_of_data(data: tuple[bool, ...], mode: str, mask: str) -> None:
     fused, written = (
-        LRP(
-            Partly(form, data, MASKS.get(mask), causal=mask == "causal").double().eval(),
-            AttnLRP(attention=mode),
-            normalize_output=False,
-        )(pictures(), target=7, audit=True)
+        LRP(partly(form, data, mask), AttnLRP(attention=mode), normalize_output=False)(pictures(), target=7, audit=True)
         for form in (True, False)
     )
     assert_close(fused.output, written.output, rtol=1e-10, atol=1e-12)

@@ -136,16 +136,23 @@ def row(request: pytest.FixtureRequest) -> Row:
     return ROWS[request.param]
 
 
+_MODELS: dict[str, nn.Module] = {}
 _LRPS: dict[tuple[str, Any], LRP] = {}
+
+
+def model_of(row: Row) -> nn.Module:
+    """The row's model, made once, so that all analyzers share what was captured of it."""
+    if row.model not in _MODELS:
+        _MODELS[row.model] = seeded(MODELS[row.model][0]())
+    return _MODELS[row.model]
 
 
 def setting(row: Row, normalize: Any = "magnitude", **options: Any) -> tuple[LRP, Tensor]:
     """An analyzer of the row's model, made once, and an input."""
-    made, shape = MODELS[row.model]
     if (row.model, normalize) not in _LRPS:
-        model = seeded(made())
+        model = model_of(row)
         _LRPS[row.model, normalize] = LRP(model, ZeroRule(), normalize_output=normalize, classes=CLASSES, **options)
-    return _LRPS[row.model, normalize], rand(B, *shape)
+    return _LRPS[row.model, normalize], rand(B, *MODELS[row.model][1])
 
 
 def target_of(row: Row) -> Any:
@@ -306,27 +313,27 @@ def test_compiled_is_the_same(model: str) -> None:
 def test_derivatives_are_those_of_the_amount(row: Row, analyzer: Any) -> None:
     lrp, x = setting(row)
     options = {"steps": 2} if analyzer is IntegratedGradients else {}
-    found = analyzer(lrp.model, classes=CLASSES, **options)(x, target=row.target)
+    found = analyzer(model_of(row), classes=CLASSES, **options)(x, target=row.target)
     assert_each_close(found.amount, lrp(x, target=row.target).amount, rtol=1e-12, atol=1e-12)
     if analyzer is IntegratedGradients:
         assert found.relevance.isfinite().all()
         return
     leaf = x.clone().requires_grad_()
-    target_of(row).amount(lrp.model(leaf)).sum().backward()
+    target_of(row).amount(model_of(row)(leaf)).sum().backward()
     assert_each_close(found.relevance, leaf.grad, rtol=1e-8, atol=1e-12)
 
 
-OTHERS: dict[str, Callable[[LRP], Analyzer]] = {
-    "occlusion": lambda lrp: Occlusion(lrp.model, classes=CLASSES, patch=3),
-    "noise around a gradient": lambda lrp: NoiseAugmentation(Gradient(lrp.model, classes=CLASSES), samples=2),
-    "interpolation around LRP": lambda lrp: InterpolationAugmentation(lrp, steps=2),
+OTHERS: dict[str, Callable[[nn.Module, LRP], Analyzer]] = {
+    "occlusion": lambda model, lrp: Occlusion(model, classes=CLASSES, patch=3),
+    "noise around a gradient": lambda model, lrp: NoiseAugmentation(Gradient(model, classes=CLASSES), samples=2),
+    "interpolation around LRP": lambda model, lrp: InterpolationAugmentation(lrp, steps=2),
 }
 
 
 @pytest.mark.parametrize("analyzer", OTHERS)
 def test_other_analyzers_take_it_and_a_batch_is_its_samples(row: Row, analyzer: str) -> None:
     lrp, x = setting(row)
-    other = OTHERS[analyzer](lrp)
+    other = OTHERS[analyzer](model_of(row), lrp)
     whole = other(x, target=row.target)
     assert whole.relevance.any()
     assert_each_close(whole.amount, lrp(x, target=row.target).amount, rtol=1e-12, atol=1e-12)
