@@ -51,7 +51,9 @@ FAMILIES = {
     ),
     "softmax": (
         "Softmax",
-        "Softmax inside a model: the `SoftmaxRule`, or the `StopRule`. At the output it is refused.",
+        "Softmax inside a model: the `SoftmaxRule`, or the `StopRule`. At the output it is refused. One that a model "
+        "spells out, `w * exp(x - m) / sum(w * exp(x - m))`, also over the edges that end in one node of a graph, is "
+        "read as `weights_of_exponentials`; `x - logsumexp(x)` is a log-softmax, `log(sum(exp(x)))` a logsumexp.",
     ),
     "attention": (
         "Attention",
@@ -176,8 +178,8 @@ REFUSED = {
     "Losses other than differences: explain the scores that they compare": (
         "*_loss *_loss_forward *_loss_nd *_loss2d *_loss2d_forward kl_div binary_cross_entropy* margin_ranking_loss"
     ),
-    "Complex numbers but for products, sums, movement and Fourier transforms: angles have no share that adds up": (
-        "angle polar complex chalf vdot stft istft fft_* _fft_* real imag view_as_* conj* _conj* resolve_neg _neg_view*"
+    "Complex numbers but for products, sums, movement and transforms: angles have no share that adds up": (
+        "angle polar chalf vdot fft_* _fft_* real imag view_as_* conj* _conj* resolve_neg _neg_view*"
     ),
     "Draws whose distribution is data: write the mean plus the deviation times noise": (
         "normal* poisson binomial uniform exponential geometric cauchy log_normal random _sample_* "

@@ -108,6 +108,38 @@ def sum_of_places(values: Tensor, zeros: Tensor, indices: Sequence[Tensor | None
     return total
 
 
+def weights_of_exponentials(
+    x: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    dims: Sequence[int],
+    index: Tensor | None,
+    zeros: Tensor | None,
+    added: float,
+    least: float | None,
+) -> Tensor:
+    """`w exp(x − m) / max(Σ w exp(x − m) + δ, least)`: a softmax as models spell it out.
+
+    Args:
+        shift: m, constant within each sum.
+        weight: w, or a mask of what counts.
+        dims, index, zeros: what sums run over, see `total_within`.
+        added: δ.
+    """
+    terms = (x if shift is None else x - shift).exp()
+    if weight is not None:
+        terms = terms.where(weight, 0) if weight.dtype == torch.bool else terms * weight
+    total = total_within(terms, dims, index, zeros) + added
+    return terms / (total if least is None else total.clamp_min(least))
+
+
+def total_within(x: Tensor, dims: Sequence[int], index: Tensor | None = None, zeros: Tensor | None = None) -> Tensor:
+    """For each entry the sum that it belongs to: over `dims`, or of what `index` sends to one place of zeros."""
+    if index is None or zeros is None:
+        return x.sum(tuple(dims), keepdim=True)
+    return zeros.scatter_add(dims[0], index, x).gather(dims[0], index)
+
+
 def power(base: Tensor | float, exponent: Tensor | float) -> Tensor:
     """`base ** exponent` where it is not known to be 0 at 0: `2 ** x`, `x ** 0`."""
     return torch.pow(base, exponent)  # type: ignore[arg-type]
@@ -122,6 +154,8 @@ def complex_linear(
         which: positions of the pairs among the flat arguments.
     """
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    if function is torch.ops.aten.stft.default:  # it reads by strides, of which a broadcast input has none
+        leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     for i in which:
         leaves[i] = torch.complex(leaves[i][..., 0], leaves[i][..., 1])
     args, kwargs = pytree.tree_unflatten(leaves, spec)

@@ -8,7 +8,7 @@ weights as constants: values take it all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from relprop.engine.graph.graph import Node, info, operator_name
+from relprop.engine.graph.graph import Node, info, is_floating, operator_name
 from relprop.engine.graph.masks import Causal
+from relprop.engine.graph.operators import total_within, weights_of_exponentials
 from relprop.engine.ops.registry import always, inherits, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
 from relprop.engine.ops.tape import C, Message, R, Tape
@@ -26,6 +27,8 @@ from relprop.rules import AffineRule, AttentionRule, Rule, SoftmaxRule
 
 register("softmax", "softmax", nonneg=always, gate=2, layers=("SoftmaxLayer",))
 register("_softmax", "softmax", nonneg=always, gate=2)
+register("weights_of_exponentials", "softmax", nonneg=lambda node, args: _is_mask(node.args[2]), gate=2,
+         layers=("SoftmaxLayer",))  # fmt: skip
 register("log_softmax", "softmax", layers=("SoftmaxLayer",))
 register("_log_softmax", "softmax")
 register("scaled_dot_product_attention", "attention", nonneg=inherits, layers=("AttentionLayer",))
@@ -39,7 +42,7 @@ class SoftmaxStep(Step):
     def __init__(self, node: Node, rule: Rule, plan: Plan) -> None:
         super().__init__(node, rule, plan)
         self.bias = rule.bias if isinstance(rule, SoftmaxRule) else "absorb"
-        self.read(node, *self.sources)
+        self.read(node, *self.sources, *(a for a in _places(node) if a is not None))
         self.emits = C | R if self.bias == "distribute" else C
 
     @staticmethod
@@ -57,33 +60,57 @@ class SoftmaxStep(Step):
         (source,) = self.sources
         c = self.factored(message, tape)
         s, x = tape.value(self.node), tape.value(source)
-        dim, log = int(self.node.args[1]), _is_log(self.node)  # type: ignore[arg-type]
+        log, total = _is_log(self.node), self._total(tape)
         if self.bias == "keep":
             tape.sink(self.node, "softmax", lambda: s * c)
             return []
         if self.bias == "ignore":  # R_i = x_i s_i (v_i − Σ_j s_j v_j), v = c / (x − Σ s x)
-            v = c / self.rule.modify_denominator(x - (s * x).sum(dim, keepdim=True))
-            return [(source, Message(s * (v - (s * v).sum(dim, keepdim=True))))]
+            finite = torch.where(s == 0, 0, x)  # masked scores of −inf count for nothing
+            d = finite - total(s * finite)
+            divisor = self.rule.modify_denominator(d)
+            tape.sink(self.node, "epsilon", lambda: s * c * (1 - d / divisor))  # all of it where a sum has one term
+            v = c / divisor
+            return [(source, Message(s * (v - total(s * v))))]
         (share,) = tape.adjoint(self.node, self.sources, Message(c), linear=False)
         if self.bias == "absorb":
-            tape.sink(self.node, "softmax", lambda: c * tangent_bias(s, x, dim, log=log))
+            tape.sink(self.node, "softmax", lambda: c * tangent_bias(s, x, total, log=log))
             return [(source, share)]
-        even = (c * tangent_bias(s, x, dim, log=log)).sum(dim, keepdim=True) / x.shape[dim]
+        even = total(c * tangent_bias(s, x, total, log=log)) / total(torch.ones_like(x))
         return [(source, Message(share.c, even.expand_as(x)))]
+
+    def _total(self, tape: Tape) -> Callable[[Tensor], Tensor]:
+        """What the softmax sums over, as a function that gives each entry the sum it belongs to."""
+        if self.node.target is not weights_of_exponentials:
+            return partial(total_within, dims=(int(self.node.args[1]),))  # type: ignore[arg-type]
+        index, zeros = (None if a is None else tape.values[a] for a in _places(self.node))
+        return partial(total_within, dims=self.node.args[3], index=index, zeros=zeros)  # type: ignore[arg-type]
+
+
+def _places(node: Node) -> tuple[Node | None, ...]:
+    """The index and the zeros of a softmax over places."""
+    return node.args[4:6] if node.target is weights_of_exponentials else ()  # type: ignore[return-value]
+
+
+def _is_mask(weight: Any) -> bool:
+    """Weights that are never negative."""
+    return weight is None or not is_floating(weight) or info(weight).nonneg
 
 
 def _is_log(node: Node) -> bool:
     return operator_name(node) in {"log_softmax", "_log_softmax"}
 
 
-def tangent_bias(y: Tensor, x: Tensor, dim: int, *, log: bool = False) -> Tensor:
+def tangent_bias(y: Tensor, x: Tensor, total: Callable[[Tensor], Tensor], *, log: bool = False) -> Tensor:
     """`y − J x`, what the tangent of `y = softmax(x)` at `x` adds to a linear map: `y (1 − x + Σ y x)`.
 
     Of a log-softmax it is `y − x + Σ exp(y) x`. Masked scores of −inf count for nothing.
+
+    Args:
+        total: gives each entry the sum that it belongs to.
     """
     weights = y.exp() if log else y
     finite = torch.where(weights == 0, 0, x)
-    mean = (weights * finite).sum(dim, keepdim=True)
+    mean = total(weights * finite)
     return y - finite + mean if log else y * (1 - finite + mean)
 
 
@@ -173,7 +200,7 @@ class AttentionStep(Step):
             data = scores if scored else torch.zeros_like(scores)
             if self._data("attn_mask") is not None and some is not None:  # the mask is made of data, and has its share
                 data = data + some
-            kept.append(tangent_bias(weights, data, -1) @ values)
+            kept.append(tangent_bias(weights, data, partial(total_within, dims=(-1,))) @ values)
         return c * torch.cat(kept, -2) * self.kept_share
 
     def _operands(self, tape: Tape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool, float | None]:

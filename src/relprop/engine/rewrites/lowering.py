@@ -25,6 +25,7 @@ from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.ops.statistic import is_statistic
 from relprop.engine.rewrites.attention import lower_attention
 from relprop.engine.rewrites.complex_pairs import as_pairs
+from relprop.engine.rewrites.exponentials import read_softmax
 from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
@@ -37,7 +38,7 @@ aten = torch.ops.aten
 
 def lower(graph: Graph) -> Graph:
     """Analyze and rewrite every operator, in order of execution: what it reads has been rewritten already."""
-    analyze_inputs(embed_ids_as_given(as_pairs(write_out(teach(graph)))))
+    analyze_inputs(embed_ids_as_given(as_pairs(write_out(read_softmax(teach(graph))))))
     for node in list(graph.operators()):
         analyze_operator(node)
         rewrite = REWRITES.get(operator_name(node)) if TAUGHT not in node.meta else None

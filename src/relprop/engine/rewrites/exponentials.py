@@ -1,0 +1,317 @@
+"""Softmaxes that a model spells out, read as what they are: each step alone would be explained as something else.
+
+    w · exp(x − m) / (Σ w · exp(x − m) + δ)   -> weights_of_exponentials, over dimensions or the places of an index
+    log(Σ exp(x)),  m + log(Σ exp(x − m))     -> logsumexp
+    x − logsumexp(x)                          -> log_softmax
+    exp(log_softmax(x))                       -> softmax
+
+An `exp` of its own hands relevance on as it came. Ahead of it `x − max(x)` is 0 at the very entry that has most of it,
+so that relevance would grow without bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from relprop.engine.graph import operators as f
+from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, info, operator_name, shape_of
+from relprop.engine.ops.analysis import analyze, remove_dead
+from relprop.engine.ops.registry import TAUGHT
+from relprop.engine.rewrites.rewriting import arguments, positional
+from relprop.engine.rewrites.written_out import Writer
+
+aten = torch.ops.aten
+RESHAPED = {"view", "reshape", "unsqueeze", "squeeze", "expand", "expand_as", "alias", "contiguous", "clone", "detach"}
+ZEROS = {"zeros", "zeros_like", "new_zeros"}
+
+
+@dataclass(frozen=True)
+class Total:
+    """What a sum runs over: dimensions, or what an index sends to one place of a dimension, read there again."""
+
+    dims: tuple[int, ...]
+    index: Node | None = None
+    zeros: Node | None = None
+    added: float = 0.0
+    least: float | None = None
+
+
+def read_softmax(graph: Graph) -> Graph:
+    """Replace every softmax, log-softmax and logsumexp that is spelled out; a graph without any stays as it is."""
+    if not any(operator_name(node) in {"exp", "logsumexp", "log_softmax"} for node in graph.operators()):
+        return graph
+    analyze(graph)
+    for node in list(graph.operators()):
+        reading = READINGS.get(operator_name(node))
+        if reading is None or not info(node).data or TAUGHT in node.meta:
+            continue
+        new = reading(Writer(graph, node), node)
+        if new is not None and _sizes(new) == _sizes(node):
+            annotate(new, operator="softmax" if new.target is f.weights_of_exponentials else operator_name(new))
+            node.replace_all_uses_with(new)
+    return remove_dead(graph)
+
+
+def _sizes(node: Node) -> list[str]:
+    """Sizes, also those that are symbols, as what can be compared without a guard."""
+    return [str(n) for n in fake_value(node).shape]
+
+
+def _rank(node: Node) -> int:
+    return len(fake_value(node).shape)
+
+
+def _is(value: Any, *names: str) -> bool:
+    return isinstance(value, Node) and operator_name(value) in names
+
+
+def _unsqueezed(node: Any) -> Node | None:
+    """What `x.unsqueeze(d)` or `x[:, None]` puts a dimension into; None where the node does not."""
+    if not _is(node, "unsqueeze"):
+        return None
+    inner: Node = positional(node)[0]
+    while _is(inner, "slice") and _sizes(inner) == _sizes(positional(inner)[0]):
+        inner = positional(inner)[0]
+    return inner
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """One value, perhaps computed twice."""
+    if not (isinstance(a, Node) and isinstance(b, Node)):
+        return type(a) is type(b) and bool(a == b)
+    if a is b:
+        return True
+    same = a.op == b.op == "call_function" and a.target is b.target and a.kwargs == b.kwargs
+    return same and len(a.args) == len(b.args) and all(map(_alike, a.args, b.args))
+
+
+def _origin(node: Any) -> Any:
+    """What a value was before it was shaped anew."""
+    while _is(node, *RESHAPED):
+        node = positional(node)[0]
+    return node
+
+
+# Weights of exponentials.
+
+
+def _quotient(write: Writer, node: Node) -> Node | None:
+    return _weights(write, *positional(node)[:2]) if node.kwargs.get("rounding_mode") is None else None
+
+
+def _product(write: Writer, node: Node) -> Node | None:
+    """A quotient as a product with an inverse."""
+    factors = positional(node)[:2]
+    for above, other in (factors, factors[::-1]):
+        if _is(other, "reciprocal") or (_is(other, "pow") and positional(other)[1] == -1):
+            return _weights(write, above, positional(other)[0])
+    return None
+
+
+def _weights(write: Writer, above: Any, below: Any) -> Node | None:
+    found = _weighted(above)
+    total = _total(write, below, above) if found is not None else None
+    if found is None or total is None:
+        return None
+    exponential, weight = found
+    x, shift = positional(exponential)[0], None
+    if _is(x, "sub", "subtract") and arguments(x).get("alpha", 1) == 1 and _is_data(positional(x)[0]):
+        inner, taken_off = positional(x)[:2]
+        if isinstance(taken_off, Node) and _is_constant_within(taken_off, total, _rank(x)):
+            x, shift = inner, write(f.hold, taken_off)
+    if _sizes(x) != _sizes(above):
+        return None
+    kept = None if weight is None else weight(write)
+    return write(f.weights_of_exponentials, x, shift, kept, total.dims, total.index, total.zeros, total.added,
+                 total.least)  # fmt: skip
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, Node) and info(value).data
+
+
+def _weighted(node: Any) -> tuple[Node, Any] | None:
+    """An exponential and what writes its weight, which is no data: a factor, or where a mask keeps it."""
+    if _is(node, "exp"):
+        return node, None
+    found: tuple[Any, Any, bool] | None = None
+    if _is(node, "mul", "multiply"):
+        a, b = positional(node)[:2]
+        found = (a, b, False) if _is_data(a) else (b, a, False)
+    elif _is(node, "masked_fill") and _is_zero(positional(node)[2]):
+        found = (*positional(node)[:2], True)
+    elif _is(node, "where") and len(node.args) == 3:
+        mask, a, b = positional(node)
+        found = (a, mask, False) if _is_zero(b) else (b, mask, True) if _is_zero(a) else None
+    if found is None or not _is(found[0], "exp") or not isinstance(found[1], Node) or info(found[1]).data:
+        return None
+    exponential, weight, inverted = found
+    return exponential, lambda write: write(aten.logical_not.default, weight) if inverted else weight
+
+
+def _is_zero(value: Any) -> bool:
+    filled = _is(value, "full", "full_like", "scalar_tensor") and 0 in value.args[-1:]
+    return _is(value, *ZEROS) or filled or (_is_number(value) and value == 0)
+
+
+def _total(write: Writer, node: Any, terms: Node) -> Total | None:
+    """What a divisor sums the terms over; None where it is no sum of them that each of them reads."""
+    if _is(node, "expand", "expand_as"):
+        return _total(write, positional(node)[0], terms)
+    bounded = _bounded(node, lambda inner: _total(write, inner, terms))
+    if bounded is not None:
+        return bounded
+    read = _read_at(node)
+    return _sum_of_places(write, *read, terms) if read is not None else _sum_over(node, terms)
+
+
+def _bounded(node: Any, total_of: Callable[[Any], Total | None]) -> Total | None:
+    """A sum that something small was added to, or that is kept from being 0; None where it is neither."""
+    if _is(node, "add") and _is_number(positional(node)[1]) and not node.kwargs:
+        total = total_of(positional(node)[0])
+        return replace(total, added=total.added + positional(node)[1]) if total and total.least is None else None
+    if _is(node, "clamp", "clamp_min") and arguments(node).get("max") is None:
+        total, least = total_of(positional(node)[0]), arguments(node)["min"]
+        return replace(total, least=float(least)) if total and not total.added and _is_number(least) else None
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _sum_over(node: Any, terms: Node) -> Total | None:
+    """A sum over dimensions, which stay, or are put back, or are the first ones, along which quotients broadcast."""
+    inner = _unsqueezed(node)
+    dims = _summed_over(node if inner is None else inner, terms)
+    if dims is None:
+        return None
+    keeps = bool(arguments(node if inner is None else inner)["keepdim"])
+    if inner is not None:
+        fits = not keeps and dims == (positional(node)[1] % _rank(terms),)
+    else:
+        fits = keeps or dims == tuple(range(len(dims)))
+    return Total(dims) if fits else None
+
+
+def _summed_over(node: Any, terms: Node) -> tuple[int, ...] | None:
+    if not _is(node, "sum") or len(node.args) < 2 or not _alike(positional(node)[0], terms):
+        return None
+    dims = positional(node)[1]
+    rank = _rank(terms)
+    return tuple(sorted(d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank))))
+
+
+def _read_at(node: Any) -> tuple[Any, int, Node] | None:
+    """(table, dimension, index) of what is read at an index."""
+    if _is(node, "index_select", "gather"):
+        return positional(node)[:3]
+    if not _is(node, "index"):
+        return None
+    table, indices = positional(node)[:2]
+    given = [d for d, index in enumerate(indices) if index is not None]
+    return (table, given[0], indices[given[0]]) if len(given) == 1 else None
+
+
+def _sum_of_places(write: Writer, table: Any, dim: int, index: Node, terms: Node) -> Total | None:
+    """The sum of what an index sends to a place of a table of zeros, read at the same index."""
+    rank = _rank(terms)
+    bounded = _bounded(table, lambda inner: _sum_of_places(write, inner, dim, index, terms))
+    if bounded is not None:
+        return bounded
+    summed = _is(table, "scatter_reduce") and arguments(table)["reduce"] == "sum"
+    if not (_is(table, "scatter_add", "index_add") or summed) or arguments(table).get("alpha", 1) != 1:
+        return None
+    zeros, into, sent, source = positional(table)[:4]
+    if not (_is(zeros, *ZEROS) and into % rank == dim % rank and _alike(source, terms)):
+        return None
+    if not (_alike(sent, index) or (_alike(_origin(sent), _origin(index)) and _rank(_origin(sent)) == 1)):
+        return None
+    if _rank(sent) == 1 and rank > 1:
+        sent = write(aten.reshape.default, sent, [-1 if d == dim % rank else 1 for d in range(rank)])
+        sent = write(aten.expand_as.default, sent, terms)
+    return Total((dim % rank,), sent, zeros)
+
+
+def _is_constant_within(shift: Node, total: Total, rank: int) -> bool:
+    """Whether all terms of one sum have the same shift, so that it cancels."""
+    shape = shape_of(shift)
+    if shape is None:
+        return False
+    if all(d < rank - len(shape) or shape[d - rank + len(shape)] == 1 for d in total.dims):
+        return True
+    read = _read_at(shift)
+    if total.index is None or read is None:
+        return False
+    return read[1] % rank == total.dims[0] and _alike(_origin(read[2]), _origin(total.index))
+
+
+# Logarithms of sums of exponentials.
+
+
+def _log(write: Writer, node: Node) -> Node | None:
+    total = positional(node)[0]
+    if not _is(total, "sum") or len(total.args) < 2 or not _is(positional(total)[0], "exp"):
+        return None
+    given = arguments(total)
+    if given["dim"] is None or given.get("dtype") is not None:
+        return None
+    exponent = positional(positional(total)[0])[0]
+    return write(aten.logsumexp.default, exponent, given["dim"], bool(given["keepdim"]))
+
+
+def _sum(write: Writer, node: Node) -> Node | None:
+    """`m + logsumexp(x − m)`."""
+    if node.kwargs:
+        return None
+    summands = positional(node)[:2]
+    for logsumexp, shift in (summands, summands[::-1]):
+        if not (_is(_origin(logsumexp), "logsumexp") and isinstance(shift, Node)):
+            continue
+        inner, dims, *keeps = positional(_origin(logsumexp))
+        if not (_is(inner, "sub", "subtract") and arguments(inner).get("alpha", 1) == 1):
+            continue
+        x, taken_off = positional(inner)[:2]
+        constant = _is_constant_within(taken_off, Total(_wrapped(x, dims)), _rank(x))
+        if constant and _alike(_origin(taken_off), _origin(shift)):
+            whole = write(aten.logsumexp.default, x, dims, *keeps)
+            return whole if _sizes(whole) == _sizes(node) else write(aten.view_as.default, whole, logsumexp)
+    return None
+
+
+def _wrapped(x: Node, dims: Any) -> tuple[int, ...]:
+    return tuple(d % _rank(x) for d in dims)
+
+
+def _difference(write: Writer, node: Node) -> Node | None:
+    """`x − logsumexp(x)`."""
+    if arguments(node).get("alpha", 1) != 1:
+        return None
+    x, taken_off = positional(node)[:2]
+    unsqueezed = _unsqueezed(taken_off)
+    inner = taken_off if unsqueezed is None else unsqueezed
+    if not _is(inner, "logsumexp") or not _alike(positional(inner)[0], x):
+        return None
+    dims = _wrapped(x, positional(inner)[1])
+    kept = bool(arguments(inner)["keepdim"]) != (unsqueezed is not None)
+    back = unsqueezed is None or positional(taken_off)[1] % _rank(x) == dims[0]
+    return write(aten.log_softmax.int, x, dims[0]) if len(dims) == 1 and kept and back else None
+
+
+def _exp(write: Writer, node: Node) -> Node | None:
+    inner = positional(node)[0]
+    return write(aten.softmax.int, *positional(inner)) if _is(inner, "log_softmax") else None
+
+
+READINGS = {
+    **dict.fromkeys(("div", "divide", "true_divide"), _quotient),
+    **dict.fromkeys(("mul", "multiply"), _product),
+    "log": _log,
+    "add": _sum,
+    **dict.fromkeys(("sub", "subtract"), _difference),
+    "exp": _exp,
+}
