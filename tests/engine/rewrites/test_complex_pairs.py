@@ -50,7 +50,25 @@ def fourier(m: Net, h: Tensor) -> Tensor:
     return torch.fft.irfft(kept, n=8)
 
 
+def short_time(h: Tensor) -> Tensor:
+    """Six windows of each sample's 48 numbers, as spectrograms are made."""
+    return torch.stft(h.flatten(1), 16, 8, window=torch.hann_window(16, dtype=h.dtype), return_complex=True)
+
+
+def and_back(m: Net, h: Tensor) -> Tensor:
+    """Enhanced speech: a mask on a spectrogram, and a signal again."""
+    kept = torch.linspace(0, 1, 9, dtype=h.dtype)[:, None]
+    return torch.istft(short_time(h) * kept, 16, 8, window=torch.hann_window(16, dtype=h.dtype), length=48)
+
+
 LINEAR: dict[str, Function] = {
+    "spectrogram": lambda m, h: short_time(h).abs(),
+    "spectrogram as pairs": lambda m, h: torch.view_as_real(short_time(h)),
+    "spectrogram and back": and_back,
+    "made of two": lambda m, h: torch.fft.ifft(torch.fft.fft(torch.complex(h, h.flip(1))) * m.turn[:, :1]).abs(),
+    "made of one and a constant": lambda m, h: torch.complex(h, torch.zeros(6, dtype=h.dtype)).imag + h,
+    "real, and no imaginary part": lambda m, h: ((h + 0j) @ m.weight[..., 0]).real,
+    "real and complex": lambda m, h: (torch.fft.fft(h) + h).abs(),
     "rotary": rotated,
     "fourier": fourier,
     "padded": lambda m, h: torch.fft.irfft(torch.fft.rfft(h, dim=1)[:, :2] / 2, n=8, dim=1),

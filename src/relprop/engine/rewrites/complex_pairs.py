@@ -1,9 +1,9 @@
 """Complex numbers made of data as pairs of real numbers, (..., 2), of which each carries relevance of its own.
 
-    view_as_complex, view_as_real   -> nothing
-    real, imag, abs                 -> one of the pair; the root of the sum of squares
-    fft_*, products, sums           -> a linear map between pairs, or a product where both factors are data
-    movement                        -> movement of pairs
+    complex, view_as_complex, view_as_real -> nothing but a pair
+    real, imag, abs                        -> one of the pair; the root of the sum of squares
+    fft_*, stft, istft, products, sums     -> a linear map between pairs, or a product where both factors are data
+    movement                               -> movement of pairs
 
 So rotary positions and Fourier layers are what they are to real numbers. Anything else is refused as before.
 """
@@ -20,7 +20,7 @@ from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, fake_value, info, is_floating, operator_name
 from relprop.engine.ops.analysis import analyze, remove_dead
 from relprop.engine.ops.registry import TAUGHT, op_of
-from relprop.engine.rewrites.rewriting import arguments, called, positional
+from relprop.engine.rewrites.rewriting import arguments, called, insert, positional
 from relprop.engine.rewrites.written_out import Writer
 
 aten = torch.ops.aten
@@ -65,6 +65,8 @@ def _in_pairs(write: Writer, node: Node, pairs: Pairs) -> Node | None:
     name, first = operator_name(node), node.all_input_nodes[0]
     if name == "view_as_complex":
         return first
+    if name == "complex":
+        return _joined(write, *node.args[:2])
     if name == "view_as_real":
         return pairs.get(first)
     if name in {"real", "imag"} and first in pairs and not _is_complex(node):
@@ -75,15 +77,26 @@ def _in_pairs(write: Writer, node: Node, pairs: Pairs) -> Node | None:
         whole, part = (_pair_of(write, a, pairs) for a in node.args[:2])
         return None if whole is None or part is None else write(aten.expand_as.default, part, whole)
     if name in {"add", "sub"} and not node.kwargs:
-        summands = [_pair_of(write, a, pairs) for a in node.args[:2]]
+        summands = [_pair_of(write, a, pairs) or _pair_of_number(write, a, first, pairs) for a in node.args[:2]]
         return None if None in summands else write(called(node), *summands)
     if name in {"slice_scatter", "select_scatter"}:
         return _placed(write, node, pairs)
     divides = name in {"div", "true_divide"} and not _is_data(positional(node)[1]) and not node.kwargs
-    if name in LINEAR or divides or (name.startswith("fft_") and op_of(node).family == ""):
+    if name in LINEAR or divides or _is_transform(node):
         return _run_on_pairs(write, f.complex_linear, node, pairs)
     moves = op_of(node).family == "movement" and not op_of(node).by_value
     return _run_on_pairs(write, f.complex_moved, node, pairs) if moves else None
+
+
+def _is_transform(node: Node) -> bool:
+    name = operator_name(node)
+    return (name.startswith("fft_") or name in {"stft", "istft"}) and op_of(node).family == ""
+
+
+def _joined(write: Writer, real: Any, imaginary: Any) -> Node:
+    """Two real numbers as one pair, which broadcast."""
+    return write(aten.stack.default, [write(aten.add.Tensor, a, write(aten.zeros_like.default, b))
+                                      for a, b in ((real, imaginary), (imaginary, real))], -1)  # fmt: skip
 
 
 def _placed(write: Writer, node: Node, pairs: Pairs) -> Node | None:
@@ -99,11 +112,22 @@ def _is_data(argument: Any) -> bool:
 
 
 def _pair_of(write: Writer, argument: Any, pairs: Pairs) -> Node | None:
-    """A summand as pairs, if it is complex: what is added to the real part alone would be spread over both."""
-    if not isinstance(argument, Node) or not _is_complex(argument):
+    """A summand as pairs: a real one has no imaginary part."""
+    if not isinstance(argument, Node):
         return None
+    if not _is_complex(argument):
+        zeros = write(aten.zeros_like.default, argument)
+        return write(aten.stack.default, [argument, zeros], -1) if is_floating(argument) else None
     known = pairs.get(argument)
     return write(aten.view_as_real.default, argument) if known is None and not info(argument).data else known
+
+
+def _pair_of_number(write: Writer, number: Any, like: Node, pairs: Pairs) -> Node | None:
+    if not isinstance(number, (int, float, complex)):
+        return None
+    part = write(aten.select.int, pairs[like], -1, 0) if like in pairs else like
+    parts = [write(aten.full_like.default, part, each) for each in (complex(number).real, complex(number).imag)]
+    return None if _is_complex(part) else write(aten.stack.default, parts, -1)
 
 
 def _run_on_pairs(write: Writer, function: Any, node: Node, pairs: Pairs) -> Node | None:
@@ -113,4 +137,6 @@ def _run_on_pairs(write: Writer, function: Any, node: Node, pairs: Pairs) -> Nod
     if any(isinstance(a, Node) and _is_complex(a) and _is_data(a) and a not in pairs for a in leaves):
         return None
     args, kwargs = pytree.tree_unflatten([pairs[a] if i in which else a for i, a in enumerate(leaves)], spec)
-    return write(function, node.target, which, args, kwargs)
+    if _is_complex(node):
+        return write(function, node.target, which, args, kwargs)
+    return insert(write.graph, node, function, node.target, which, args, kwargs, like=node)
