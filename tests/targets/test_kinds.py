@@ -308,3 +308,8 @@ def test_names_of_classes_inside_of_targets() -> None:
     assert lrp(x, target=Contrast("cat", "emu") - Logit("dog")).explains == "(output 0 against output 2) - output 1"
     with pytest.raises(TargetError, match="did you mean dog"):
         lrp(x, target=LogOdds("dig"))
+
+
+def test_a_function_that_returns_a_score_is_told_what_to_use():
+    with pytest.raises(TargetError, match=r"shaped like the output \(2, 4, 3, 3\), got shape \(2,\)\. .*Mask"):
+        as_target(lambda z: z[:, 1].mean((1, 2))).value(torch.rand(2, 4, 3, 3))

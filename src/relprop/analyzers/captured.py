@@ -15,10 +15,10 @@ from torch.utils import _pytree as pytree
 from relprop.analyzers import checks as _checks
 from relprop.composites.assign import node_rule, unit_rule
 from relprop.engine import ops
-from relprop.engine.graph.graph import Graph, Node, ancestors, fake_value, info, operator_name
+from relprop.engine.graph.graph import Graph, Node, ancestors, fake_value, info, operator_name, where_is
 from relprop.engine.layers.layers import Layer, layers_of_graph
 from relprop.engine.layers.select import INPUT, by_pattern, module_inputs, module_outputs
-from relprop.engine.ops.analysis import needs_rule, reached_by_relevance, stop_at, unexplained
+from relprop.engine.ops.analysis import needs_rule, reached_by_relevance, reads_data, stop_at, unexplained
 from relprop.engine.program.constants import Constants, SharedConstants
 from relprop.engine.program.focus import Focused, focus, trim
 from relprop.engine.program.program import Program, compile_program
@@ -254,7 +254,7 @@ def explained_output(graph: Graph, wanted: str | int | None = None) -> Node:
     if not carrying:
         raise InputError(
             "No output of the model depends on a floating point input or on embedded token ids, so there is no "
-            "relevance to propagate. Integers may have to be converted: x.float()."
+            f"relevance to propagate. {_end_of_data(graph)}"
         )
     if wanted is not None:
         return _wanted_output(graph, output_names(graph), wanted)
@@ -266,6 +266,20 @@ def explained_output(graph: Graph, wanted: str | int | None = None) -> Node:
         if named:
             return carrying[carrying.index(graph.outputs[min(named)[1]])]
     return carrying[0]
+
+
+def _end_of_data(graph: Graph) -> str:
+    """Where what the inputs are made into is data no more, and what to do."""
+    ends = [n for n in graph.operators() if isinstance(fake_value(n), Tensor) and not info(n).data and reads_data(n)]
+    if not ends:
+        return "Integers may have to be converted: x.float()."
+    places = list(dict.fromkeys(f"{operator_name(n)} at {where_is(n)}" for n in ends))
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return (
+        f"What depends on them ends in {', '.join(places[:3])}{more}. Steps and choices have no share in what they are "
+        "made of; to hand relevance on through one, such as a spike, make it a module of its own and say so: "
+        "relprop.register_module(Spike, rule=relprop.rules.PassRule())."
+    )
 
 
 def _wanted_output(graph: Graph, names: Sequence[str], wanted: str | int) -> Node:

@@ -221,8 +221,14 @@ class Function(Verbatim):
         s = self.function(output.clone())
         if not isinstance(s, Tensor) or s.shape != output.shape:
             got = f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
+            scores = isinstance(s, Tensor) and s.shape in ((), output.shape[:1])
+            hint = (
+                " For a score of the output, such as the mean over a region, see relprop.targets (Mask, Difference, "
+                "Similarity, Sum), or let a module that ends in it be the model."
+            )
             raise TargetError(
                 f"a target function must return relevance shaped like the output {tuple(output.shape)}, got {got}."
+                + (hint if scores else "")
             )
         return s.to(device=output.device, dtype=output.dtype)
 

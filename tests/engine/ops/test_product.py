@@ -8,7 +8,7 @@ from support.compare import assert_each_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import Composite, GlobalTypeMap, ProductLayer
+from relprop.composites import Composite, EpsilonPlusFlat, GlobalTypeMap, ProductLayer
 from relprop.engine.graph.graph import operator_name
 from relprop.engine.program.loops import forward
 from relprop.rules import (
@@ -89,3 +89,33 @@ def test_a_gated_part_keeps_its_factors_and_not_what_they_make() -> None:
     assert kept["uniform"] >= {"silu", "linear"}
     assert "product" not in kept["uniform"]
     assert kept["signal"] >= {"silu"}
+
+
+class MadeKernel(nn.Module):
+    """A convolution whose kernel another network makes."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.make, self.bias = nn.Linear(2, 3 * 4 * 9, bias=False), nn.Parameter(torch.randn(4))
+        self.transposed = transposed
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        kernel = self.make(z)[0]
+        if self.transposed:
+            return nn.functional.conv_transpose2d(x, kernel.view(3, 4, 3, 3), self.bias).flatten(1)
+        return nn.functional.conv2d(x, kernel.view(4, 3, 3, 3), self.bias).flatten(1)
+
+
+@pytest.mark.parametrize("composite", [None, EpsilonPlusFlat()], ids=["zero", "flat"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_kernel_that_is_data_is_a_factor_under_every_composite(transposed: bool, composite: Composite | None) -> None:
+    model = MadeKernel(transposed).double().eval()
+    x, z = torch.randn(1, 3, 5, 5, dtype=torch.float64), torch.randn(1, 2, dtype=torch.float64)
+    expl = LRP(model, composite, normalize_output=False)(x, z, target=7, audit=True)
+    gradients = torch.autograd.functional.jacobian(lambda *inputs: model(*inputs)[:, 7].sum(), (x, z))
+    for found, a, gradient in zip(expl.relevance, (x, z), gradients, strict=True):
+        if composite is None:
+            torch.testing.assert_close(found, a * gradient / 2, rtol=1e-7, atol=1e-8)
+        assert found.any()
+    assert expl.ledger.imbalance < 1e-9

@@ -17,6 +17,7 @@ from relprop.engine.graph.scripted import is_script
 from relprop.engine.layers.kinds import JOINED, PASSING, LayerType, ModuleType, type_matches
 from relprop.engine.ops import lookup
 from relprop.engine.ops.analysis import needs_rule
+from relprop.engine.ops.product import is_product
 from relprop.engine.ops.registry import op_of
 from relprop.engine.ops.units import unit_of
 from relprop.engine.rewrites.chains import is_leaf, is_sequential, is_torchs, plain_type, takers
@@ -135,6 +136,8 @@ def _rows(graph: Graph, reached: set[Node], modules: Mapping[str, nn.Module]) ->
             label, name = describe(modules[path]), path + (f"@{call}" if call else "")
         kinds = [n for n in nodes if not _moves(n)] or nodes  # a layer that also reshapes is of its operator's kind
         operators = frozenset(name for n in kinds for name in (info(n).operator, op_of(n).like) if name)
+        if any(op_of(n).convolves and is_product(n) for n in kinds):
+            operators = frozenset({"mul"})  # a convolution whose kernel is data is a product of two
         if any(operator_name(n) == "add" and len(data_inputs(n)) > 1 for n in kinds):
             operators |= {JOINED}
         rows.append(Layer(name, (), label, _type_of_row(module, modules.get(path), operator), operators, tuple(nodes)))

@@ -62,7 +62,7 @@ _register("linear", _WEIGHTED, local=_with_constant_weight, positions=1, fresh=T
           layers=("LinearLayer",))  # fmt: skip
 for _d in (1, 2, 3):
     _register(f"conv{_d}d", _WEIGHTED, convolves=_d, fresh=True, bilinear=True, layers=_C)
-    _register(f"conv_transpose{_d}d", _WEIGHTED, convolves=_d, fresh=True, layers=_C)
+    _register(f"conv_transpose{_d}d", _WEIGHTED, convolves=_d, fresh=True, bilinear=True, layers=_C)
 _register("scale", _WEIGHTED, local=everywhere, fresh=True, infinite="inherits")
 _register("transformers.grouped_mm_fallback _grouped_mm", Affine(weight=1))
 _register("mm", _PRODUCT, bilinear=True, layers=("LinearLayer",))

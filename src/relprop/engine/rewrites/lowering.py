@@ -349,6 +349,7 @@ REWRITES: dict[str, Lowering] = {
     "index_add": _index_add,
     "scatter_add": _index_add,
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted_by_data),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _weighted_by_data),
     "addmm": _addmm,
     "as_strided": read_in_windows,
     "baddbmm": _baddbmm,
