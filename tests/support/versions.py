@@ -16,4 +16,5 @@ def depends_on_versions(file: Path) -> bool:
     return any(file.is_relative_to(TESTS / room) for room in ROOMS)
 
 
-export_refuses = pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 cannot export it")
+OLDEST = torch.__version__.startswith("2.6.")
+export_refuses = pytest.mark.skipif(OLDEST, reason="torch 2.6 cannot export it")

@@ -27,11 +27,11 @@ def rules_of_layers(composite: Composite | Sequence[Rule], layers: Sequence[Laye
     own = [layer for layer in layers if layer.fused_into is None]
     if len(composite) != len(own):
         table = "\n".join(f"  {layer.row}" for layer in own)
-        raise CompositeError(
-            f"There are {len(composite)} rules, but the model has {len(own)} layers that take one:\n{table}"
-        )
-    given = iter(composite)
-    return [next(given) if layer.fused_into is None else PassRule() for layer in layers]
+        given = "There is 1 rule" if len(composite) == 1 else f"There are {len(composite)} rules"
+        taking = "1 layer that takes one" if len(own) == 1 else f"{len(own)} layers that take one"
+        raise CompositeError(f"{given}, but the model has {taking}:\n{table}")
+    rules = iter(composite)
+    return [next(rules) if layer.fused_into is None else PassRule() for layer in layers]
 
 
 def unit_rule(layer: Layer) -> Rule | None:

@@ -227,6 +227,7 @@ class Exporting(Body):
         return self.logits(x) * (0.5 if torch.compiler.is_exporting() else 1)
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this PyTorch does not let a model ask")
 def test_what_is_done_for_export_only_is_refused() -> None:
     with pytest.raises(CaptureError, match="is_exporting"):
         capture(Exporting(), (torch.randn(3, 4),))

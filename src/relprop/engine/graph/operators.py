@@ -154,8 +154,6 @@ def complex_linear(
         which: positions of the pairs among the flat arguments.
     """
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-    if function is torch.ops.aten.stft.default:  # it reads by strides, of which a broadcast input has none
-        leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     for i in which:
         leaves[i] = torch.complex(leaves[i][..., 0], leaves[i][..., 1])
     args, kwargs = pytree.tree_unflatten(leaves, spec)

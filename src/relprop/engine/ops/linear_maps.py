@@ -171,8 +171,12 @@ class AffineMap:
         return z if w is None or self.w is not None else z * w
 
     def laid_out(self, x: Tensor) -> Tensor:
-        """An input in the layout that the operator is fast with: a linear layer is one product if it is contiguous."""
-        return x.contiguous() if operator_name(self.node) == "linear" else x
+        """An input in the layout that the operator is fast or right with.
+
+        A linear layer is one product if it is contiguous. Transforms read by strides, of which blanks have none:
+        `stft` is wrong there, and PyTorch 2.6's FFT fails.
+        """
+        return x.contiguous() if operator_name(self.node) in {"linear", "complex_linear"} else x
 
     def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
         """`Wᵀ s` for each input."""
