@@ -197,7 +197,7 @@ def test_presets_hand_their_parameters_on() -> None:
         (lambda: RangeMap((0, 3), MARK), "as a range"),  # type: ignore[arg-type]
         (lambda: FirstNTypeMap(0, {ConvLayer: MARK}), "at least 1"),
         (lambda: Composite(GlobalMap(MARK), MARK), "default rule comes first"),
-        (lambda: LRP(nested(), [MARK]), "There are 1 rules, but the model has 10 layers"),
+        (lambda: LRP(nested(), [MARK]), "There is 1 rule, but the model has 10 layers"),
         (lambda: LRP(nested(), "EpsilonPlus"), "takes a Composite"),  # type: ignore[arg-type]
     ],
 )

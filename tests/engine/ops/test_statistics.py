@@ -53,6 +53,11 @@ HOMOGENEOUS: dict[str, Feature] = {
     "moved": lambda h: h.std(-1, keepdim=True).transpose(1, 2).flatten(1),
     "std_mean": lambda h: torch.std_mean(h, -1)[0],
     "root of a variance": lambda h: h.var(-1).sqrt(),
+    "mean beside a variance": lambda h: torch.var_mean(h, -1)[1],
+    "mean beside a deviation": lambda h: torch.std_mean(h, -1, keepdim=True)[1].squeeze(-1),
+    "divided by what var_mean has": lambda h: (
+        (lambda v: v[1] / (v[0] + 1).sqrt())(torch.var_mean(h.detach(), -1)) * h.mean(-1)
+    ),
 }
 
 

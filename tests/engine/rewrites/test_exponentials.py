@@ -238,3 +238,45 @@ def test_masked_scores_get_nothing_where_the_bias_is_ignored(x):
     found = explained(masked, "ignore", x)
     assert found.isfinite().all()
     torch.testing.assert_close(explained(MASKED["factor"], "ignore", x), found, rtol=1e-7, atol=1e-10)
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "sigmoid": (
+        torch.sigmoid,
+        lambda x: 1 / (1 + torch.exp(-x)),
+        lambda x: (torch.exp(-x) + 1).reciprocal(),
+        lambda x: torch.exp(x) / (1 + torch.exp(x)),
+        lambda x: (torch.tanh(x / 2) + 1) / 2,
+        lambda x: 0.5 * (1 + torch.tanh(0.5 * x)),
+    ),
+    "tanh": (torch.tanh, lambda x: 2 * torch.sigmoid(2 * x) - 1, lambda x: torch.sigmoid(2 * x) * 2 - 1),
+    "softplus": (nn.functional.softplus, lambda x: torch.log(1 + torch.exp(x)), lambda x: (x.exp() + 1).log()),
+    "elu": (
+        nn.functional.elu,
+        lambda x: torch.where(x > 0, x, torch.exp(x) - 1),
+        lambda x: x.clamp(min=0) + (x.clamp(max=0).exp() - 1),
+        lambda x: x.relu() - (1 - torch.exp(x)).relu(),
+    ),
+}
+
+
+class Activated(nn.Module):
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.out, self.activation = nn.Linear(4, 6), nn.Linear(6, 2), activation
+        self.to(DTYPE).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.activation(self.inner(x)))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_by_hand_is_pytorchs(name, x):
+    expected, *found = (
+        LRP(Activated(activation), normalize_output=False)(x[0], target=1, audit=True)
+        for activation in ACTIVATIONS[name]
+    )
+    for each in found:
+        torch.testing.assert_close(each.relevance, expected.relevance, rtol=1e-7, atol=1e-10)
+        assert each.ledger.imbalance < 1e-9

@@ -1,12 +1,15 @@
-"""Softmaxes that a model spells out, read as what they are: each step alone would be explained as something else.
+"""Softmaxes and sigmoids that a model spells out: each step alone would be explained as something else.
 
     w · exp(x − m) / (Σ w · exp(x − m) + δ)   -> weights_of_exponentials, over dimensions or the places of an index
     log(Σ exp(x)),  m + log(Σ exp(x − m))     -> logsumexp
     x − logsumexp(x)                          -> log_softmax
     exp(log_softmax(x))                       -> softmax
+    1 / (1 + exp(−x)),  exp(x) / (1 + exp(x)),  (1 + tanh(x/2)) / 2    -> sigmoid
+    log(1 + exp(x)),  exp(x) − 1,  2 sigmoid(2x) − 1                   -> softplus, expm1, tanh
 
 An `exp` of its own hands relevance on as it came. Ahead of it `x − max(x)` is 0 at the very entry that has most of it,
-so that relevance would grow without bound.
+so that relevance would grow without bound. And a divisor counts as a constant, so that of `1 / (1 + exp(−x))` nothing
+would be left.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from relprop.engine.rewrites.written_out import Writer
 
 aten = torch.ops.aten
 RESHAPED = {"view", "reshape", "unsqueeze", "squeeze", "expand", "expand_as", "alias", "contiguous", "clone", "detach"}
+SPELLING = {"exp", "logsumexp", "log_softmax", "tanh", "sigmoid"}
 ZEROS = {"zeros", "zeros_like", "new_zeros"}
 
 
@@ -42,12 +46,13 @@ class Total:
 
 def read_softmax(graph: Graph) -> Graph:
     """Replace every softmax, log-softmax and logsumexp that is spelled out; a graph without any stays as it is."""
-    if not any(operator_name(node) in {"exp", "logsumexp", "log_softmax"} for node in graph.operators()):
+    if not any(operator_name(node) in SPELLING for node in graph.operators()):
         return graph
     analyze(graph)
     for node in list(graph.operators()):
         reading = READINGS.get(operator_name(node))
-        if reading is None or not info(node).data or TAUGHT in node.meta:
+        reads = info(node).data or any(info(a).data for a in node.all_input_nodes)  # an inverse is a constant by itself
+        if reading is None or TAUGHT in node.meta or not reads:
             continue
         new = reading(Writer(graph, node), node)
         if new is not None and _sizes(new) == _sizes(node):
@@ -100,7 +105,14 @@ def _origin(node: Any) -> Any:
 
 
 def _quotient(write: Writer, node: Node) -> Node | None:
-    return _weights(write, *positional(node)[:2]) if node.kwargs.get("rounding_mode") is None else None
+    if node.kwargs.get("rounding_mode") is not None:
+        return None
+    above, below = positional(node)[:2]
+    if _is(above, "exp") and _alike(_one_more_than(below), above):
+        return write(aten.sigmoid.default, positional(above)[0])
+    if below == 2 and (tanh := _one_more_than(above)) is not None:
+        return _of_tanh(write, tanh)
+    return _weights(write, above, below)
 
 
 def _product(write: Writer, node: Node) -> Node | None:
@@ -109,6 +121,8 @@ def _product(write: Writer, node: Node) -> Node | None:
     for above, other in (factors, factors[::-1]):
         if _is(other, "reciprocal") or (_is(other, "pow") and positional(other)[1] == -1):
             return _weights(write, above, positional(other)[0])
+        if other == 0.5 and (tanh := _one_more_than(above)) is not None:
+            return _of_tanh(write, tanh)
     return None
 
 
@@ -255,6 +269,9 @@ def _is_constant_within(shift: Node, total: Total, rank: int) -> bool:
 
 def _log(write: Writer, node: Node) -> Node | None:
     total = positional(node)[0]
+    exponential = _one_more_than(total)
+    if exponential is not None and _is(exponential, "exp"):
+        return write(aten.softplus.default, positional(exponential)[0])
     if not _is(total, "sum") or len(total.args) < 2 or not _is(positional(total)[0], "exp"):
         return None
     given = arguments(total)
@@ -268,6 +285,8 @@ def _sum(write: Writer, node: Node) -> Node | None:
     """`m + logsumexp(x − m)`."""
     if node.kwargs:
         return None
+    if positional(node)[1] == -1:
+        return _one_less(write, positional(node)[0])
     summands = positional(node)[:2]
     for logsumexp, shift in (summands, summands[::-1]):
         if not (_is(_origin(logsumexp), "logsumexp") and isinstance(shift, Node)):
@@ -292,6 +311,8 @@ def _difference(write: Writer, node: Node) -> Node | None:
     if arguments(node).get("alpha", 1) != 1:
         return None
     x, taken_off = positional(node)[:2]
+    if taken_off == 1:
+        return _one_less(write, x)
     unsqueezed = _unsqueezed(taken_off)
     inner = taken_off if unsqueezed is None else unsqueezed
     if not _is(inner, "logsumexp") or not _alike(positional(inner)[0], x):
@@ -307,11 +328,54 @@ def _exp(write: Writer, node: Node) -> Node | None:
     return write(aten.softmax.int, *positional(inner)) if _is(inner, "log_softmax") else None
 
 
+# Sigmoids.
+
+
+def _one_more_than(node: Any) -> Node | None:
+    """The x of `x + 1`."""
+    if not _is(node, "add") or node.kwargs:
+        return None
+    a, b = positional(node)[:2]
+    return a if _is_number(b) and b == 1 else b if _is_number(a) and a == 1 else None
+
+
+def _reciprocal(write: Writer, node: Node) -> Node | None:
+    exponential = _one_more_than(positional(node)[0])
+    if exponential is None or not _is(exponential, "exp"):
+        return None
+    exponent = positional(exponential)[0]
+    return write(aten.sigmoid.default, write(aten.neg.default, exponent))
+
+
+def _of_tanh(write: Writer, tanh: Node) -> Node | None:
+    """`(1 + tanh(x)) / 2`."""
+    return write(aten.sigmoid.default, write(aten.mul.Tensor, positional(tanh)[0], 2)) if _is(tanh, "tanh") else None
+
+
+def _one_less(write: Writer, node: Any) -> Node | None:
+    if _is(node, "exp"):
+        return write(aten.expm1.default, positional(node)[0])
+    if not _is(node, "mul", "multiply"):
+        return None
+    for sigmoid, factor in (positional(node)[:2], positional(node)[1::-1]):
+        if _is(sigmoid, "sigmoid") and factor == 2:
+            return write(aten.tanh.default, write(aten.mul.Tensor, positional(sigmoid)[0], 0.5))
+    return None
+
+
+def _from(write: Writer, node: Node) -> Node | None:
+    """`1 − exp(x)`, which is taken from a number."""
+    x, number = positional(node)[:2]
+    return write(aten.neg.default, _one_less(write, x)) if number == 1 and not node.kwargs and _is(x, "exp") else None
+
+
 READINGS = {
     **dict.fromkeys(("div", "divide", "true_divide"), _quotient),
     **dict.fromkeys(("mul", "multiply"), _product),
     "log": _log,
     "add": _sum,
     **dict.fromkeys(("sub", "subtract"), _difference),
+    "rsub": _from,
     "exp": _exp,
+    "reciprocal": _reciprocal,
 }

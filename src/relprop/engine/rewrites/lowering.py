@@ -286,6 +286,9 @@ def _one_of_several(graph: Graph, node: Node) -> Node | None:
         return None
     if operator_name(source) == "broadcast_tensors" and isinstance(index, int):
         return _one_of_broadcast(graph, node, positional(source)[0], index)
+    if operator_name(source) in {"var_mean", "std_mean"} and index == 1:
+        given = arguments(source)
+        return insert(graph, node, aten.mean.dim, given["self"], given["dim"], given["keepdim"], like=node)
     return insert(graph, node, f.part, source.target, index, *source.args, like=node, **source.kwargs)
 
 
