@@ -87,8 +87,9 @@ class Exporting(Analyzer):
         """Run forward and relevance as one graph that `torch.compile` made, from the next call on.
 
         Compiling takes time at the first call of each kind: of each target that is no class, set of layers and input
-        signature. Batches may vary. Audited calls, functions and targets that hold tensors run as they are. Where
-        `torch.compile` fails, one warning says so, and everything runs as it is.
+        signature. Batches may vary. Audited calls, functions, targets that hold tensors and models whose output has
+        other rows than their input, such as a graph's, run as they are. Where `torch.compile` fails, one warning says
+        so, and everything runs as it is.
 
         Args:
             options: for `torch.compile`, such as `backend` and `mode`.

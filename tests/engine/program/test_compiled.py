@@ -177,3 +177,21 @@ def test_one_compilation_serves_every_batch():
     for batch in (2, 5, 9):
         lrp(torch.rand(batch, 3))
     assert len(compilations) == 1
+
+
+class Bag(nn.Module):
+    """One row for all rows of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.inner(x).relu().mean(0, keepdim=True))
+
+
+def test_a_model_of_bags_runs_as_it_is(traced: list[bool]):
+    model, x = Bag(), torch.rand(5, 4)
+    expected = LRP(model)(x, target=1)
+    assert torch.equal(LRP(model).compile(backend="eager")(x, target=1).relevance, expected.relevance)
+    assert not traced

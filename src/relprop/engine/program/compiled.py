@@ -44,8 +44,8 @@ class Compiler:
         """What `as_it_is` returns, by a compiled graph.
 
         It runs as it is for questions about more than relevance of inputs and nodes, for a target that reads values,
-        for the call after parameters have changed (that makes the modified weights anew), and after `torch.compile` has
-        failed once.
+        for a model whose output has other rows than its input, for the call after parameters have changed (that makes
+        the modified weights anew), and after `torch.compile` has failed once.
 
         Args:
             known: a model's compiled graphs, by their program, what they return, and their target.
@@ -111,7 +111,17 @@ def _explained(program: Program, inputs: Sequence[Any], outputs: Sequence[Any]) 
 
 def _compiles(program: Program, question: Question) -> bool:
     plain = replace(question, relevance={}).is_plain
-    return plain and question.seed.target.traceable and question.start is program.explained
+    return plain and question.seed.target.traceable and question.start is program.explained and _is_row_for_row(program)
+
+
+def _is_row_for_row(program: Program) -> bool:
+    """Whether the output has as many rows as the first input, which says for how many a target is made.
+
+    A graph's or a bag's output has one row, however many the input has.
+    """
+    values = [fake_value(node) for node in (*program.graph.inputs, program.explained)]
+    rows = [str(value.shape[0]) for value in values if isinstance(value, Tensor) and value.dim()]
+    return bool(rows) and rows[0] == rows[-1]
 
 
 def _index(program: Program, inputs: Sequence[Any], question: Question) -> Tensor:
