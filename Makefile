@@ -108,6 +108,7 @@ evidence: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-evidence.txt
 	$(BIN)/python -W ignore benchmarks/evidence.py --write docs/evidence.md
 	$(BIN)/python -W ignore benchmarks/language.py --write docs/evidence-language.md
+	$(BIN)/python -W ignore benchmarks/circuits.py --write docs/evidence-circuits.md
 
 zoo: venv
 	$(BIN)/python benchmarks/zoo.py --write docs/zoo.md
