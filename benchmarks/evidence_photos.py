@@ -154,6 +154,7 @@ def efficientnet(tiny: bool) -> Subject:
     methods: dict[str, Any] = {c.name: c for c in composites}
     theirs = (
         "LayerGradCam", "Saliency", "InputXGradient", "IntegratedGradients", "GuidedBackprop", "GuidedGradCam",
+        "DeepLift", "NoiseTunnel", "Occlusion",
     )  # fmt: skip
     methods |= {CAPTUM + name: CAPTUM + name for name in theirs}
     return Subject("EfficientNet-Lite0", about, model, found.x, found.classes, methods, options=options, why=WHY)
