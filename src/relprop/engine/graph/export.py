@@ -37,6 +37,9 @@ LOCK = threading.RLock()
 GROWN = (2, 9)
 """Older versions of PyTorch export fewer models, among them decoders of `transformers` 4.57 with PyTorch 2.6."""
 
+LENIENT = (2, 13)
+"""Older versions refuse a model that keeps an activation in an attribute; this one warns, and is silenced."""
+
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs."""
 
@@ -56,6 +59,8 @@ def export(model: nn.Module, inputs: Inputs, opened: Open) -> torch.export.Expor
     # An export that fails leaves marks of open sizes on its inputs, which the next one would heed.
     inputs = pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)
     _name_keywords(model, inputs[1])
+    if _version() < LENIENT:
+        _put_back_attributes(model)
     shapes = None if opened in {"none", "known"} else _by_parameter(model, pytree.tree_map(sizes, inputs))
     known = KnownValues() if opened == "known" else contextlib.nullcontext()
     with torch.no_grad(), DataAsOperators(), RoundingAsOneOperator(), AsOneOperator(), _without_lines(), known:
@@ -90,6 +95,34 @@ def _name_keywords(model: nn.Module, kwargs: dict[str, Any]) -> None:
     known = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     named.__signature__ = signature.replace(parameters=[*known, *extra])  # type: ignore[attr-defined]
     model.forward = named
+
+
+def _put_back_attributes(model: nn.Module) -> None:
+    """After forward, set the model's attributes to what they were.
+
+    An activation that a model keeps, `self.kept = h`, is none of the program. Older versions of PyTorch refuse it.
+    """
+    forward, own = model.forward, vars(nn.Module()).keys()
+
+    def put_back(*args: Any, **given: Any) -> Any:
+        before = {
+            k: (v, v.copy()) if type(v) in (dict, list) else (v, None) for k, v in vars(model).items() if k not in own
+        }
+        try:
+            return forward(*args, **given)
+        finally:
+            for name in vars(model).keys() - before.keys() - own:
+                del vars(model)[name]
+            for name, (value, content) in before.items():
+                vars(model)[name] = value
+                if isinstance(content, dict):
+                    value.clear()
+                    value.update(content)
+                elif content is not None:
+                    value[:] = content
+
+    put_back.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    model.forward = put_back
 
 
 def _by_parameter(model: nn.Module, shapes: Inputs) -> dict[str, Any]:
