@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from support.compare import assert_close
 from support.gradients import input_times_gradient
+from support.versions import from_2_13
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -58,6 +59,7 @@ def test_a_model_wrapped_by_torch_compile() -> None:
     agrees(torch.compile(plain), noise(2, 4), plain)
 
 
+@from_2_13
 def test_a_model_that_compiles_itself() -> None:
     plain, compiled = mlp(), mlp()
     compiled.load_state_dict(plain.state_dict())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.versions import BEFORE_2_13
 
 from relprop.analyzers.artifact.metadata import METADATA
 
@@ -104,7 +105,8 @@ def _guard(content: Members, mark: Path) -> Members:
 
 ATTACKS: dict[str, Callable[[Members, Path], Members]] = {
     "a pickle among the sample inputs": lambda content, mark: content | {SAMPLES: pickled(mark)},
-    **({} if FLAT else {"a pickled weight": _pickled_weight, "a pickled constant": _opaque_constant}),
+    **({} if FLAT else {"a pickled weight": _pickled_weight}),
+    **({} if BEFORE_2_13 else {"a pickled constant": _opaque_constant}),
     "weights in the old form": lambda content, mark: content | {WEIGHTS_IN_ONE: pickled(mark)},
     **({} if FLAT else {"a guard that is code": _guard}),
     "a size that is code": _size,

@@ -18,3 +18,5 @@ def depends_on_versions(file: Path) -> bool:
 
 OLDEST = torch.__version__.startswith("2.6.")
 export_refuses = pytest.mark.skipif(OLDEST, reason="torch 2.6 cannot export it")
+BEFORE_2_13 = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 13)
+from_2_13 = pytest.mark.skipif(BEFORE_2_13, reason="PyTorch itself cannot do it before 2.13")

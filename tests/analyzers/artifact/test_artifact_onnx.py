@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.networks import Attention
+from support.versions import from_2_13
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -77,7 +78,7 @@ def test_convolutions_and_pools(runtime, tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@onnx_lacks_full_like
+@from_2_13
 def test_fused_attention_is_spelled_out(runtime, tmp_path: Path):
     lrp = LRP(Attention().eval(), AttnLRP())
     model = session(runtime, lrp.export(tmp_path / "x.onnx", (torch.randn(2, 5, 8),)))

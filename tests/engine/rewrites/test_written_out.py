@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.compare import assert_close
-from support.versions import export_refuses
+from support.versions import from_2_13
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -246,8 +246,11 @@ def test_a_composite_operator_is_what_it_is_made_of(name: str) -> None:
     assert_close(explained(operator), explained(written), rtol=1e-7)
 
 
+LATE = {"quantile", "quantile, nearest", "aminmax"}
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=export_refuses) if n == "aminmax" else n for n in HOMOGENEOUS], ids=list(HOMOGENEOUS)
+    "name", [pytest.param(n, marks=from_2_13) if n in LATE else n for n in HOMOGENEOUS], ids=list(HOMOGENEOUS)
 )
 def test_homogeneous_functions_explain_as_input_times_gradient(name: str) -> None:
     model, x = Between(HOMOGENEOUS[name]), X.clone().requires_grad_()

@@ -105,24 +105,29 @@ def _put_back_attributes(model: nn.Module) -> None:
     forward, own = model.forward, vars(nn.Module()).keys()
 
     def put_back(*args: Any, **given: Any) -> Any:
-        before = {
-            k: (v, v.copy()) if type(v) in (dict, list) else (v, None) for k, v in vars(model).items() if k not in own
-        }
+        before = {name: value for name, value in vars(model).items() if name not in own}
+        contents = list(_containers(before))
         try:
             return forward(*args, **given)
         finally:
-            for name in vars(model).keys() - before.keys() - own:
+            for name in vars(model).keys() - own:
                 del vars(model)[name]
-            for name, (value, content) in before.items():
-                vars(model)[name] = value
-                if isinstance(content, dict):
-                    value.clear()
-                    value.update(content)
-                elif content is not None:
-                    value[:] = content
+            vars(model).update(before)
+            for container, content in contents:
+                container.clear()
+                (container.update if isinstance(container, dict) else container.extend)(content)
 
     put_back.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     model.forward = put_back
+
+
+def _containers(value: Any) -> Iterator[tuple[Any, Any]]:
+    """The plain dicts and lists in a value, with copies of what they hold now."""
+    if type(value) not in (dict, list):
+        return
+    yield value, value.copy()
+    for each in value.values() if isinstance(value, dict) else value:
+        yield from _containers(each)
 
 
 def _by_parameter(model: nn.Module, shapes: Inputs) -> dict[str, Any]:
