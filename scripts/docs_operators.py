@@ -158,6 +158,7 @@ BECOMES = {
     **dict.fromkeys(("special_xlogy", "xlogy"), "a product with a logarithm"),
     **dict.fromkeys(OF_FIRST, "the same function of its first argument; where both are data, the second is a constant"),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), BY_DATA),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), BY_DATA),
     **dict.fromkeys(("div", "divide", "true_divide"), QUOTIENT),
     **dict.fromkeys(("group_norm", "instance_norm", "layer_norm"), "`normalize` and `scale`"),
     **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), UNROLLED),
