@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from relprop.engine.graph import operators as f
-from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, info, operator_name, shape_of
+from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, info, is_random, operator_name, shape_of
 from relprop.engine.ops.analysis import analyze, remove_dead
 from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.rewrites.rewriting import arguments, positional
@@ -29,6 +29,8 @@ from relprop.engine.rewrites.written_out import Writer
 
 aten = torch.ops.aten
 RESHAPED = {"view", "reshape", "unsqueeze", "squeeze", "expand", "expand_as", "alias", "contiguous", "clone", "detach"}
+DEEPEST = 6
+"""How far back two values are compared, since the ways back through a network are many."""
 SPELLING = {"exp", "logsumexp", "log_softmax", "tanh", "sigmoid"}
 ZEROS = {"zeros", "zeros_like", "new_zeros"}
 
@@ -84,14 +86,16 @@ def _unsqueezed(node: Any) -> Node | None:
     return inner
 
 
-def _alike(a: Any, b: Any) -> bool:
-    """One value, perhaps computed twice."""
+def _alike(a: Any, b: Any, depth: int = DEEPEST) -> bool:
+    """One value, perhaps computed twice; what is drawn twice is not."""
     if not (isinstance(a, Node) and isinstance(b, Node)):
         return type(a) is type(b) and bool(a == b)
     if a is b:
         return True
-    same = a.op == b.op == "call_function" and a.target is b.target and a.kwargs == b.kwargs
-    return same and len(a.args) == len(b.args) and all(map(_alike, a.args, b.args))
+    same = a.op == b.op == "call_function" and a.target is b.target and a.kwargs == b.kwargs and not is_random(a)
+    if not same or not depth or len(a.args) != len(b.args):
+        return False
+    return all(_alike(x, y, depth - 1) for x, y in zip(a.args, b.args, strict=True))
 
 
 def _origin(node: Any) -> Any:
