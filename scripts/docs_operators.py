@@ -180,7 +180,7 @@ REFUSED = {
         "*_loss *_loss_forward *_loss_nd *_loss2d *_loss2d_forward kl_div binary_cross_entropy* margin_ranking_loss"
     ),
     "Complex numbers but for products, sums, movement and transforms: angles have no share that adds up": (
-        "angle polar chalf vdot fft_* _fft_* real imag view_as_* conj* _conj* resolve_neg _neg_view*"
+        "angle polar complex chalf vdot stft istft fft_* _fft_* real imag view_as_* conj* _conj* resolve_neg _neg_view*"
     ),
     "Draws whose distribution is data: write the mean plus the deviation times noise": (
         "normal* poisson binomial uniform exponential geometric cauchy log_normal random _sample_* "

@@ -68,6 +68,23 @@ def test_the_same_file_written_anew_loads(good: Members, tmp_path: Path):
     torch.testing.assert_close(found.output, x @ weight.view(3, 4).T + bias)
 
 
+def test_the_first_format_loads(good: Members, tmp_path: Path):
+    """Which had no names of classes, no composite and no options."""
+
+    def first(notes: dict[str, Any]) -> None:
+        for later in ("classes", "composite", "options"):
+            del notes[later]
+        notes["format"] = 1
+
+    x = torch.randn(5, 4)
+    old, new = (
+        relprop.load(write(tmp_path / name, content))
+        for name, content in (("old.pt2", edited(good, NOTES, first)), ("new.pt2", good))
+    )
+    assert old.metadata.classes == ()
+    assert torch.equal(old(x).relevance, new(x).relevance)
+
+
 def test_a_large_file_is_copied_to_the_disk(good: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from relprop.analyzers.artifact import archive
 
