@@ -303,6 +303,7 @@ def serves(rule: relprop.rules.Rule, module: nn.Module, shape: tuple[int, ...]) 
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", COLUMNS)
 def test_which_rule_serves_which_layer_is_as_the_page_says(column: str):
     table = table_of(DOCS / "rules.md", "rule")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,15 +61,19 @@ def inputs(heads: int = H) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.randn(B, h, T, D, dtype=torch.float64) for h in (H, heads, heads))
 
 
+@cache
+def model_of(eager: bool, form: str) -> nn.Module:
+    """One model for all modes, so that they share what was captured of it."""
+    return Attention(eager, **FORMS[form])
+
+
 @pytest.mark.parametrize("heads", [H, 2])
 @pytest.mark.parametrize("mode", ["attnlrp", "cp", "half"])
 @pytest.mark.parametrize("form", FORMS)
 def test_books_balance_and_fused_equals_eager(form: str, mode: str, heads: int) -> None:
     q, k, v = inputs(heads)
     fused, eager = (
-        LRP(Attention(eager, **FORMS[form]), AttnLRP(attention=mode), normalize_output=True)(
-            q, k, v, target=7, audit=True
-        )
+        LRP(model_of(eager, form), AttnLRP(attention=mode), normalize_output=True)(q, k, v, target=7, audit=True)
         for eager in (False, True)
     )
     assert fused.ledger.imbalance < 1e-9

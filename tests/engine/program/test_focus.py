@@ -70,7 +70,7 @@ COMPOSITES = {"attnlrp": AttnLRP(), "epsilon": Composite(EpsilonRule(0.1)), "plu
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("position", [-1, 0, 2])
+@pytest.mark.parametrize("position", [-1, pytest.param(0, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("composite", COMPOSITES)
 def test_focused_equals_whole(model: nn.Module, ids: Tensor, composite: str, position: int, normalize: bool) -> None:
     lrp = LRP(model, COMPOSITES[composite], normalize_output=normalize)
@@ -178,7 +178,7 @@ MORE_POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("composite", ["attnlrp", "epsilon", pytest.param("plus", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pool", ONE_POSITION)
 def test_what_reads_one_position_is_computed_for_that_one(pool: str, composite: str) -> None:
     torch.manual_seed(0)

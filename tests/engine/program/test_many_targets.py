@@ -17,7 +17,7 @@ from relprop.errors import InputError, TargetError
 TARGETS = [3, None, torch.tensor([0, 4]), (2,), lambda y: y / y.sum()]
 
 
-@pytest.mark.parametrize("chunk", [None, 2, 5])
+@pytest.mark.parametrize("chunk", [None, pytest.param(2, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize("case", CASES)
 def test_each_equals_a_call_of_its_own(case: str, chunk: int | None) -> None:
     build, shape, composite = CASES[case]

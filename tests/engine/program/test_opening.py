@@ -59,7 +59,7 @@ def through_the_head(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("normalize", ["magnitude", False])
-@pytest.mark.parametrize("chunk", [None, 1, 2])
+@pytest.mark.parametrize("chunk", [None, pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("composite", COMPOSITES)
 def test_each_is_a_call_of_its_own(
     composite: str, chunk: int | None, normalize: bool | str, ids: Tensor, monkeypatch: pytest.MonkeyPatch
