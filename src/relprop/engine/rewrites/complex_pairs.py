@@ -20,7 +20,7 @@ from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, fake_value, info, is_floating, operator_name
 from relprop.engine.ops.analysis import analyze, remove_dead
 from relprop.engine.ops.registry import TAUGHT, op_of
-from relprop.engine.rewrites.rewriting import arguments, called, insert, positional
+from relprop.engine.rewrites.rewriting import arguments, called, insert, is_data, positional
 from relprop.engine.rewrites.written_out import Writer
 
 aten = torch.ops.aten
@@ -81,7 +81,7 @@ def _in_pairs(write: Writer, node: Node, pairs: Pairs) -> Node | None:
         return None if None in summands else write(called(node), *summands)
     if name in {"slice_scatter", "select_scatter"}:
         return _placed(write, node, pairs)
-    divides = name in {"div", "true_divide"} and not _is_data(positional(node)[1]) and not node.kwargs
+    divides = name in {"div", "true_divide"} and not is_data(positional(node)[1]) and not node.kwargs
     if name in LINEAR or divides or _is_transform(node):
         return _run_on_pairs(write, f.complex_linear, node, pairs)
     moves = op_of(node).family == "movement" and not op_of(node).by_value
@@ -107,10 +107,6 @@ def _placed(write: Writer, node: Node, pairs: Pairs) -> Node | None:
     return None if whole is None or part is None else write(called(node), whole, part, dim, *given.values())
 
 
-def _is_data(argument: Any) -> bool:
-    return isinstance(argument, Node) and info(argument).data
-
-
 def _pair_of(write: Writer, argument: Any, pairs: Pairs) -> Node | None:
     """A summand as pairs: a real one has no imaginary part."""
     if not isinstance(argument, Node):
@@ -123,6 +119,7 @@ def _pair_of(write: Writer, argument: Any, pairs: Pairs) -> Node | None:
 
 
 def _pair_of_number(write: Writer, number: Any, like: Node, pairs: Pairs) -> Node | None:
+    """A number that is added to `like`, as a pair of its shape."""
     if not isinstance(number, (int, float, complex)):
         return None
     part = write(aten.select.int, pairs[like], -1, 0) if like in pairs else like
@@ -134,7 +131,7 @@ def _run_on_pairs(write: Writer, function: Any, node: Node, pairs: Pairs) -> Nod
     """The node's own function on pairs; None where a complex argument made of data is none."""
     leaves, spec = pytree.tree_flatten((tuple(node.args), dict(node.kwargs)))
     which = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Node) and leaf in pairs)
-    if any(isinstance(a, Node) and _is_complex(a) and _is_data(a) and a not in pairs for a in leaves):
+    if any(is_data(a) and _is_complex(a) and a not in pairs for a in leaves):
         return None
     args, kwargs = pytree.tree_unflatten([pairs[a] if i in which else a for i, a in enumerate(leaves)], spec)
     if _is_complex(node):

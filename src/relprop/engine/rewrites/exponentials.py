@@ -21,18 +21,17 @@ from typing import Any
 import torch
 
 from relprop.engine.graph import operators as f
-from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, info, is_random, operator_name, shape_of
+from relprop.engine.graph.graph import Graph, Node, annotate, info, is_random, operator_name, shape_of
 from relprop.engine.ops.analysis import analyze, remove_dead
 from relprop.engine.ops.registry import TAUGHT
-from relprop.engine.rewrites.rewriting import arguments, positional
-from relprop.engine.rewrites.written_out import Writer
+from relprop.engine.rewrites.rewriting import arguments, is_data, is_made_of_zeros, positional, rank_of, sizes_of
+from relprop.engine.rewrites.written_out import Writer, index_for_each
 
 aten = torch.ops.aten
 RESHAPED = {"view", "reshape", "unsqueeze", "squeeze", "expand", "expand_as", "alias", "contiguous", "clone", "detach"}
 DEEPEST = 6
 """How far back two values are compared, since the ways back through a network are many."""
 SPELLING = {"exp", "logsumexp", "log_softmax", "tanh", "sigmoid"}
-ZEROS = {"zeros", "zeros_like", "new_zeros"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Total:
     least: float | None = None
 
 
-def read_softmax(graph: Graph) -> Graph:
-    """Replace every softmax, log-softmax and logsumexp that is spelled out; a graph without any stays as it is."""
+def read_exponentials(graph: Graph) -> Graph:
+    """Replace all that is spelled out; a graph without any of it stays as it is."""
     if not any(operator_name(node) in SPELLING for node in graph.operators()):
         return graph
     analyze(graph)
@@ -57,19 +56,10 @@ def read_softmax(graph: Graph) -> Graph:
         if reading is None or TAUGHT in node.meta or not reads:
             continue
         new = reading(Writer(graph, node), node)
-        if new is not None and _sizes(new) == _sizes(node):
+        if new is not None and sizes_of(new) == sizes_of(node):
             annotate(new, operator="softmax" if new.target is f.weights_of_exponentials else operator_name(new))
             node.replace_all_uses_with(new)
     return remove_dead(graph)
-
-
-def _sizes(node: Node) -> list[str]:
-    """Sizes, also those that are symbols, as what can be compared without a guard."""
-    return [str(n) for n in fake_value(node).shape]
-
-
-def _rank(node: Node) -> int:
-    return len(fake_value(node).shape)
 
 
 def _is(value: Any, *names: str) -> bool:
@@ -81,7 +71,7 @@ def _unsqueezed(node: Any) -> Node | None:
     if not _is(node, "unsqueeze"):
         return None
     inner: Node = positional(node)[0]
-    while _is(inner, "slice") and _sizes(inner) == _sizes(positional(inner)[0]):
+    while _is(inner, "slice") and sizes_of(inner) == sizes_of(positional(inner)[0]):
         inner = positional(inner)[0]
     return inner
 
@@ -137,19 +127,15 @@ def _weights(write: Writer, above: Any, below: Any) -> Node | None:
         return None
     exponential, weight = found
     x, shift = positional(exponential)[0], None
-    if _is(x, "sub", "subtract") and arguments(x).get("alpha", 1) == 1 and _is_data(positional(x)[0]):
+    if _is(x, "sub", "subtract") and arguments(x).get("alpha", 1) == 1 and is_data(positional(x)[0]):
         inner, taken_off = positional(x)[:2]
-        if isinstance(taken_off, Node) and _is_constant_within(taken_off, total, _rank(x)):
+        if isinstance(taken_off, Node) and _is_constant_within(taken_off, total, rank_of(x)):
             x, shift = inner, write(f.hold, taken_off)
-    if _sizes(x) != _sizes(above):
+    if sizes_of(x) != sizes_of(above):
         return None
     kept = None if weight is None else weight(write)
     return write(f.weights_of_exponentials, x, shift, kept, total.dims, total.index, total.zeros, total.added,
                  total.least)  # fmt: skip
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, Node) and info(value).data
 
 
 def _weighted(node: Any) -> tuple[Node, Any] | None:
@@ -159,7 +145,7 @@ def _weighted(node: Any) -> tuple[Node, Any] | None:
     found: tuple[Any, Any, bool] | None = None
     if _is(node, "mul", "multiply"):
         a, b = positional(node)[:2]
-        found = (a, b, False) if _is_data(a) else (b, a, False)
+        found = (a, b, False) if is_data(a) else (b, a, False)
     elif _is(node, "masked_fill") and _is_zero(positional(node)[2]):
         found = (*positional(node)[:2], True)
     elif _is(node, "where") and len(node.args) == 3:
@@ -173,7 +159,7 @@ def _weighted(node: Any) -> tuple[Node, Any] | None:
 
 def _is_zero(value: Any) -> bool:
     filled = _is(value, "full", "full_like", "scalar_tensor") and 0 in value.args[-1:]
-    return _is(value, *ZEROS) or filled or (_is_number(value) and value == 0)
+    return is_made_of_zeros(value) or filled or (_is_number(value) and value == 0)
 
 
 def _total(write: Writer, node: Any, terms: Node) -> Total | None:
@@ -210,7 +196,7 @@ def _sum_over(node: Any, terms: Node) -> Total | None:
         return None
     keeps = bool(arguments(node if inner is None else inner)["keepdim"])
     if inner is not None:
-        fits = not keeps and dims == (positional(node)[1] % _rank(terms),)
+        fits = not keeps and dims == (positional(node)[1] % rank_of(terms),)
     else:
         fits = keeps or dims == tuple(range(len(dims)))
     return Total(dims) if fits else None
@@ -220,7 +206,7 @@ def _summed_over(node: Any, terms: Node) -> tuple[int, ...] | None:
     if not _is(node, "sum") or len(node.args) < 2 or not _alike(positional(node)[0], terms):
         return None
     dims = positional(node)[1]
-    rank = _rank(terms)
+    rank = rank_of(terms)
     return tuple(sorted(d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank))))
 
 
@@ -237,7 +223,7 @@ def _read_at(node: Any) -> tuple[Any, int, Node] | None:
 
 def _sum_of_places(write: Writer, table: Any, dim: int, index: Node, terms: Node) -> Total | None:
     """The sum of what an index sends to a place of a table of zeros, read at the same index."""
-    rank = _rank(terms)
+    rank = rank_of(terms)
     bounded = _bounded(table, lambda inner: _sum_of_places(write, inner, dim, index, terms))
     if bounded is not None:
         return bounded
@@ -245,13 +231,12 @@ def _sum_of_places(write: Writer, table: Any, dim: int, index: Node, terms: Node
     if not (_is(table, "scatter_add", "index_add") or summed) or arguments(table).get("alpha", 1) != 1:
         return None
     zeros, into, sent, source = positional(table)[:4]
-    if not (_is(zeros, *ZEROS) and into % rank == dim % rank and _alike(source, terms)):
+    if not (is_made_of_zeros(zeros) and into % rank == dim % rank and _alike(source, terms)):
         return None
-    if not (_alike(sent, index) or (_alike(_origin(sent), _origin(index)) and _rank(_origin(sent)) == 1)):
+    if not (_alike(sent, index) or (_alike(_origin(sent), _origin(index)) and rank_of(_origin(sent)) == 1)):
         return None
-    if _rank(sent) == 1 and rank > 1:
-        sent = write(aten.reshape.default, sent, [-1 if d == dim % rank else 1 for d in range(rank)])
-        sent = write(aten.expand_as.default, sent, terms)
+    if rank_of(sent) == 1 and rank > 1:
+        sent = index_for_each(write, sent, dim % rank, terms)
     return Total((dim % rank,), sent, zeros)
 
 
@@ -299,15 +284,15 @@ def _sum(write: Writer, node: Node) -> Node | None:
         if not (_is(inner, "sub", "subtract") and arguments(inner).get("alpha", 1) == 1):
             continue
         x, taken_off = positional(inner)[:2]
-        constant = _is_constant_within(taken_off, Total(_wrapped(x, dims)), _rank(x))
+        constant = _is_constant_within(taken_off, Total(_wrapped(x, dims)), rank_of(x))
         if constant and _alike(_origin(taken_off), _origin(shift)):
             whole = write(aten.logsumexp.default, x, dims, *keeps)
-            return whole if _sizes(whole) == _sizes(node) else write(aten.view_as.default, whole, logsumexp)
+            return whole if sizes_of(whole) == sizes_of(node) else write(aten.view_as.default, whole, logsumexp)
     return None
 
 
 def _wrapped(x: Node, dims: Any) -> tuple[int, ...]:
-    return tuple(d % _rank(x) for d in dims)
+    return tuple(d % rank_of(x) for d in dims)
 
 
 def _difference(write: Writer, node: Node) -> Node | None:
@@ -323,7 +308,7 @@ def _difference(write: Writer, node: Node) -> Node | None:
         return None
     dims = _wrapped(x, positional(inner)[1])
     kept = bool(arguments(inner)["keepdim"]) != (unsqueezed is not None)
-    back = unsqueezed is None or positional(taken_off)[1] % _rank(x) == dims[0]
+    back = unsqueezed is None or positional(taken_off)[1] % rank_of(x) == dims[0]
     return write(aten.log_softmax.int, x, dims[0]) if len(dims) == 1 and kept and back else None
 
 

@@ -25,11 +25,20 @@ from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.ops.statistic import is_statistic
 from relprop.engine.rewrites.attention import lower_attention
 from relprop.engine.rewrites.complex_pairs import as_pairs
-from relprop.engine.rewrites.exponentials import read_softmax
+from relprop.engine.rewrites.exponentials import read_exponentials
 from relprop.engine.rewrites.ids import embed_ids_as_given
 from relprop.engine.rewrites.norms import NORMS
 from relprop.engine.rewrites.recurrent import KINDS, unroll, unroll_cell
-from relprop.engine.rewrites.rewriting import Lowering, arguments, changed, insert, positional
+from relprop.engine.rewrites.rewriting import (
+    Lowering,
+    arguments,
+    changed,
+    insert,
+    is_data,
+    is_made_of_zeros,
+    positional,
+    sizes_of,
+)
 from relprop.engine.rewrites.strided import read_in_windows
 from relprop.engine.rewrites.written_out import write_out
 
@@ -38,7 +47,7 @@ aten = torch.ops.aten
 
 def lower(graph: Graph) -> Graph:
     """Analyze and rewrite every operator, in order of execution: what it reads has been rewritten already."""
-    analyze_inputs(embed_ids_as_given(as_pairs(write_out(read_softmax(teach(graph))))))
+    analyze_inputs(embed_ids_as_given(as_pairs(write_out(read_exponentials(teach(graph))))))
     for node in list(graph.operators()):
         analyze_operator(node)
         rewrite = REWRITES.get(operator_name(node)) if TAUGHT not in node.meta else None
@@ -55,9 +64,9 @@ def _mul(graph: Graph, node: Node) -> Node | None:
 
 
 def _product_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
-    if isinstance(x, Node) and isinstance(other, Node) and info(x).data and info(other).data:
+    if is_data(x) and is_data(other):
         return insert(graph, node, f.product, *_factors(x), *_factors(other), like=node)
-    if not (isinstance(x, Node) and info(x).data):
+    if not is_data(x):
         x, other = other, x
     return insert(graph, node, f.scale, x, _constant(graph, node, other), None, like=node)
 
@@ -103,7 +112,7 @@ def _div(graph: Graph, node: Node) -> Node | None:
 def _of_first(graph: Graph, node: Node) -> Node | None:
     """Functions of `x` and, like a divisor, of `y`: where both are data, `y` counts as a constant."""
     x, y = node.args[:2]
-    if not (isinstance(x, Node) and isinstance(y, Node) and info(x).data and info(y).data and x is not y):
+    if not (is_data(x) and is_data(y) and x is not y):
         return None
     return changed(graph, node, node, like=node, other=insert(graph, node, f.hold, y, like=y))
 
@@ -112,7 +121,7 @@ def _quotient_of(graph: Graph, node: Node, x: Any, other: Any) -> Node:
     """A divisor made of data is a statistic, such as a norm, and counts as a constant (LN-rule)."""
     divisor = _constant(graph, node, other)
     inverse = insert(graph, node, f.reciprocal, divisor, like=divisor if is_floating(divisor) else None)
-    if isinstance(x, Node) and info(x).data:
+    if is_data(x):
         relative = is_statistic(x) and isinstance(divisor, Node) and x in ancestors(divisor)
         signal = insert(graph, node, f.hold, x, like=x) if relative else x  # a norm over a mean of norms is a constant
         return insert(graph, node, f.scale, signal, inverse, None, like=node)
@@ -188,7 +197,7 @@ def _glu(graph: Graph, node: Node) -> Node | None:
 def _index_add(graph: Graph, node: Node) -> Node | None:
     """`index_add` and `scatter_add` onto a tensor as one onto zeros, and a sum."""
     start = positional(node)[0]
-    if operator_name(start) in {"zeros", "zeros_like", "new_zeros"}:
+    if is_made_of_zeros(start):
         return None
     zeros = insert(graph, node, aten.zeros_like.default, start)
     added = changed(graph, node, node, like=node, self=zeros)
@@ -223,7 +232,7 @@ def _sum_of(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Seq
 
 def _into_bias(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]) -> Node | None:
     """`scale(x, w) + b` and `linear(x, W) + b` as one layer with a bias, where nobody else reads the product."""
-    products = [s for s in summands if isinstance(s, Node) and info(s).data]
+    products = [s for s in summands if is_data(s)]
     if len(products) != 1 or tuple(coefficients) != (1, 1) or shape_of(products[0]) != shape_of(node):
         return None
     product = products[0]
@@ -260,7 +269,7 @@ def _baddbmm(graph: Graph, node: Node) -> Node | None:
 
 def _addmm(graph: Graph, node: Node) -> Node | None:
     bias, x, weight = node.args[:3]
-    if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static) or node.kwargs:
+    if not (is_data(x) and isinstance(weight, Node) and info(weight).static) or node.kwargs:
         product = insert(graph, node, aten.mm.default, x, weight, like=node)
         given = arguments(node)
         return _sum_of(graph, node, [bias, product], [given["beta"], given["alpha"]])
@@ -271,7 +280,7 @@ def _addmm(graph: Graph, node: Node) -> Node | None:
 def _matmul(graph: Graph, node: Node) -> Node | None:
     """`x @ W` with a constant matrix W as a linear layer."""
     x, weight = node.args[:2]
-    if not (isinstance(x, Node) and info(x).data and isinstance(weight, Node) and info(weight).static):
+    if not (is_data(x) and isinstance(weight, Node) and info(weight).static):
         return None
     if len(shape_of(weight) or ()) != 2 or len(shape_of(x) or ()) < 2:
         return None
@@ -295,18 +304,13 @@ def _one_of_several(graph: Graph, node: Node) -> Node | None:
 def _one_of_broadcast(graph: Graph, node: Node, tensors: Any, index: Any) -> Node | None:
     """One of several tensors that are broadcast together: the others only lend their shape."""
     x: Node = tensors[index]
-    full = _shape_texts(node)
-    if _shape_texts(x) == full:
+    full = sizes_of(node)
+    if sizes_of(x) == full:
         return x
     if all(isinstance(n, int) for n in fake_value(node).shape):
         return insert(graph, node, aten.expand.default, x, tuple(fake_value(node).shape), like=node)
-    largest = next((t for t in tensors if _shape_texts(t) == full), None)
+    largest = next((t for t in tensors if sizes_of(t) == full), None)
     return None if largest is None else insert(graph, node, aten.expand_as.default, x, largest, like=node)
-
-
-def _shape_texts(node: Node) -> list[str]:
-    """Sizes, also those that are symbols, as what can be compared without a guard."""
-    return [str(n) for n in fake_value(node).shape]
 
 
 def _real(graph: Graph, node: Node) -> Node | None:
@@ -351,8 +355,8 @@ REWRITES: dict[str, Lowering] = {
     "copy": _copy,
     "index_add": _index_add,
     "scatter_add": _index_add,
-    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted_by_data),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _weighted_by_data),
+    "linear": _weighted_by_data,
+    **{f"conv{kind}{d}d": _weighted_by_data for kind in ("", "_transpose") for d in (1, 2, 3)},
     "addmm": _addmm,
     "as_strided": read_in_windows,
     "baddbmm": _baddbmm,

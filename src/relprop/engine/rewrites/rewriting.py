@@ -10,11 +10,11 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace as with_fields
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 
-from relprop.engine.graph.graph import Graph, Node, data_inputs, fake_value, info
+from relprop.engine.graph.graph import Graph, Node, data_inputs, fake_value, info, operator_name
 from relprop.engine.ops.analysis import analyze_operator
 from relprop.engine.ops.registry import lookup
 
@@ -61,6 +61,26 @@ def _parameters(target: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     parameters = inspect.signature(target).parameters.values()
     names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
     return names, {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def is_data(value: Any) -> TypeGuard[Node]:
+    """An argument that relevance may flow to."""
+    return isinstance(value, Node) and info(value).data
+
+
+def sizes_of(node: Node) -> list[str]:
+    """Sizes, also those that are symbols, as what can be compared without a guard."""
+    return [str(n) for n in fake_value(node).shape]
+
+
+def rank_of(node: Node) -> int:
+    """How many dimensions a node's value has."""
+    return len(fake_value(node).shape)
+
+
+def is_made_of_zeros(value: Any) -> bool:
+    """A tensor of zeros, which the model makes."""
+    return isinstance(value, Node) and operator_name(value) in {"zeros", "zeros_like", "new_zeros"}
 
 
 def insert(

@@ -19,7 +19,7 @@ from relprop.engine.graph.graph import Graph, Node, data_inputs, info, operator_
 from relprop.engine.ops.analysis import reached_by_relevance, remove_dead
 from relprop.engine.ops.product import is_product
 from relprop.engine.ops.registry import lookup
-from relprop.engine.rewrites.rewriting import insert, positional, refresh, replace, unmoved
+from relprop.engine.rewrites.rewriting import insert, is_made_of_zeros, positional, refresh, replace, unmoved
 
 
 class Role(Enum):
@@ -149,7 +149,7 @@ def _is_initial_state(value: object) -> bool:
     """Zeros, moved or cast: what a state is before anything was taken in."""
     while isinstance(value, Node) and value.args and operator_name(value) in {"to", "_to_copy", "expand", "clone"}:
         value = value.args[0]
-    return isinstance(value, Node) and operator_name(value) in {"zeros", "zeros_like", "new_zeros"}
+    return is_made_of_zeros(value)
 
 
 def _hold(graph: Graph, product: Node, factors: set[Node]) -> None:

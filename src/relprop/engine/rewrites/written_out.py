@@ -24,7 +24,7 @@ from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, operat
 from relprop.engine.graph.run import run_node
 from relprop.engine.ops.analysis import remove_dead
 from relprop.engine.ops.registry import TAUGHT
-from relprop.engine.rewrites.rewriting import arguments, insert, positional
+from relprop.engine.rewrites.rewriting import arguments, insert, is_made_of_zeros, positional, rank_of
 
 aten = torch.ops.aten
 LAST = torch.iinfo(torch.int64).max
@@ -61,10 +61,6 @@ def write_out(graph: Graph) -> Graph:
     return remove_dead(graph)
 
 
-def _rank(node: Node) -> int:
-    return len(fake_value(node).shape)
-
-
 # Products.
 
 
@@ -74,13 +70,13 @@ def _tensordot(write: Writer, given: dict[str, Any]) -> Node:
 
 def _inner(write: Writer, given: dict[str, Any]) -> Node:
     x, y = given["self"], given["other"]
-    return _contracted(write, x, y, [-1], [-1]) if _rank(x) and _rank(y) else write(aten.mul.Tensor, x, y)
+    return _contracted(write, x, y, [-1], [-1]) if rank_of(x) and rank_of(y) else write(aten.mul.Tensor, x, y)
 
 
 def _contracted(write: Writer, x: Node, y: Node, over_x: Sequence[int], over_y: Sequence[int]) -> Node:
     """The sum of products over pairs of dimensions: one product of matrices, as a linear layer is one."""
-    over_x, over_y = [d % _rank(x) for d in over_x], [d % _rank(y) for d in over_y]
-    free_x, free_y = ([d for d in range(_rank(t)) if d not in over] for t, over in ((x, over_x), (y, over_y)))
+    over_x, over_y = [d % rank_of(x) for d in over_x], [d % rank_of(y) for d in over_y]
+    free_x, free_y = ([d for d in range(rank_of(t)) if d not in over] for t, over in ((x, over_x), (y, over_y)))
     sizes = fake_value(y).shape
     if not (over_x and free_x and free_y and all(isinstance(size, int) for size in sizes)):
         return _einsum(write, x, y, over_x, over_y)
@@ -91,8 +87,8 @@ def _contracted(write: Writer, x: Node, y: Node, over_x: Sequence[int], over_y: 
 
 
 def _einsum(write: Writer, x: Node, y: Node, over_x: Sequence[int], over_y: Sequence[int]) -> Node:
-    of_x = list(LETTERS[: _rank(x)])
-    of_y = list(LETTERS[_rank(x) : _rank(x) + _rank(y)])
+    of_x = list(LETTERS[: rank_of(x)])
+    of_y = list(LETTERS[rank_of(x) : rank_of(x) + rank_of(y)])
     for d, e in zip(over_x, over_y, strict=True):
         of_y[e] = of_x[d]
     free = [letter for letters in (of_x, of_y) for letter in letters if (letter in of_x) != (letter in of_y)]
@@ -279,10 +275,6 @@ def _aminmax(write: Writer, given: dict[str, Any]) -> tuple[Node, ...]:
 # What is added to, or picked for, places that indices name.
 
 
-def _starts_at_zero(node: Node) -> bool:
-    return operator_name(node) in {"zeros", "zeros_like", "new_zeros"}
-
-
 def _scatter(write: Writer, given: dict[str, Any]) -> Node | None:
     """`scatter` with a reduction is no mere movement."""
     kind = given.get("reduce")
@@ -304,9 +296,14 @@ def _index_reduce(write: Writer, given: dict[str, Any]) -> Node | None:
     """With one index for each slice: `scatter_reduce` with an index for each entry."""
     if given["reduce"] not in _REDUCTIONS:
         return None
-    src, dim = given["source"], given["dim"] % _rank(given["source"])
-    index = write(aten.reshape.default, given["index"], [-1 if d == dim else 1 for d in range(_rank(src))])
-    return _reduced(write, given["self"], dim, write(aten.expand_as.default, index, src), src, given)
+    src, dim = given["source"], given["dim"] % rank_of(given["source"])
+    return _reduced(write, given["self"], dim, index_for_each(write, given["index"], dim, src), src, given)
+
+
+def index_for_each(write: Writer, index: Node, dim: int, src: Node) -> Node:
+    """An index for each slice of `src` along `dim` as one for each of its entries."""
+    column = write(aten.reshape.default, index, [-1 if d == dim else 1 for d in range(rank_of(src))])
+    return write(aten.expand_as.default, column, src)
 
 
 _REDUCTIONS = {"sum", "mean", "amax", "amin"}
@@ -323,12 +320,12 @@ def _reduced(write: Writer, start: Node, dim: int, index: Node, src: Node, given
             found = write(aten.maximum.default if kind == "amax" else aten.minimum.default, start, found)
         return write(aten.where.self, met, found, start)
     found = write(aten.scatter_add.default, zeros, dim, index, src)
-    if with_start and not _starts_at_zero(start):
+    if with_start and not is_made_of_zeros(start):
         found = write(aten.add.Tensor, start, found)
     if kind == "mean":
         number = write(aten.add.Scalar, count, 1) if with_start else write(aten.clamp_min.default, count, 1)
         found = write(aten.div.Tensor, found, number)
-    return found if with_start or _starts_at_zero(start) else write(aten.where.self, met, found, start)
+    return found if with_start or is_made_of_zeros(start) else write(aten.where.self, met, found, start)
 
 
 def _index_put(write: Writer, given: dict[str, Any]) -> Node | None:
@@ -337,7 +334,7 @@ def _index_put(write: Writer, given: dict[str, Any]) -> Node | None:
         return None
     zeros = write(aten.zeros_like.default, given["self"])
     added = write(f.sum_of_places, given["values"], zeros, given["indices"])
-    return added if _starts_at_zero(given["self"]) else write(aten.add.Tensor, given["self"], added)
+    return added if is_made_of_zeros(given["self"]) else write(aten.add.Tensor, given["self"], added)
 
 
 WRITTEN_OUT: dict[str, Writing] = {
