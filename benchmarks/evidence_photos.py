@@ -163,7 +163,8 @@ def efficientnet(tiny: bool) -> Subject:
 WHY = (
     "A smaller γ is a little better on these photographs, and a larger one follows the output better on the demo's "
     "small pictures; half of these crops were looked at when γ was chosen. One composite is recommended for both; "
-    "`relprop tune` finds the γ of a model of your own."
+    "`relprop tune` finds the γ of a model of your own. Captum's DeepLift has no rule for ReLU6, the only activation "
+    "here, so that it is InputXGradient in all digits."
 )
 """What the page says where `recommended` is not among the first; looked into by hand."""
 

@@ -21,6 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.torchvision_shim import install
+
+install()
 DOCS = Path(__file__).parent.parent / "docs"
 NOTEBOOKS = DOCS / "notebooks"
 PAGES = ("tutorial", "figures", "signals", "targets", "concepts", "composites")

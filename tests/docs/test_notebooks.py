@@ -12,9 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support.torchvision_shim import install
 
-install()
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 

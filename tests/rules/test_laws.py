@@ -143,7 +143,7 @@ FRUGAL = settings(  # an example costs an export: no shrinking
 @settings(FRUGAL, max_examples=1, derandomize=True)
 @given(data=st.data())
 def test_equals_the_dense_oracle(pair, data):
-    """A third of the pairs, whose hyperparameters are drawn; the next test has all of them, with the first ones."""
+    """A third of the pairs, with drawn hyperparameters; with the first ones the books are tested for all, below."""
     draw_and_check(pair, data)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.networks import Attention
-from support.versions import from_2_13
+from support.versions import export_refuses, from_2_13
 from torch import Tensor, nn
 
 from relprop import LRP
@@ -17,10 +17,6 @@ from relprop.analyzers.artifact import onnx
 from relprop.analyzers.artifact.metadata import METADATA
 from relprop.composites import AttnLRP, EpsilonPlus
 from relprop.errors import ArtifactError, MissingExtraError
-
-onnx_lacks_full_like = pytest.mark.skipif(
-    torch.__version__.startswith("2.6."), reason="torch.onnx 2.6 cannot convert a full_like with a memory format"
-)
 
 
 @pytest.fixture
@@ -90,7 +86,7 @@ def test_fused_attention_is_spelled_out(runtime, tmp_path: Path):
     assert target.tolist() == expected.target.tolist()
 
 
-@onnx_lacks_full_like
+@export_refuses
 def test_an_operator_without_onnx_form_is_named(runtime, tmp_path: Path):
     class Cubic(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
