@@ -77,6 +77,30 @@ SOFTMAXES = {
     "logsumexp, both less": lambda x: (x - largest(x) - (x - largest(x)).exp().sum(1, True).log()).exp(),
     "log-softmax": lambda x: x.log_softmax(1).exp(),
     "shifted": lambda x: (x - largest(x)).softmax(1),
+    "norm of degree 1": lambda x: nn.functional.normalize(x.exp(), p=1, dim=1),
+}
+
+
+def resting(x: Tensor, sink: float | Tensor = 0.0) -> Tensor:
+    """A softmax with one more score, of nothing that is read."""
+    rest = torch.as_tensor(sink, dtype=x.dtype).expand_as(x[:, :1])
+    return torch.cat([rest, x], 1).softmax(1)[:, 1:]
+
+
+def shifted_by(x: Tensor, m: Tensor, rest: Tensor) -> Tensor:
+    terms = (x - m).exp()
+    return terms / (rest + terms.sum(1, keepdim=True))
+
+
+RESTING = {
+    "one": lambda x: x.exp() / (1 + x.exp().sum(1, keepdim=True)),
+    "no less than 0": lambda x: (lambda m: shifted_by(x, m, (-m).exp()))(largest(x).clamp(min=0)),
+    "largest": lambda x: (lambda m: shifted_by(x, m, torch.exp(-m)))(largest(x)),
+    "from a number": lambda x: (lambda m: shifted_by(x, m, torch.exp(0 - m)))(largest(x).detach()),
+}
+WITH_SINKS = {
+    "shifted": lambda x, sink: (lambda m: shifted_by(x, m, torch.exp(sink - m)))(largest(x)),
+    "plain": lambda x, sink: x.exp() / (x.exp().sum(1, True) + sink.exp()),
 }
 MASKED = {
     "factor": lambda x: (lambda p: p / p.sum(1, True))(stable(x) * kept(x).to(x)),
@@ -102,6 +126,53 @@ def x() -> Tensor:
 def test_a_softmax_by_hand_is_pytorchs(form, x):
     expected = explained(lambda s: s.softmax(1), "attnlrp", x)
     torch.testing.assert_close(explained(SOFTMAXES[form], "attnlrp", x), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", RESTING)
+def test_attention_that_may_rest_is_a_softmax_with_one_more_score(form, x):
+    torch.testing.assert_close(
+        explained(RESTING[form], "attnlrp", x), explained(resting, "attnlrp", x), rtol=1e-9, atol=1e-12
+    )
+
+
+class Sunk(Pooled):
+    """Each head has a learned score of nothing."""
+
+    def __init__(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(lambda x: weigh(x, self.sink))
+        self.sink = nn.Parameter(torch.tensor([0.3, -0.5, 1.0], dtype=DTYPE))
+
+
+@pytest.mark.parametrize("form", WITH_SINKS)
+def test_a_learned_sink_of_attention_gets_what_a_score_of_its_own_gets(form, x):
+    found, expected = (
+        LRP(Sunk(weigh), COMPOSITES["attnlrp"], normalize_output=False)(x, target=1, audit=True)
+        for weigh in (WITH_SINKS[form], resting)
+    )
+    torch.testing.assert_close(found.output, expected.output)
+    assert found.ledger.imbalance < 1e-9
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+
+
+def test_what_rests_without_the_shift_does_not_let_it_cancel(x):
+    """Here weights depend on the largest score, whose relevance they have."""
+
+    def weigh(scores: Tensor) -> Tensor:
+        return shifted_by(scores, largest(scores), torch.ones(1, dtype=DTYPE).exp())
+
+    def as_scores(scores: Tensor) -> Tensor:
+        return resting(scores - largest(scores), 1.0)
+
+    torch.testing.assert_close(
+        explained(weigh, "attnlrp", x), explained(as_scores, "attnlrp", x), rtol=1e-7, atol=1e-10
+    )
+
+
+def test_the_logarithm_of_a_softmax_is_a_log_softmax(x):
+    found, expected = (
+        explained(weigh, "attnlrp", x) for weigh in (lambda s: s.softmax(1).log(), lambda s: s.log_softmax(1))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 class Deep(nn.Module):
@@ -230,9 +301,13 @@ def unlike(s: Tensor) -> Tensor:
     return s.exp() / (2 * s).exp().sum(1, keepdim=True)
 
 
+def shifted_twice(s: Tensor) -> Tensor:
+    return shifted_by(s, largest(s), (-2 * largest(s)).exp())
+
+
 def test_what_is_no_softmax_is_not_read_as_one(x):
     nodes = torch.randn(5, 4, dtype=DTYPE, generator=torch.Generator().manual_seed(2))
-    for model, inputs in ((Graph(elsewhere), (nodes, EDGES)), (Pooled(unlike), (x,))):
+    for model, inputs in ((Graph(elsewhere), (nodes, EDGES)), (Pooled(unlike), (x,)), (Pooled(shifted_twice), (x,))):
         expl = LRP(model, AttnLRP(), normalize_output=False)(*inputs, target=1, audit=True)
         assert "softmax" not in expl.ledger.sinks
         torch.testing.assert_close(expl.output, model(*inputs))

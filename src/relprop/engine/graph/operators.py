@@ -115,7 +115,7 @@ def weights_of_exponentials(
     dims: Sequence[int],
     index: Tensor | None,
     zeros: Tensor | None,
-    added: float,
+    added: float | Tensor,
     least: float | None,
 ) -> Tensor:
     """`w exp(x − m) / max(Σ w exp(x − m) + δ, least)`: a softmax as models spell it out.

@@ -1,8 +1,9 @@
 """Softmaxes and sigmoids that a model spells out: each step alone would be explained as something else.
 
-    w · exp(x − m) / (Σ w · exp(x − m) + δ)   -> weights_of_exponentials, over dimensions or the places of an index
+    w · exp(x − m) / (Σ w · exp(x − m) + δ)   -> weights_of_exponentials, over dimensions or the places of an index;
+                                                 δ is a number, or exp(s − m) of a score s of nothing
     log(Σ exp(x)),  m + log(Σ exp(x − m))     -> logsumexp
-    x − logsumexp(x)                          -> log_softmax
+    x − logsumexp(x),  log(softmax(x))        -> log_softmax
     exp(log_softmax(x))                       -> softmax
     1 / (1 + exp(−x)),  exp(x) / (1 + exp(x)),  (1 + tanh(x/2)) / 2    -> sigmoid
     log(1 + exp(x)),  exp(x) − 1,  2 sigmoid(2x) − 1                   -> softplus, expm1, tanh
@@ -31,7 +32,7 @@ aten = torch.ops.aten
 RESHAPED = {"view", "reshape", "unsqueeze", "squeeze", "expand", "expand_as", "alias", "contiguous", "clone", "detach"}
 DEEPEST = 6
 """How far back two values are compared, since the ways back through a network are many."""
-SPELLING = {"exp", "logsumexp", "log_softmax", "tanh", "sigmoid"}
+SPELLING = {"exp", "logsumexp", "log_softmax", "tanh", "sigmoid", "log"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Total:
     dims: tuple[int, ...]
     index: Node | None = None
     zeros: Node | None = None
-    added: float = 0.0
+    added: float | Node = 0.0
     least: float | None = None
 
 
@@ -126,16 +127,36 @@ def _weights(write: Writer, above: Any, below: Any) -> Node | None:
     if found is None or total is None:
         return None
     exponential, weight = found
-    x, shift = positional(exponential)[0], None
+    x, shift, added = positional(exponential)[0], None, total.added
     if _is(x, "sub", "subtract") and arguments(x).get("alpha", 1) == 1 and is_data(positional(x)[0]):
         inner, taken_off = positional(x)[:2]
-        if isinstance(taken_off, Node) and _is_constant_within(taken_off, total, rank_of(x)):
-            x, shift = inner, write(f.hold, taken_off)
+        cancels = not isinstance(added, Node) or is_data(added)
+        if cancels and isinstance(taken_off, Node) and _is_constant_within(taken_off, total, rank_of(x)):
+            x, shift = inner, taken_off
     if sizes_of(x) != sizes_of(above):
         return None
+    if isinstance(added, Node):
+        if not _rests(added, shift, total, rank_of(x)):
+            return None
+        added = write(f.hold, added)
     kept = None if weight is None else weight(write)
-    return write(f.weights_of_exponentials, x, shift, kept, total.dims, total.index, total.zeros, total.added,
-                 total.least)  # fmt: skip
+    return write(f.weights_of_exponentials, x, None if shift is None else write(f.hold, shift), kept, total.dims,
+                 total.index, total.zeros, added, total.least)  # fmt: skip
+
+
+def _rests(added: Node, shift: Node | None, total: Total, rank: int) -> bool:
+    """Whether an exponential of no data is added to a sum, shifted as its terms are."""
+    if total.index is not None or not _is_constant_within(added, total, rank):
+        return False
+    if shift is None:
+        return not is_data(added)
+    exponent = positional(added)[0]
+    if _is(exponent, "neg"):
+        return _alike(positional(exponent)[0], shift)
+    if _is(exponent, "rsub"):
+        return _alike(positional(exponent)[0], shift) and _is_number(positional(exponent)[1])
+    rested, taken_off = positional(exponent)[:2] if _is(exponent, "sub", "subtract") else (exponent, None)
+    return not exponent.kwargs and _alike(taken_off, shift) and not is_data(rested)
 
 
 def _weighted(node: Any) -> tuple[Node, Any] | None:
@@ -175,13 +196,24 @@ def _total(write: Writer, node: Any, terms: Node) -> Total | None:
 
 def _bounded(node: Any, total_of: Callable[[Any], Total | None]) -> Total | None:
     """A sum that something small was added to, or that is kept from being 0; None where it is neither."""
-    if _is(node, "add") and _is_number(positional(node)[1]) and not node.kwargs:
-        total = total_of(positional(node)[0])
-        return replace(total, added=total.added + positional(node)[1]) if total and total.least is None else None
+    if _is(node, "add") and not node.kwargs:
+        return _added(*positional(node)[:2], total_of) or _added(*positional(node)[1::-1], total_of)
     if _is(node, "clamp", "clamp_min") and arguments(node).get("max") is None:
         total, least = total_of(positional(node)[0]), arguments(node)["min"]
         return replace(total, least=float(least)) if total and not total.added and _is_number(least) else None
     return None
+
+
+def _added(inner: Any, added: Any, total_of: Callable[[Any], Total | None]) -> Total | None:
+    """A sum and what is added to it, which is a number or an exponential."""
+    if not (_is_number(added) or _is(added, "exp")):
+        return None
+    total = total_of(inner)
+    if total is None or total.least is not None or isinstance(total.added, Node):
+        return None
+    if _is_number(added):
+        return replace(total, added=total.added + added)
+    return None if total.added else replace(total, added=added)
 
 
 def _is_number(value: Any) -> bool:
@@ -203,9 +235,11 @@ def _sum_over(node: Any, terms: Node) -> Total | None:
 
 
 def _summed_over(node: Any, terms: Node) -> tuple[int, ...] | None:
-    if not _is(node, "sum") or len(node.args) < 2 or not _alike(positional(node)[0], terms):
+    norm = _is(node, "linalg_vector_norm") and arguments(node)["ord"] == 1 and _is(terms, "exp")
+    summed = norm or (_is(node, "sum") and len(node.args) > 1)
+    if not summed or not _alike(positional(node)[0], terms):
         return None
-    dims = positional(node)[1]
+    dims = arguments(node)["dim"]
     rank = rank_of(terms)
     return tuple(sorted(d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank))))
 
@@ -258,6 +292,8 @@ def _is_constant_within(shift: Node, total: Total, rank: int) -> bool:
 
 def _log(write: Writer, node: Node) -> Node | None:
     total = positional(node)[0]
+    if _is(total, "softmax") and len(total.args) == 2 and not total.kwargs:
+        return write(aten.log_softmax.int, *positional(total))
     exponential = _one_more_than(total)
     if exponential is not None and _is(exponential, "exp"):
         return write(aten.softplus.default, positional(exponential)[0])
