@@ -5,7 +5,8 @@
     python benchmarks/contexts.py --tiny
 
 A decoder with the sizes of SmolLM2-135M and random weights, explained at its last position. Each method and length has
-a process of its own, one for time, in which short calls come first and the least of two counts, and one for memory.
+two processes of its own: one for time, in which short calls come first, and one for memory. Those for time take turns,
+so that all meet the same neighbours on a shared machine; medians are told, and the median of the turns' ratios.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +44,16 @@ COLUMNS = {
 }
 LENGTHS = {128: (OURS, PARTS, LAST, WHOLE), 512: (OURS, PARTS), 1024: (OURS, PARTS, LAST, WHOLE), 2048: (OURS, PARTS),
            4096: (OURS, PARTS, LAST), 8192: (PARTS,)}  # fmt: skip
-SHORT, WARM = 16, 4
-"""Tokens and number of the calls that capture the program and compare it with the model."""
+TURNS = {128: 11, 512: 7, 1024: 5}
+FEWEST = 3
+SHORT, WARM = 16, 16
+"""Tokens and number of the calls that capture the program and compare it with the model; none of the next 15 does."""
 
 Found = dict[str, Any]
 
 
-def one(method: str, length: int, kind: str, tiny: bool, path: str) -> Found:
-    """Seconds or MiB of one call, in this process; its relevance goes into a file."""
+def prepared(method: str, length: int, tiny: bool) -> Callable[[], Any]:
+    """A call of a method, which has been called before with fewer tokens."""
     case = (tiny_smollm2 if tiny else smollm2)(SHORT)("cpu")
 
     def same() -> Built:
@@ -58,46 +64,96 @@ def one(method: str, length: int, kind: str, tiny: bool, path: str) -> Found:
         run()
     vocabulary = case.model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
     case.x = token_ids(vocabulary, 1, length)
-    if kind == "memory":
-        return {"peak": peak_above(run).peak}
-    times, relevance = [], None
-    for _ in range(2):
+    return run
+
+
+def peak(run: Callable[[], Any]) -> None:
+    """Say what one call takes in MiB."""
+    print(json.dumps({"peak": peak_above(run).peak}))
+
+
+def serve(run: Callable[[], Any], path: str) -> None:
+    """Say the seconds of a call for each line that comes; relevance goes into a file."""
+    torch.save(run().relevance, path)
+    print(json.dumps({}), flush=True)
+    for _ in sys.stdin:
         start = time.perf_counter()
-        relevance = run().relevance
-        times.append(time.perf_counter() - start)
-    torch.save(relevance, path)
-    return {"seconds": min(times)}
+        run()
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
 
 
-def apart(method: str, length: int, kind: str, path: str, arguments: argparse.Namespace) -> Found:
-    """The same in a process of its own."""
+class Served:
+    """A method in a process of its own that times a call when it is asked to."""
+
+    def __init__(self, method: str, length: int, path: str, arguments: argparse.Namespace) -> None:
+        self._errors = Path(path + ".errors")
+        asked, pipe = command(method, length, "time", path, arguments), subprocess.PIPE
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(asked, stdin=pipe, stdout=pipe, stderr=errors, text=True)
+        self.times: list[float] = []
+
+    def answer(self) -> Found:
+        """What it says next, or its error."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        found: Found = json.loads(line) if line else {"error": _last_line(self._errors.read_text())}
+        return found
+
+    def turn(self) -> None:
+        """One call more."""
+        print(file=self._process.stdin, flush=True)
+        self.times.append(self.answer()["seconds"])
+
+    def end(self) -> None:
+        """Let it go."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def command(method: str, length: int, kind: str, path: str, arguments: argparse.Namespace) -> list[str]:
+    """This file, for one method."""
     python = arguments.peers if method in PEERS else sys.executable
-    command = [python, "-W", "ignore", __file__, "--one", method, str(length), kind, path]
-    environment = os.environ | (EXACT_MEMORY if kind == "memory" else {})
-    done = subprocess.run(
-        [*command, *(["--tiny"] if arguments.tiny else [])], capture_output=True, text=True, env=environment
-    )
+    tiny = ["--tiny"] if arguments.tiny else []
+    return [python, "-W", "ignore", __file__, "--one", method, str(length), kind, path, *tiny]
+
+
+def memory_of(method: str, length: int, arguments: argparse.Namespace) -> Found:
+    """The peak of one call, in a process in which nothing else happens."""
+    asked = command(method, length, "memory", "", arguments)
+    done = subprocess.run(asked, capture_output=True, text=True, env=os.environ | EXACT_MEMORY)
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1][:100]}
+        return {"error": _last_line(done.stderr)}
     found: Found = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def _last_line(errors: str) -> str:
+    return errors.strip().splitlines()[-1][:100]
+
+
 def row(length: int, methods: tuple[str, ...], arguments: argparse.Namespace) -> Found:
     """What each method takes at one length, and how far it is from relprop's relevance."""
-    found: Found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        kept: dict[str, torch.Tensor] = {}
-        for method in methods:
-            path = str(Path(folder) / "relevance.pt")
-            found[method] = apart(method, length, "time", path, arguments)
-            if "error" not in found[method]:
-                kept[method] = torch.load(path).double().flatten()
-                kept[method] /= kept[method].norm()  # LXT starts with the logit, relprop with 1
-                found[method] |= apart(method, length, "memory", path, arguments)
-            if OURS in kept and method in kept:
-                found[method]["difference"] = float((kept[method] - kept[OURS]).norm())
-            print(length, method, found[method], file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        paths = {method: str(Path(folder) / f"{number}.pt") for number, method in enumerate(methods)}
+        started = {method: Served(method, length, path, arguments) for method, path in paths.items()}
+        for served in started.values():
+            stack.callback(served.end)
+        found: Found = {method: served.answer() for method, served in started.items()}
+        fit = {method: served for method, served in started.items() if "error" not in found[method]}
+        for _ in range(TURNS.get(length, FEWEST)):
+            for served in fit.values():
+                served.turn()
+        relevance = {method: torch.load(paths[method]).double().flatten() for method in fit}
+    for method, served in fit.items():
+        found[method] = {"seconds": statistics.median(served.times)}
+        if OURS in fit:
+            ratios = [own / other for own, other in zip(served.times, fit[OURS].times, strict=True)]
+            directions = [r / r.norm() for r in (relevance[method], relevance[OURS])]  # LXT starts with the logit
+            found[method] |= {"ratio": statistics.median(ratios), "difference": float(torch.dist(*directions))}
+    for method in fit:
+        found[method] |= memory_of(method, length, arguments)
+        print(length, method, found[method], file=sys.stderr, flush=True)
     return found | {"machine": circumstances()}
 
 
@@ -121,7 +177,10 @@ def render(rows: dict[str, Found]) -> str:
 def _cell(found: Found | None) -> str:
     if found is None:
         return ""
-    return found.get("error") or f"{found['seconds']:.3g} s, {found['peak']:,.0f} MiB"
+    if "error" in found:
+        return str(found["error"])
+    ratio = f" ({found['ratio']:.2f})" if found.get("ratio", 1) != 1 else ""
+    return f"{found['seconds']:.3g} s{ratio}, {found['peak']:,.0f} MiB"
 
 
 def main() -> None:
@@ -134,7 +193,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         method, length, kind, path = arguments.one
-        print(json.dumps(one(method, int(length), kind, arguments.tiny, path)))
+        run = prepared(method, int(length), arguments.tiny)
+        peak(run) if kind == "memory" else serve(run, path)
         return
     arguments.peers = str(Path(arguments.peers).absolute())
     keeps = CACHE.exists() and not arguments.tiny

@@ -36,12 +36,16 @@ def test_the_table_has_a_row_for_each_length(monkeypatch: pytest.MonkeyPatch) ->
     contexts = importlib.import_module("contexts")
     known = {"seconds": 1.234, "peak": 2345.6}
     rows = {
-        "1024": {contexts.OURS: known, contexts.LAST: known | {"difference": 3e-6}, "machine": "M, 1 threads"},
+        "1024": {
+            contexts.OURS: known,
+            contexts.LAST: known | {"difference": 3e-6, "ratio": 0.984},
+            "machine": "M, 1 threads",
+        },
         "128": {contexts.OURS: {"error": "MemoryError"}, "machine": "M, 1 threads"},
     }
     lines = contexts.render(rows).splitlines()
     assert lines[2] == "| 128 | MemoryError |  |  |  |"
-    assert lines[3] == "| 1,024 | 1.23 s, 2,346 MiB |  | 1.23 s, 2,346 MiB |  |"
+    assert lines[3] == "| 1,024 | 1.23 s, 2,346 MiB |  | 1.23 s (0.98), 2,346 MiB |  |"
     assert lines[-1] == "M, 1 threads. LXT's relevance is relprop's, to 3e-06 of its norm."
 
 

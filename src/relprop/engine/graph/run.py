@@ -28,7 +28,8 @@ def made(value: Any) -> Any:
 def run_node(node: Node, value: Callable[[Node], Any]) -> Any:
     """What a node's operator makes of its arguments, with `value(n)` in the place of each node `n` among them."""
     assert callable(node.target)
-    return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
+    named = map_arg(node.kwargs, value) if node.kwargs else {}
+    return node.target(*map_arg(node.args, value), **named)
 
 
 def evaluate(graph: Graph, leaves: Sequence[Any]) -> Any:

@@ -109,6 +109,7 @@ class AffineMap:
 
     def __init__(self, node: Node, options: Affine) -> None:
         self.node = node
+        self.operator = operator_name(node)
         self.kind: WeightKind = options.kind
         self.xs = data_inputs(node)
         self.w = self._argument(options.weight) if options.weight is not None else self._operand()
@@ -176,12 +177,12 @@ class AffineMap:
         A linear layer is one product if it is contiguous. Transforms read by strides, of which blanks have none:
         `stft` is wrong there, and PyTorch 2.6's FFT fails.
         """
-        return x.contiguous() if operator_name(self.node) in {"linear", "complex_linear"} else x
+        return x.contiguous() if self.operator in {"linear", "complex_linear"} else x
 
     def pull(self, tape: Tape, w: Tensor | None, s: Tensor) -> list[Tensor]:
         """`Wᵀ s` for each input."""
         has_weight = self.w is not None  # not where the weight is data, and the input is a constant
-        explicit = ADJOINTS.get(operator_name(self.node)) if has_weight else None
+        explicit = ADJOINTS.get(self.operator) if has_weight else None
         if explicit is not None:
             c = explicit(self.node, tape, self.weight(tape) if w is None else w, s)
             if c is not None:
@@ -204,7 +205,7 @@ class AffineMap:
 
     def pull_ones(self, tape: Tape, s: Tensor) -> list[Tensor] | None:
         """`1ᵀ s`: what all inputs of an output get alike, if that can be had from one channel; None if not."""
-        if operator_name(self.node) not in CONVOLUTIONS or self.w is None:
+        if self.operator not in CONVOLUTIONS or self.w is None:
             return None
         c = convolution_of_ones(self.node, tape, self.weight(tape), s)
         return None if c is None else [c]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph.graph import Node, fake_value
+from relprop.engine.ops.moved_back import Back, moved_back
 from relprop.engine.ops.parameters import credit_moved
 from relprop.engine.ops.registry import everywhere, inherits, op_of, register
 from relprop.engine.ops.step import Plan, Preference, Step, cannot_serve
@@ -77,6 +78,7 @@ class MovementStep(Step):
         if self.op.like_another:
             self.sources = tuple(s for s in self.sources if s is node.args[0])
         self.read(*(self.sources if self.op.by_value else ()))
+        self.back = moved_back(node)
 
     @staticmethod
     def preference(node: Node, rule: Rule) -> Preference:
@@ -94,6 +96,8 @@ class MovementStep(Step):
         if self.op.like_another:  # its second argument lends its shape, and may be gone by now
             shape = tape.shapes[self.sources[0]]
             return [(self.sources[0], message.map(lambda part: part.sum_to_size(shape)))]
+        if self.back is not None:
+            return list(self._back(self.back, message, tape))
         if self.op.fills or self._constants(tape):
             tape.sink(self.node, "constant", lambda: self._on_constants(message, tape))
         if tape.parameters is not None:
@@ -101,7 +105,15 @@ class MovementStep(Step):
                 credit_moved(tape, self.node, constant, message)
         linear = not self.op.by_value
         shares = zip(self.sources, tape.adjoint(self.node, self.sources, message, linear=linear), strict=True)
-        return [(source, share) for source, share in shares if share != Message()]  # one result may leave inputs out
+        return [(source, share) for source, share in shares if not share.empty]  # one result may leave inputs out
+
+    def _back(self, back: Back, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        if message.c is not None:
+            for source, c in back(self.node, tape, message.c):
+                yield source, Message(c)
+        if message.R is not None:
+            for source, part in back(self.node, tape, message.R):
+                yield source, Message(R=part)
 
     def _constants(self, tape: Tape) -> list[Node]:
         return [n for n in self.node.all_input_nodes if n not in self.sources and _is_floating(tape.values.get(n))]

@@ -36,6 +36,11 @@ class Message:
     c: Tensor | None = None
     R: Tensor | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Nothing flows."""
+        return self.c is None and self.R is None
+
     def __add__(self, other: Message) -> Message:
         return Message(_add(self.c, other.c), _add(self.R, other.R))
 
