@@ -106,6 +106,8 @@ MASKED = {
     "factor": lambda x: (lambda p: p / p.sum(1, True))(stable(x) * kept(x).to(x)),
     "filled": lambda x: (lambda p: p / p.sum(1, True))(stable(x).masked_fill(~kept(x), 0)),
     "where": lambda x: (lambda p: p / p.sum(1, True))(torch.where(kept(x), stable(x), 0.0)),
+    "norm": lambda x: nn.functional.normalize(x.softmax(1).masked_fill(~kept(x), 0), p=1, dim=1),
+    "after a softmax": lambda x: (lambda p: p / p.sum(1, True))(x.softmax(1) * kept(x)),
     "where not": lambda x: (lambda p: p / p.sum(1, True))(torch.where(~kept(x), torch.zeros_like(x), stable(x))),
 }
 
@@ -173,6 +175,94 @@ def test_the_logarithm_of_a_softmax_is_a_log_softmax(x):
         explained(weigh, "attnlrp", x) for weigh in (lambda s: s.softmax(1).log(), lambda s: s.log_softmax(1))
     )
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def triangle(scores: Tensor) -> Tensor:
+    turned = scores.transpose(1, 2)
+    past = torch.ones_like(turned, dtype=torch.bool).tril(2)
+    return turned.masked_fill(~past, float("-inf")).softmax(-1).transpose(1, 2)
+
+
+TRIANGLES = {
+    "exponentials": lambda x: (lambda p: p / p.sum(-1, True))(x.transpose(1, 2).exp().tril(2)).transpose(1, 2),
+    "softmax": lambda x: (lambda p: p / p.sum(-1, True))(x.transpose(1, 2).softmax(-1).tril(2)).transpose(1, 2),
+    "upper": lambda x: (lambda p: p / p.sum(1, True))(x.softmax(1).triu(-2)),
+}
+
+
+@pytest.mark.parametrize("form", TRIANGLES)
+def test_what_a_triangle_keeps_is_what_minus_infinity_leaves(form, x):
+    found = explained(TRIANGLES[form], "attnlrp", x)
+    torch.testing.assert_close(found, explained(triangle, "attnlrp", x), rtol=1e-9, atol=1e-12)
+
+
+class Averaged(nn.Module):
+    """An average (B, H) of values (B, T, H) by scores (B, T, H)."""
+
+    def __init__(self, average: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.values, self.scores, self.out = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 2)
+        self.average = average
+        self.to(DTYPE).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.average(self.scores(x), self.values(x)))
+
+
+def by_columns(scores: Tensor, values: Tensor) -> Tensor:
+    """Each column of the scores weighs all values: (B, H, H), of which what is on the diagonal counts."""
+    turned = scores.transpose(1, 2)
+    terms = (turned - turned.amax(-1, keepdim=True)).exp()
+    return (terms @ values / terms.sum(-1, keepdim=True)).diagonal(dim1=1, dim2=2)
+
+
+def of_rows(scores: Tensor, values: Tensor) -> Tensor:
+    terms = scores[..., 0].exp()
+    return (terms.unsqueeze(-1) * values).sum(1) / terms.sum(1, keepdim=True)
+
+
+def average(scores: Tensor, values: Tensor) -> Tensor:
+    return (scores.softmax(1) * values).sum(1)
+
+
+DIVIDED_LATER = {
+    "sums": (lambda s, v: (stable(s) * v).sum(1) / stable(s).sum(1), average),
+    "sums, kept": (lambda s, v: ((v * s.exp()).sum(1, True) / s.exp().sum(1, True))[:, 0], average),
+    "sums, tiny": (lambda s, v: (lambda p: (p * v).sum(1) / (p.sum(1) + 1e-30))(stable(s)), average),
+    "product": (by_columns, lambda s, v: (s.softmax(1).transpose(1, 2) @ v).diagonal(dim1=1, dim2=2)),
+    "rows": (of_rows, lambda s, v: (s[..., :1].softmax(1) * v).sum(1)),
+}
+
+
+@pytest.mark.parametrize("composite", ["attnlrp", "cp", "flat"])
+@pytest.mark.parametrize("form", DIVIDED_LATER)
+def test_an_average_that_is_divided_after_it_was_summed(form, composite, x):
+    found, expected = (
+        LRP(Averaged(by), COMPOSITES[composite], normalize_output=False)(x, target=1, audit=True)
+        for by in DIVIDED_LATER[form]
+    )
+    assert found.ledger.imbalance < 1e-9
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-6, atol=1e-9)
+
+
+def halves(s: Tensor, v: Tensor) -> Tensor:
+    """Divided by the sum of half of the terms."""
+    return (s.exp() * v).sum(1) / s[:, ::2].exp().sum(1)
+
+
+def across(s: Tensor, v: Tensor) -> Tensor:
+    """Divided by sums over another dimension, of the same size."""
+    s, v = s[:, :3], v[:, :3]
+    return (s.exp() * v).sum(1) / s.exp().sum(2)
+
+
+@pytest.mark.parametrize("by", [halves, across])
+def test_what_is_divided_by_another_sum_is_no_average(by, x):
+    model = Averaged(by)
+    expl = LRP(model, AttnLRP(), normalize_output=False)(x, target=1, audit=True)
+    assert "softmax" not in expl.ledger.sinks
+    torch.testing.assert_close(expl.output, model(x))
 
 
 class Deep(nn.Module):
