@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relprop import LRP
+from relprop.engine.graph.capture import capture
 
 
 class Region(nn.Module):
@@ -35,3 +36,11 @@ def test_regions_without_autocast_are_like_any_other() -> None:
     inside, outside = (LRP(Region(enabled))(x, target=0) for enabled in (True, False))
     assert torch.equal(inside.relevance, outside.relevance)
     assert torch.equal(inside.output, outside.output)
+
+
+def test_a_region_in_a_region_leaves_nothing_behind() -> None:
+    """What is left of it counted as a graph that is called, so that single samples were captured anew in each call."""
+    x = torch.randn(1, 3)
+    graph = capture(Region(True).eval(), (x,))
+    assert all(node.op != "get_attr" for node in graph.nodes)
+    assert graph.serves([x])

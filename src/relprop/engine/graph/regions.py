@@ -19,9 +19,10 @@ GRADIENTS = torch.ops.higher_order.wrap_with_set_grad_enabled
 def inline_regions(module: GraphModule) -> None:
     """Replace each region by its operators. One that switches autocast on is left to `make_functional`."""
     for node in list(module.graph.nodes):
-        body, inputs = _region(module, node)
-        if body is None:
+        region = _region(module, node)
+        if region is None:
             continue
+        called, body, inputs = region
         inline_regions(body)
         places = [n for n in body.graph.nodes if n.op == "placeholder"]
         values: dict[Node, Node] = dict(zip(places, inputs, strict=True))
@@ -32,15 +33,19 @@ def inline_regions(module: GraphModule) -> None:
             reader.replace_all_uses_with(outputs[reader.args[1]])  # type: ignore[index]
             module.graph.erase_node(reader)
         module.graph.erase_node(node)
+        if not called.users:
+            module.graph.erase_node(called)
     module.recompile()
 
 
-def _region(module: GraphModule, node: Node) -> tuple[GraphModule | None, tuple[Node, ...]]:
-    """The graph that a node calls, and what with; None if it is no region that can be put back."""
+def _region(module: GraphModule, node: Node) -> tuple[Node, GraphModule, tuple[Node, ...]] | None:
+    """The node of the graph that a node calls, this graph, and what with; None where no region can be put back."""
     harmless = node.target is GRADIENTS or (node.target is AUTOCAST and node.args[2] is False)
     if node.op != "call_function" or not harmless:
-        return None, ()
+        return None
     at = next(i for i, a in enumerate(node.args) if isinstance(a, Node) and a.op == "get_attr")
-    body = module.get_submodule(str(node.args[at].target))  # type: ignore[union-attr]
+    called = node.args[at]
+    assert isinstance(called, Node)
+    body = module.get_submodule(str(called.target))
     assert isinstance(body, GraphModule)
-    return body, node.args[at + 1 :]  # type: ignore[return-value]
+    return called, body, node.args[at + 1 :]  # type: ignore[return-value]
