@@ -196,6 +196,19 @@ def test_what_a_triangle_keeps_is_what_minus_infinity_leaves(form, x):
     torch.testing.assert_close(found, explained(triangle, "attnlrp", x), rtol=1e-9, atol=1e-12)
 
 
+def test_what_is_added_to_masked_shares_is_added_to_shares(x):
+    """And not to exponentials, which a shift makes smaller or larger."""
+
+    def weigh(scores: Tensor) -> Tensor:
+        shares = (scores - largest(scores)).softmax(1) * kept(scores)
+        return shares / (shares.sum(1, keepdim=True) + 0.5)
+
+    model = Pooled(weigh)
+    expl = LRP(model, AttnLRP(), normalize_output=False)(x, target=1, audit=True)
+    assert "softmax" in expl.ledger.sinks
+    torch.testing.assert_close(expl.output, model(x))
+
+
 class Averaged(nn.Module):
     """An average (B, H) of values (B, T, H) by scores (B, T, H)."""
 
@@ -257,7 +270,13 @@ def across(s: Tensor, v: Tensor) -> Tensor:
     return (s.exp() * v).sum(1) / s.exp().sum(2)
 
 
-@pytest.mark.parametrize("by", [halves, across])
+def of_columns(s: Tensor, v: Tensor) -> Tensor:
+    """As many rows as columns, and it is columns that are weighed."""
+    terms = s[:, :3, 0].exp()
+    return (terms.unsqueeze(1) * v[:, :3]).sum(1) / terms.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("by", [halves, across, of_columns])
 def test_what_is_divided_by_another_sum_is_no_average(by, x):
     model = Averaged(by)
     expl = LRP(model, AttnLRP(), normalize_output=False)(x, target=1, audit=True)

@@ -106,7 +106,7 @@ def _weights_of(write: Writer, terms: Node, total: Total) -> Node | None:
         if isinstance(added, Node) or total.index is not None or total.dims != wrapped(x, positional(exponential)[1:2]):
             return None
         shift = write(aten.logsumexp.default, x, list(total.dims), True)
-    if is_a(x, "sub", "subtract") and arguments(x).get("alpha", 1) == 1 and is_data(positional(x)[0]):
+    elif is_a(x, "sub", "subtract") and arguments(x).get("alpha", 1) == 1 and is_data(positional(x)[0]):
         inner, taken_off = positional(x)[:2]
         cancels = not isinstance(added, Node) or is_data(added)
         if cancels and isinstance(taken_off, Node) and is_constant_within(taken_off, total, rank_of(x)):
@@ -179,7 +179,8 @@ def _average(write: Writer, above: Any, below: Any) -> Node | None:
     product = positional(above)[0]
     for terms, values in (positional(product)[:2], positional(product)[1::-1]):
         flat = unsqueezed(terms)
-        if flat is not None and _weighted(flat) is not None:
+        behind = flat is not None and positional(terms)[1] % rank_of(terms) == rank_of(flat)
+        if flat is not None and behind and _weighted(flat) is not None:
             total = _total_of_rows(write, above, below, flat)
             weights = None if total is None else _weights_of(write, flat, total)
             weights = None if weights is None else write(aten.unsqueeze.default, weights, rank_of(flat))
