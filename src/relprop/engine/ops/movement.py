@@ -108,6 +108,7 @@ class MovementStep(Step):
         return [(source, share) for source, share in shares if not share.empty]  # one result may leave inputs out
 
     def _back(self, back: Back, message: Message, tape: Tape) -> Iterable[tuple[Node, Message]]:
+        message = message.map(lambda part: part.to(tape.dtype))  # as autograd does: tables may be of another one
         if message.c is not None:
             for source, c in back(self.node, tape, message.c):
                 yield source, Message(c)
