@@ -5,7 +5,7 @@
     Σ w · exp(x − m) · v / Σ w · exp(x − m)   -> the same, times v, summed
     log(Σ exp(x)),  m + log(Σ exp(x − m))     -> logsumexp
     x − logsumexp(x),  log(softmax(x))        -> log_softmax
-    exp(log_softmax(x)),  2 ^ x               -> softmax, exp(x ln 2)
+    exp(log_softmax(x))                       -> softmax
     1 / (1 + exp(−x)),  exp(x) / (1 + exp(x)),  (1 + tanh(x/2)) / 2    -> sigmoid
     log(1 + exp(x)),  exp(x) − 1,  2 sigmoid(2x) − 1                   -> softplus, expm1, tanh
 
@@ -16,7 +16,6 @@ would be left.
 
 from __future__ import annotations
 
-from math import log
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ from relprop.engine.rewrites.sums_of_exponentials import (
 from relprop.engine.rewrites.written_out import Writer
 
 aten = torch.ops.aten
-SPELLING = {"exp", "exp2", "logsumexp", "softmax", "log_softmax", "tanh", "sigmoid"}
+SPELLING = {"exp", "logsumexp", "softmax", "log_softmax", "tanh", "sigmoid"}
 
 
 def read_exponentials(graph: Graph) -> Graph:
@@ -332,6 +331,5 @@ READINGS = {
     **dict.fromkeys(("sub", "subtract"), _difference),
     "rsub": _from,
     "exp": _exp,
-    "exp2": lambda write, node: write(aten.exp.default, write(aten.mul.Tensor, positional(node)[0], log(2))),
     "reciprocal": _reciprocal,
 }
