@@ -6,16 +6,13 @@
 
 A decoder with the sizes of SmolLM2-135M and random weights, explained at its last position. Each method and length has
 two processes of its own: one for time, in which short calls come first, and one for memory. Those for time take turns,
-so that all meet the same neighbours on a shared machine; medians are told, and the median of the turns' ratios.
+so that all meet the same neighbours on a shared machine; medians count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +24,12 @@ from typing import Any
 import torch
 from machine import processor
 from made import put
+from measure import Settings, timed
 from memory import peak_above
 from methods import METHODS
 from networks import Built, smollm2, tiny_smollm2, token_ids
 from peers import PEERS
-from worker import EXACT_MEMORY, versions
+from worker import EXACT_MEMORY, Process, answer_each, ask, versions
 
 CACHE = Path(__file__).parent.parent / "build" / "contexts.json"
 OURS, PARTS = "relprop AttnLRP", "relprop AttnLRP, checkpoint"
@@ -43,118 +41,93 @@ COLUMNS = {
     WHOLE: "LXT, all positions",
 }
 LENGTHS = {128: (OURS, PARTS, LAST, WHOLE), 512: (OURS, PARTS), 1024: (OURS, PARTS, LAST, WHOLE), 2048: (OURS, PARTS),
-           4096: (OURS, PARTS, LAST), 8192: (PARTS,)}  # fmt: skip
-TURNS = {128: 11, 512: 7, 1024: 5}
-FEWEST = 3
+           4096: (OURS, PARTS, LAST, WHOLE), 8192: (PARTS,)}  # fmt: skip
+ROUNDS = Settings(rounds=9, budget=400.0, slow=200.0)
 SHORT, WARM = 16, 16
 """Tokens and number of the calls that capture the program and compare it with the model; none of the next 15 does."""
 
 Found = dict[str, Any]
 
 
-def prepared(method: str, length: int, tiny: bool) -> Callable[[], Any]:
-    """A call of a method, which has been called before with fewer tokens."""
-    case = (tiny_smollm2 if tiny else smollm2)(SHORT)("cpu")
+class Context:
+    """One method at one length, as its process answers for it."""
 
-    def same() -> Built:
-        return case
+    def __init__(self, method: str, length: int, tiny: bool) -> None:
+        self._method, self._length, self._tiny = method, length, tiny
+        self._run: Callable[[], Any]
 
-    run = (METHODS | PEERS)[method].prepare(same)
-    for _ in range(WARM):
-        run()
-    vocabulary = case.model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
-    case.x = token_ids(vocabulary, 1, length)
-    return run
-
-
-def peak(run: Callable[[], Any]) -> None:
-    """Say what one call takes in MiB."""
-    print(json.dumps({"peak": peak_above(run).peak}))
-
-
-def serve(run: Callable[[], Any], path: str) -> None:
-    """Say the seconds of a call for each line that comes; relevance goes into a file."""
-    torch.save(run().relevance, path)
-    print(json.dumps({}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        run()
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
-
-
-class Served:
-    """A method in a process of its own that times a call when it is asked to."""
-
-    def __init__(self, method: str, length: int, path: str, arguments: argparse.Namespace) -> None:
-        self._errors = Path(path + ".errors")
-        asked, pipe = command(method, length, "time", path, arguments), subprocess.PIPE
-        with self._errors.open("w") as errors:
-            self._process = subprocess.Popen(asked, stdin=pipe, stdout=pipe, stderr=errors, text=True)
-        self.times: list[float] = []
-
-    def answer(self) -> Found:
-        """What it says next, or its error."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        found: Found = json.loads(line) if line else {"error": _last_line(self._errors.read_text())}
+    def answer(self, command: str, path: str) -> Found:
+        """Do one of prepare, result, time and peak."""
+        found: Found = getattr(self, "_" + command)(path)
         return found
 
-    def turn(self) -> None:
-        """One call more."""
-        print(file=self._process.stdin, flush=True)
-        self.times.append(self.answer()["seconds"])
+    def _prepare(self, path: str) -> Found:
+        case = (tiny_smollm2 if self._tiny else smollm2)(SHORT)("cpu")
 
-    def end(self) -> None:
-        """Let it go."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        def same() -> Built:
+            return case
+
+        self._run = (METHODS | PEERS)[self._method].prepare(same)
+        for _ in range(WARM):
+            self._run()
+        vocabulary = case.model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
+        case.x = token_ids(vocabulary, 1, self._length)
+        return {}
+
+    def _result(self, path: str) -> Found:
+        torch.save(self._run().relevance, path)
+        return {}
+
+    def _time(self, path: str) -> Found:
+        start = time.perf_counter()
+        self._run()
+        return {"seconds": time.perf_counter() - start}
+
+    def _peak(self, path: str) -> Found:
+        return {"peak": peak_above(self._run).peak}
 
 
-def command(method: str, length: int, kind: str, path: str, arguments: argparse.Namespace) -> list[str]:
+def start(method: str, length: int, arguments: argparse.Namespace, *, exact_memory: bool = False) -> Process:
     """This file, for one method."""
     python = arguments.peers if method in PEERS else sys.executable
-    tiny = ["--tiny"] if arguments.tiny else []
-    return [python, "-W", "ignore", __file__, "--one", method, str(length), kind, path, *tiny]
-
-
-def memory_of(method: str, length: int, arguments: argparse.Namespace) -> Found:
-    """The peak of one call, in a process in which nothing else happens."""
-    asked = command(method, length, "memory", "", arguments)
-    done = subprocess.run(asked, capture_output=True, text=True, env=os.environ | EXACT_MEMORY)
-    if done.returncode:
-        return {"error": _last_line(done.stderr)}
-    found: Found = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def _last_line(errors: str) -> str:
-    return errors.strip().splitlines()[-1][:100]
+    command = [python, "-W", "ignore", __file__, "--one", method, str(length), *["--tiny"] * arguments.tiny]
+    return Process(command, EXACT_MEMORY if exact_memory else {})
 
 
 def row(length: int, methods: tuple[str, ...], arguments: argparse.Namespace) -> Found:
     """What each method takes at one length, and how far it is from relprop's relevance."""
+    found: Found = {method: {} for method in methods}
+    relevance: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        paths = {method: str(Path(folder) / f"{number}.pt") for number, method in enumerate(methods)}
-        started = {method: Served(method, length, path, arguments) for method, path in paths.items()}
-        for served in started.values():
-            stack.callback(served.end)
-        found: Found = {method: served.answer() for method, served in started.items()}
-        fit = {method: served for method, served in started.items() if "error" not in found[method]}
-        for _ in range(TURNS.get(length, FEWEST)):
-            for served in fit.values():
-                served.turn()
-        relevance = {method: torch.load(paths[method]).double().flatten() for method in fit}
-    for method, served in fit.items():
-        found[method] = {"seconds": statistics.median(served.times)}
-        if OURS in fit:
-            ratios = [own / other for own, other in zip(served.times, fit[OURS].times, strict=True)]
-            directions = [r / r.norm() for r in (relevance[method], relevance[OURS])]  # LXT starts with the logit
-            found[method] |= {"ratio": statistics.median(ratios), "difference": float(torch.dist(*directions))}
+        workers = {method: start(method, length, arguments) for method in methods}
+        for worker in workers.values():
+            stack.callback(worker.end)
+            worker.send("prepare")
+        for method, worker in workers.items():
+            path = str(Path(folder) / "relevance.pt")
+            found[method] |= worker.receive() or ask(worker, "result", path)
+            if "error" not in found[method]:
+                relevance[method] = torch.load(path).double().flatten()
+                relevance[method] /= relevance[method].norm()  # LXT starts with the logit, relprop with 1
+        fit = {method: worker for method, worker in workers.items() if method in relevance}
+        for method, times in timed(fit, ROUNDS).items():
+            found[method] |= times
     for method in fit:
+        if OURS in fit and "error" not in found[OURS] | found[method]:
+            found[method]["ratio"] = found[method]["seconds"] / found[OURS]["seconds"]
+            found[method]["difference"] = float((relevance[method] - relevance[OURS]).norm())
         found[method] |= memory_of(method, length, arguments)
         print(length, method, found[method], file=sys.stderr, flush=True)
     return found | {"machine": circumstances()}
+
+
+def memory_of(method: str, length: int, arguments: argparse.Namespace) -> Found:
+    """The peak of one call, in a process of its own beside which nothing else runs."""
+    worker = start(method, length, arguments, exact_memory=True)
+    try:
+        return ask(worker, "prepare") or ask(worker, "peak")
+    finally:
+        worker.end()
 
 
 def circumstances() -> str:
@@ -189,12 +162,11 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of the environment with LXT")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
     parser.add_argument("--tiny", action="store_true", help="small sizes, and nothing is kept")
-    parser.add_argument("--one", nargs=4, metavar=("METHOD", "TOKENS", "KIND", "FILE"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "TOKENS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        method, length, kind, path = arguments.one
-        run = prepared(method, int(length), arguments.tiny)
-        peak(run) if kind == "memory" else serve(run, path)
+        method, length = arguments.one
+        answer_each(Context(method, int(length), arguments.tiny).answer)
         return
     arguments.peers = str(Path(arguments.peers).absolute())
     keeps = CACHE.exists() and not arguments.tiny

@@ -14,7 +14,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,16 +113,12 @@ class Here:
         return time.perf_counter() - start
 
 
-class Apart:
-    """A method in a process of its own, asked over pipes, a line of JSON each way."""
+class Process:
+    """A process that is asked over pipes, a line of JSON each way; `answer_each` runs in it."""
 
-    def __init__(
-        self, python: str, case: str, method: str, device: str, tiny: bool, exact_memory: bool = False
-    ) -> None:
-        command = [python, "-W", "ignore", str(Path(__file__)), case, method, device, "tiny" if tiny else "full"]
-        environment = os.environ | (EXACT_MEMORY if exact_memory else {})
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen(command, **pipes, text=True, env=environment)
+        self._process = subprocess.Popen(command, **pipes, text=True, env=os.environ | environment)
 
     def send(self, command: str, path: str = "") -> None:
         assert self._process.stdin is not None
@@ -140,6 +137,16 @@ class Apart:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+class Apart(Process):
+    """A method in a process of its own."""
+
+    def __init__(
+        self, python: str, case: str, method: str, device: str, tiny: bool, exact_memory: bool = False
+    ) -> None:
+        command = [python, "-W", "ignore", str(Path(__file__)), case, method, device, "tiny" if tiny else "full"]
+        super().__init__(command, EXACT_MEMORY if exact_memory else {})
 
 
 def ask(worker: Worker, command: str, path: str = "") -> Answer:
@@ -171,19 +178,20 @@ def _wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def serve(case: str, method: str, device: str, tiny: bool) -> None:
-    """Answer until nobody asks any more."""
+def answer_each(reply: Callable[[str, str], Answer]) -> None:
+    """Answer until nobody asks any more; an error is an answer too."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is no answer
     os.dup2(1, 2)
-    worker = Here(case, method, device, tiny)
     for line in sys.stdin:
-        command, path = json.loads(line)
-        worker.send(command, path)
-        answers.write(json.dumps(worker.receive()) + "\n")
+        try:
+            answer = reply(*json.loads(line))
+        except Exception as error:
+            answer = {"error": _shortened(error)}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 if __name__ == "__main__":
     case, method, device, size = sys.argv[1:]
-    serve(case, method, device, size == "tiny")
+    answer_each(partial(ask, Here(case, method, device, size == "tiny")))

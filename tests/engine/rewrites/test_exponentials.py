@@ -6,56 +6,27 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.exponentials import (
+    COMPOSITES,
+    DTYPE,
+    Pooled,
+    explained,
+    kept,
+    largest,
+    masked,
+    over,
+    sequences,
+    stable,
+)
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.composites import CPLRP, AttnLRP, EpsilonPlusFlat, ResLRP
-
-DTYPE = torch.float64
-COMPOSITES = {
-    "attnlrp": AttnLRP(),
-    "distribute": AttnLRP(softmax="distribute"),
-    "ignore": AttnLRP(softmax="ignore"),
-    "half": AttnLRP(attention="half"),
-    "cp": CPLRP(),
-    "reslrp": ResLRP(),
-    "flat": EpsilonPlusFlat(),
-}
+from relprop.composites import AttnLRP
 
 
-class Pooled(nn.Module):
-    """Attention over the tokens of a sample, whose weights `weigh` makes of scores (B, T, H)."""
-
-    def __init__(self, weigh: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.values, self.scores, self.out = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 2)
-        self.weigh = weigh
-        self.to(DTYPE).eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out((self.weigh(self.scores(x)) * self.values(x)).sum(1))
-
-
-def largest(x: Tensor) -> Tensor:
-    return x.amax(1, keepdim=True)
-
-
-def over(terms: Tensor, total: Tensor) -> Tensor:
-    return terms / total
-
-
-def kept(x: Tensor) -> Tensor:
-    """What is not the last token."""
-    return torch.arange(x.shape[1])[None, :, None].expand_as(x) < x.shape[1] - 1
-
-
-def masked(x: Tensor) -> Tensor:
-    return x.masked_fill(~kept(x), float("-inf")).softmax(1)
-
-
-def stable(x: Tensor) -> Tensor:
-    return (x - x.max(1, keepdim=True)[0]).exp()
+@pytest.fixture
+def x() -> Tensor:
+    return sequences()
 
 
 SOFTMAXES = {
@@ -110,18 +81,6 @@ MASKED = {
     "after a softmax": lambda x: (lambda p: p / p.sum(1, True))(x.softmax(1) * kept(x)),
     "where not": lambda x: (lambda p: p / p.sum(1, True))(torch.where(~kept(x), torch.zeros_like(x), stable(x))),
 }
-
-
-def explained(weigh: Callable[[Tensor], Tensor], composite: str, x: Tensor) -> Tensor:
-    lrp = LRP(Pooled(weigh), COMPOSITES[composite], normalize_output=False)
-    expl = lrp(x, target=1, audit=True)
-    assert expl.ledger.imbalance < 1e-9
-    return expl.relevance
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(2, 5, 4, dtype=DTYPE, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("form", SOFTMAXES)
@@ -206,81 +165,6 @@ def test_what_is_added_to_masked_shares_is_added_to_shares(x):
     model = Pooled(weigh)
     expl = LRP(model, AttnLRP(), normalize_output=False)(x, target=1, audit=True)
     assert "softmax" in expl.ledger.sinks
-    torch.testing.assert_close(expl.output, model(x))
-
-
-class Averaged(nn.Module):
-    """An average (B, H) of values (B, T, H) by scores (B, T, H)."""
-
-    def __init__(self, average: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.values, self.scores, self.out = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 2)
-        self.average = average
-        self.to(DTYPE).eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.average(self.scores(x), self.values(x)))
-
-
-def by_columns(scores: Tensor, values: Tensor) -> Tensor:
-    """Each column of the scores weighs all values: (B, H, H), of which what is on the diagonal counts."""
-    turned = scores.transpose(1, 2)
-    terms = (turned - turned.amax(-1, keepdim=True)).exp()
-    return (terms @ values / terms.sum(-1, keepdim=True)).diagonal(dim1=1, dim2=2)
-
-
-def of_rows(scores: Tensor, values: Tensor) -> Tensor:
-    terms = scores[..., 0].exp()
-    return (terms.unsqueeze(-1) * values).sum(1) / terms.sum(1, keepdim=True)
-
-
-def average(scores: Tensor, values: Tensor) -> Tensor:
-    return (scores.softmax(1) * values).sum(1)
-
-
-DIVIDED_LATER = {
-    "sums": (lambda s, v: (stable(s) * v).sum(1) / stable(s).sum(1), average),
-    "sums, kept": (lambda s, v: ((v * s.exp()).sum(1, True) / s.exp().sum(1, True))[:, 0], average),
-    "sums, tiny": (lambda s, v: (lambda p: (p * v).sum(1) / (p.sum(1) + 1e-30))(stable(s)), average),
-    "product": (by_columns, lambda s, v: (s.softmax(1).transpose(1, 2) @ v).diagonal(dim1=1, dim2=2)),
-    "rows": (of_rows, lambda s, v: (s[..., :1].softmax(1) * v).sum(1)),
-}
-
-
-@pytest.mark.parametrize("composite", ["attnlrp", "cp", "flat"])
-@pytest.mark.parametrize("form", DIVIDED_LATER)
-def test_an_average_that_is_divided_after_it_was_summed(form, composite, x):
-    found, expected = (
-        LRP(Averaged(by), COMPOSITES[composite], normalize_output=False)(x, target=1, audit=True)
-        for by in DIVIDED_LATER[form]
-    )
-    assert found.ledger.imbalance < 1e-9
-    torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-6, atol=1e-9)
-
-
-def halves(s: Tensor, v: Tensor) -> Tensor:
-    """Divided by the sum of half of the terms."""
-    return (s.exp() * v).sum(1) / s[:, ::2].exp().sum(1)
-
-
-def across(s: Tensor, v: Tensor) -> Tensor:
-    """Divided by sums over another dimension, of the same size."""
-    s, v = s[:, :3], v[:, :3]
-    return (s.exp() * v).sum(1) / s.exp().sum(2)
-
-
-def of_columns(s: Tensor, v: Tensor) -> Tensor:
-    """As many rows as columns, and it is columns that are weighed."""
-    terms = s[:, :3, 0].exp()
-    return (terms.unsqueeze(1) * v[:, :3]).sum(1) / terms.sum(1, keepdim=True)
-
-
-@pytest.mark.parametrize("by", [halves, across, of_columns])
-def test_what_is_divided_by_another_sum_is_no_average(by, x):
-    model = Averaged(by)
-    expl = LRP(model, AttnLRP(), normalize_output=False)(x, target=1, audit=True)
-    assert "softmax" not in expl.ledger.sinks
     torch.testing.assert_close(expl.output, model(x))
 
 
@@ -422,74 +306,7 @@ def test_what_is_no_softmax_is_not_read_as_one(x):
         torch.testing.assert_close(expl.output, model(*inputs))
 
 
-def logsumexp(x: Tensor) -> Tensor:
-    most = x.amax(1, keepdim=True)
-    return most.squeeze(1) + (x - most).exp().sum(1).log()
-
-
-@pytest.mark.parametrize("form", [logsumexp, lambda x: x.exp().sum(1).log()])
-def test_a_soft_maximum_by_hand_is_pytorchs(form, x):
-    class Soft(nn.Module):
-        def __init__(self, reduce: Callable[[Tensor], Tensor]) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.inner, self.out, self.reduce = nn.Linear(4, 3), nn.Linear(3, 2), reduce
-            self.to(DTYPE).eval()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.out(self.reduce(self.inner(x)))
-
-    found, expected = (
-        LRP(Soft(reduce), normalize_output=False)(x, target=0, audit=True)
-        for reduce in (form, lambda x: x.logsumexp(1))
-    )
-    assert found.ledger.imbalance < 1e-9
-    torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
-
-
 def test_masked_scores_get_nothing_where_the_bias_is_ignored(x):
     found = explained(masked, "ignore", x)
     assert found.isfinite().all()
     torch.testing.assert_close(explained(MASKED["factor"], "ignore", x), found, rtol=1e-7, atol=1e-10)
-
-
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
-    "sigmoid": (
-        torch.sigmoid,
-        lambda x: 1 / (1 + torch.exp(-x)),
-        lambda x: (torch.exp(-x) + 1).reciprocal(),
-        lambda x: torch.exp(x) / (1 + torch.exp(x)),
-        lambda x: (torch.tanh(x / 2) + 1) / 2,
-        lambda x: 0.5 * (1 + torch.tanh(0.5 * x)),
-    ),
-    "tanh": (torch.tanh, lambda x: 2 * torch.sigmoid(2 * x) - 1, lambda x: torch.sigmoid(2 * x) * 2 - 1),
-    "softplus": (nn.functional.softplus, lambda x: torch.log(1 + torch.exp(x)), lambda x: (x.exp() + 1).log()),
-    "elu": (
-        nn.functional.elu,
-        lambda x: torch.where(x > 0, x, torch.exp(x) - 1),
-        lambda x: x.clamp(min=0) + (x.clamp(max=0).exp() - 1),
-        lambda x: x.relu() - (1 - torch.exp(x)).relu(),
-    ),
-}
-
-
-class Activated(nn.Module):
-    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.inner, self.out, self.activation = nn.Linear(4, 6), nn.Linear(6, 2), activation
-        self.to(DTYPE).eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.activation(self.inner(x)))
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_by_hand_is_pytorchs(name, x):
-    expected, *found = (
-        LRP(Activated(activation), normalize_output=False)(x[0], target=1, audit=True)
-        for activation in ACTIVATIONS[name]
-    )
-    for each in found:
-        torch.testing.assert_close(each.relevance, expected.relevance, rtol=1e-7, atol=1e-10)
-        assert each.ledger.imbalance < 1e-9
