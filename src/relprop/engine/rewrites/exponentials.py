@@ -178,18 +178,21 @@ def _average(write: Writer, above: Any, below: Any) -> Node | None:
         return None
     product = positional(above)[0]
     for terms, values in (positional(product)[:2], positional(product)[1::-1]):
-        flat = unsqueezed(terms)
-        behind = flat is not None and positional(terms)[1] % rank_of(terms) == rank_of(flat)
-        if flat is not None and behind and _weighted(flat) is not None:
-            total = _total_of_rows(write, above, below, flat)
-            weights = None if total is None else _weights_of(write, flat, total)
-            weights = None if weights is None else write(aten.unsqueeze.default, weights, rank_of(flat))
-        else:
-            total = _total_of_average(above, below, terms) if _weighted(terms) is not None else None
-            weights = None if total is None else _weights_of(write, terms, total)
+        weights = _weights_in_sum(write, above, below, terms)
         if weights is not None:
             return write(above.target, write(product.target, weights, values), *above.args[1:])
     return None
+
+
+def _weights_in_sum(write: Writer, above: Node, below: Any, terms: Any) -> Node | None:
+    """The weights of values whose products with the terms are summed, and divided by the sum of the terms."""
+    flat = unsqueezed(terms)
+    if flat is not None and positional(terms)[1] % rank_of(terms) == rank_of(flat):
+        total = _total_of_rows(write, above, below, flat) if _weighted(flat) is not None else None
+        weights = None if total is None else _weights_of(write, flat, total)
+        return None if weights is None else write(aten.unsqueeze.default, weights, rank_of(flat))
+    total = _total_of_average(above, below, terms) if _weighted(terms) is not None else None
+    return None if total is None else _weights_of(write, terms, total)
 
 
 def _total_of_rows(write: Writer, above: Node, below: Any, terms: Node) -> Total | None:
