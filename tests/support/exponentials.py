@@ -71,6 +71,6 @@ def explained(weigh: Callable[[Tensor], Tensor], composite: str, x: Tensor) -> T
     return expl.relevance
 
 
-def sequences() -> Tensor:
+def sequences(tokens: int = 5) -> Tensor:
     """(B, T, C)."""
-    return torch.randn(2, 5, 4, dtype=DTYPE, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, tokens, 4, dtype=DTYPE, generator=torch.Generator().manual_seed(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -131,6 +132,11 @@ def weights_of_exponentials(
         terms = terms.where(weight, 0) if weight.dtype == torch.bool else terms * weight
     total = total_within(terms, dims, index, zeros) + added
     return terms / (total if least is None else total.clamp_min(least))
+
+
+def shifted_exponential(x: Tensor, shift: Tensor, base: float) -> Tensor:
+    """`base ** (x − m)`: the exponential of x over that of m, where that of x alone would overflow."""
+    return ((x - shift) * math.log(base)).exp()
 
 
 def total_within(x: Tensor, dims: Sequence[int], index: Tensor | None = None, zeros: Tensor | None = None) -> Tensor:

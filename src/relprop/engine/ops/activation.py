@@ -64,8 +64,8 @@ _register("abs absolute sqrt square", "divide", nonneg=always)
 _register("sigmoid hardsigmoid", "none", nonneg=always, gate=2, layers=_A)
 _register("softplus", "none", nonneg=always, layers=_A)
 _register("special_expit", "none", nonneg=always, gate=2)
-_register("exp exp2 cosh special_exp2 erfc special_erfc special_ndtr i0 special_i0 special_i0e", "none",
-          nonneg=always)  # fmt: skip
+_register("exp exp2 shifted_exponential cosh special_exp2 erfc special_erfc special_ndtr i0 special_i0 special_i0e",
+          "none", nonneg=always)  # fmt: skip
 _register("acos arccos acosh arccosh atan2 arctan2 copysign power lgamma digamma special_gammaln special_digamma "
           "special_psi special_log_ndtr special_entr special_logit special_log1p sinc special_sinc "
           "clip", "none")  # fmt: skip

@@ -73,7 +73,7 @@ class _Scan:
 
     def _role(self, node: Node) -> Role | None:
         op = lookup(node)
-        if operator_name(node) in {"exp", "exp2"}:
+        if operator_name(node) in {"exp", "exp2", "shifted_exponential"}:
             return Role.DECAY
         if is_product(node):
             return self._of_product(node, data_inputs(node))

@@ -74,7 +74,7 @@ def total_of(write: Writer, node: Any, terms: Node) -> Total | None:
     if found is not None:
         return found
     read = read_at(node)
-    return _sum_of_places(write, *read, terms) if read is not None else _sum_over(node, terms)
+    return sum_of_places(write, *read, terms) if read is not None else _sum_over(node, terms)
 
 
 def bounded(node: Any, total_of: Callable[[Any], Total | None]) -> Total | None:
@@ -146,10 +146,10 @@ def read_at(node: Any) -> tuple[Any, int, Node] | None:
     return (table, given[0], indices[given[0]]) if len(given) == 1 else None
 
 
-def _sum_of_places(write: Writer, table: Any, dim: int, index: Node, terms: Node) -> Total | None:
+def sum_of_places(write: Writer, table: Any, dim: int, index: Node, terms: Node) -> Total | None:
     """The sum of what an index sends to a place of a table of zeros, read at the same index."""
     rank = rank_of(terms)
-    found = bounded(table, lambda inner: _sum_of_places(write, inner, dim, index, terms))
+    found = bounded(table, lambda inner: sum_of_places(write, inner, dim, index, terms))
     if found is not None:
         return found
     summed = is_a(table, "scatter_reduce") and arguments(table)["reduce"] == "sum"

@@ -32,15 +32,28 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Writer:
-    """Inserts calls ahead of one node, whose values are known as far as the export's are."""
+    """Inserts calls ahead of one node, whose values are known as far as the export's are.
 
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node = graph, node
+    Args:
+        graph: where.
+        node: ahead of which.
+        written: calls that were written ahead of earlier nodes, none of which is written a second time; each is a
+            layer of its own. Without it, all are parts of the node that they take the place of.
+    """
+
+    def __init__(self, graph: Graph, node: Node, written: dict[Any, Node] | None = None) -> None:
+        self.graph, self.node, self.written = graph, node, written
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
+        key = (function, tuple(tuple(a) if isinstance(a, list) else a for a in args), *kwargs.items())
+        if self.written is not None and key in self.written:
+            return self.written[key]
         new = insert(self.graph, self.node, function, *args, **kwargs)
         with torch.no_grad():
             new.meta["val"] = run_node(new, fake_value)
+        if self.written is not None:
+            self.written[key] = new
+            annotate(new, operator=operator_name(new), origin=new.name)
         return new
 
 
