@@ -54,6 +54,7 @@ DRAWING = {
     "stubborn": lambda: Stubborn(0.4),
     "channels": lambda: Calls(whole_channels),
     "noise": Noisy,
+    "coins": lambda: Calls(lambda x: x * torch.empty_like(x).bernoulli_()),
 }
 
 

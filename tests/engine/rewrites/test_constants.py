@@ -138,3 +138,31 @@ def test_gradients_leave_out_what_is_held_constant() -> None:
     by_input = Gradient(model, constant="adjacency")(*inputs, target=1).by_input
     assert not by_input["adjacency"].any()
     assert by_input["features"].any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda h: torch.full_like(h, 0.1),
+        lambda h: h.new_full(h.shape, 0.1),
+        lambda h: h.new_full((1,), 0.1),
+        lambda h: h.new_ones(3) / 10,
+        lambda h: h.new_empty(3).fill_(0.1),
+    ],
+)
+def test_what_only_takes_a_shape_of_data_is_a_constant(make):
+    class Floored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner, self.out = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.inner(x)
+            return self.out(torch.maximum(h, make(h)))
+
+    x = torch.randn(5, 4)
+    expl = LRP(Floored(), normalize_output=False)(x, target=1, audit=True)
+    expected = Gradient(Floored(), normalize_output=False)(x, target=1).relevance * x
+    torch.testing.assert_close(expl.relevance, expected, rtol=1e-4, atol=1e-6)
+    assert expl.ledger.imbalance < 1e-6

@@ -8,6 +8,7 @@ program is functionalized by PyTorch instead, which is slower.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -161,6 +162,7 @@ def _rename(node: Node, memory: dict[Node, _Memory], order: dict[Node, int], *, 
     whole = node
     if apply and functional is not None:
         later = [(name, r) for name in target.whole for r in name.users if order.get(r, -1) > order[node]]
+        node.args += _left_out(node, functional)
         node.target = functional
         whole = _put_back(node, slices)
         order[whole] = order[node]
@@ -209,6 +211,15 @@ def _functional(node: Node) -> torch._ops.OpOverload | None:
 def _signature(target: torch._ops.OpOverload) -> list[tuple[str, str, bool]]:
     """Names and types of the arguments, by which the two forms of an operator are known to belong together."""
     return [(a.name, str(a.type), a.kwarg_only) for a in target._schema.arguments]
+
+
+def _left_out(node: Node, functional: torch._ops.OpOverload) -> tuple[Any, ...]:
+    """Arguments that only the writing form has defaults of, as `bernoulli_()` has."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    given, wanted = node.target._schema.arguments[len(node.args) :], functional._schema.arguments[len(node.args) :]
+    return tuple(
+        a.default_value for a, b in zip(given, wanted, strict=True) if a.has_default_value() > b.has_default_value()
+    )
 
 
 def _seen_through(node: Node) -> Node | None:
