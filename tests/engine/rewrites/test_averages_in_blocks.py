@@ -292,6 +292,13 @@ def other_places(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     return zeros.scatter_add(1, index, k.exp() * v) / zeros.scatter_add(1, index.flip(1), k.exp())
 
 
+def other_dimension(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """As many places as columns: each column is divided by another place's sum."""
+    e, zeros = (q * k).sum(-1).exp(), torch.zeros(len(k), 3, dtype=k.dtype)
+    sums = torch.zeros(len(k), 3, 3, dtype=k.dtype).index_add(1, PLACES, e[..., None] * v)
+    return sums / zeros.index_add(1, PLACES, e)[:, None]
+
+
 def other_matrix(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     return (w.exp() @ (k.exp() * v)) / (w.exp().t() @ k.exp())
 
@@ -311,7 +318,7 @@ def more_above(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "form", [other_factor, other_places, other_matrix, other_direction, mean_of_sum, more_above],
+    "form", [other_factor, other_places, other_dimension, other_matrix, other_direction, mean_of_sum, more_above],
     ids=lambda form: form.__name__,
 )  # fmt: skip
 def test_what_is_no_average_is_not_read_as_one(form):
