@@ -53,7 +53,10 @@ FAMILIES = {
         "Softmax",
         "Softmax inside a model: the `SoftmaxRule`, or the `StopRule`. At the output it is refused. One that a model "
         "spells out, `w * exp(x - m) / sum(w * exp(x - m))`, also over the edges that end in one node of a graph, is "
-        "read as `weights_of_exponentials`; `x - logsumexp(x)` is a log-softmax, `log(sum(exp(x)))` a logsumexp.",
+        "read as `weights_of_exponentials`; `x - logsumexp(x)` is a log-softmax, `log(sum(exp(x)))` a logsumexp. So is "
+        "what is divided after it was summed, in one piece or in up to 64 blocks: attention with a running maximum, "
+        "the state of RWKV, running averages; longer ones are explained block by block, with a warning. Any base "
+        "will do. What is part of none of these is `exp(x)` divided by `exp(m)`, which counts as a constant.",
     ),
     "attention": (
         "Attention",
