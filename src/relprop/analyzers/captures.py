@@ -202,7 +202,7 @@ class Captures:
         explains: bool,
     ) -> bool:
         """Whether a program is still the model's, as far as can be told without capturing it."""
-        differs = now is not found.seen and not now.changes(found.seen) <= self._idle
+        differs = found.graph.is_stale or (now is not found.seen and not now.changes(found.seen) <= self._idle)
         if differs or not ((found.due and explains) or now is not found.seen):
             return not differs
         with self._lock:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from support.compare import assert_close
 from torch import Tensor, nn
 
@@ -87,3 +91,63 @@ def test_a_branch_on_data_is_refused() -> None:
     line, step = r"in pairs: return super\(\)\.pairs\(-x if x\.sum\(\)", r"torch\.where in the"
     with pytest.raises(CaptureError, match=rf"data-dependent[\s\S]*{line}[\s\S]*{step}"):
         LRP(BranchOnData().eval())(torch.randn(3, 6), target=1)
+
+
+class Tempered(nn.Module):
+    """What forward takes of a parameter as a number of Python's."""
+
+    def __init__(self, by: Callable[[Tensor, nn.Parameter], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.out, self.by = nn.Linear(4, 6), nn.Linear(6, 3), by
+        self.scale = nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.by(self.inner(x), self.scale))
+
+
+NUMBERS: dict[str, Callable[[Tensor, nn.Parameter], Tensor]] = {
+    "factor": lambda h, t: h * t.item(),
+    "summand": lambda h, t: F.relu(h - t.item()),
+    "taken from": lambda h, t: F.relu(t.item() - h),
+    "divisor": lambda h, t: h / t.item(),
+    "worked out": lambda h, t: h * (2 * t.item() + 1) - t.item() / 3,
+    "coefficient": lambda h, t: torch.add(h, h.flip(1), alpha=t.item()) - torch.sub(h, h.roll(1, 1), alpha=t.item()),
+    "of a product": lambda h, t: torch.addcmul(h, h.detach(), h, value=t.item()),
+    "of a quotient": lambda h, t: torch.addcdiv(h, h, torch.full_like(h, 2.0), value=t.item()),
+    "way between": lambda h, t: torch.lerp(h, h.flip(1), t.item()),
+    "threshold": lambda h, t: h.clamp(0, t.item()) + h.masked_fill(h < t.item(), 0.0),
+    "of what it makes": lambda h, t: h * t.exp().sum().item(),
+    "float": lambda h, t: h * float(t) + float(t),
+    "root": lambda h, t: h * math.sqrt(t.item()),
+    "bounds": lambda h, t: F.hardtanh(h, -t.item(), t.item()),
+    "branch": lambda h, t: F.leaky_relu(h, 0.1) if t > 0.3 else h.relu(),
+    "branch on a number": lambda h, t: F.leaky_relu(h, 0.1) if t.item() > 0.3 else h.relu(),
+}
+
+
+@pytest.mark.parametrize("audit", [False, True])
+@pytest.mark.parametrize("form", NUMBERS)
+def test_numbers_of_parameters(form: str, audit: bool) -> None:
+    model, x = Tempered(NUMBERS[form]), torch.randn(3, 4)
+    lrp = LRP(model, normalize_output=False)
+    for value in (0.4, 0.4, 0.2):  # it follows in the very next call, and the third is not compared with the model
+        with torch.no_grad():
+            model.scale.fill_(value)
+        expl = lrp(x, target=1, audit=audit)
+        assert_close(expl.output, model(x), rtol=1e-5)
+        given = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(given)[:, 1].sum(), given)
+        if form not in {"threshold", "bounds"}:  # relevance passes those
+            assert_close(expl.relevance, x * gradient, rtol=1e-5)
+        if audit:
+            assert expl.ledger is not None
+            assert expl.ledger.imbalance < 1e-5
+
+
+def test_numbers_that_follow_a_parameter_to_another_dtype() -> None:
+    model, x = Tempered(NUMBERS["root"]), torch.randn(3, 4)
+    lrp = LRP(model)
+    lrp(x, target=1)
+    model.double()
+    assert_close(lrp(x.double(), target=1).output, model(x.double()), rtol=1e-12)

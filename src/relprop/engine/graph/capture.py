@@ -102,14 +102,13 @@ def _repeated(given: Inputs) -> Inputs:
 
 def _captured(shadow: nn.Module, inputs: Inputs, opened: Open) -> Graph:
     shadow.register_forward_hook(lambda _module, _inputs, output: as_records(output))
-    if opened == "known":
-        hold_numbers(shadow)
+    held = hold_numbers(shadow) if opened == "known" else []
     exported = export(shadow, inputs, opened)
     inline_regions(exported.graph_module)
     exported = make_functional(exported)
     recurrent.restore(exported.graph)
     quantized.restore(exported.graph)
-    return _to_graph(exported, shadow)
+    return replace(_to_graph(exported, shadow), held=tuple((t, t.detach().clone()) for t in held))
 
 
 def _own_output(model: nn.Module, given: Inputs, written: Collection[str] = ()) -> list[Any]:

@@ -67,6 +67,7 @@ class Graph:
         module_types: class of each module, by path.
         tried: sets of open sizes that may be 1 together: there the program was seen to return what the model does.
         written: paths of the parameters that the model's own forward writes to.
+        held: parameters and buffers whose numbers have become part of the program, and what they were.
     """
 
     fx: FxGraph
@@ -76,11 +77,17 @@ class Graph:
     module_types: Mapping[str, type[nn.Module]] = field(default_factory=dict)
     tried: set[frozenset[Any]] = field(default_factory=set)
     written: frozenset[str] = frozenset()
+    held: tuple[tuple[Tensor, Tensor], ...] = ()
     _inputs: list[Node] | None = field(default=None, init=False, repr=False, compare=False)
 
     def settle(self) -> None:
         """Nobody changes its inputs any more: what every call asks of them is looked up once."""
         self._inputs = self.inputs
+
+    @property
+    def is_stale(self) -> bool:
+        """Numbers that have become part of the program are others now."""
+        return any(not torch.equal(now, then) for now, then in self.held)
 
     @property
     def nodes(self) -> Sequence[Node]:

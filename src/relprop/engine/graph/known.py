@@ -26,7 +26,7 @@ ON_NUMBERS = (torch.div, torch.floor_divide, torch.true_divide, torch.remainder)
 """What takes numbers for tensors too."""
 
 FEW = 16
-"""Entries of a buffer that may be sizes."""
+"""Entries of a tensor that may be sizes, or numbers such as a temperature."""
 
 SIZED = frozenset(
     (
@@ -61,13 +61,26 @@ def needs_values(error: BaseException) -> bool:
     return "DataDependent" in type(error).__name__
 
 
-def hold_numbers(shadow: nn.Module) -> None:
-    """Make small buffers of integers, such as strides, plain attributes of a copy, whose values are known."""
+def hold_numbers(shadow: nn.Module) -> list[Tensor]:
+    """Make few numbers that a module holds plain attributes of a copy, whose values are known.
+
+    Integers are sizes, such as strides. Others that are no weights of PyTorch's own layers may become Python numbers,
+    by `item()`, `float()` or a branch.
+
+    Returns:
+        What may become part of the program.
+    """
+    held = list[Tensor]()
     for module in shadow.modules():
-        for name, buffer in list(module._buffers.items()):
-            if buffer is not None and not buffer.is_floating_point() and buffer.numel() <= FEW:
-                del module._buffers[name]
-                module.__dict__[name] = buffer.detach()
+        of_torch = type(module).__module__.startswith("torch.nn.")
+        for tensors in (module._buffers, module._parameters):
+            for name, tensor in list(tensors.items()):
+                if tensor is None or tensor.numel() > FEW or (of_torch and tensor.is_floating_point()):
+                    continue
+                del tensors[name]
+                module.__dict__[name] = tensor.detach()
+                held.append(tensor)
+    return held
 
 
 def _of_the_form_of(tensor: Tensor) -> Tensor:

@@ -12,10 +12,9 @@ Each is an equivalence, always done, whether or not the user asks for canonizati
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
 
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, ancestors, fake_value, info, is_floating, operator_name, shape_of
@@ -135,43 +134,49 @@ def _neg(graph: Graph, node: Node) -> Node | None:
 
 
 def _constant(graph: Graph, node: Node, value: Any) -> Node:
-    return (
-        value
-        if isinstance(value, Node) and isinstance(fake_or_static(value), (Tensor, bool))
-        else insert(graph, node, f.scalar, value)
-    )
+    return insert(graph, node, f.scalar, value) if is_number(value) else value
 
 
-def fake_or_static(node: Node) -> Any:
-    """The node's symbolic value, or True where it is a constant made from parameters."""
-    return True if info(node).static else fake_value(node)
+def is_number(value: Any) -> TypeGuard[Any]:
+    """No tensor: a Python number, or one that the program computes, such as a size or the `item()` of a weight."""
+    return not isinstance(value, Node) or isinstance(fake_value(value), (int, float, torch.SymInt, torch.SymFloat))
 
 
 def _add(graph: Graph, node: Node) -> Node | None:
     given = arguments(node)
-    return _sum_of(graph, node, [given["self"], given["other"]], [1, given.get("alpha", 1)])
+    other, alpha = _times(graph, node, given["other"], given.get("alpha", 1))
+    return _sum_of(graph, node, [given["self"], other], [1, alpha])
 
 
 def _sub(graph: Graph, node: Node) -> Node | None:
     given = arguments(node)
-    return _sum_of(graph, node, [given["self"], given["other"]], [1, -given.get("alpha", 1)])
+    other, alpha = _times(graph, node, given["other"], given.get("alpha", 1))
+    return _sum_of(graph, node, [given["self"], other], [1, -alpha])
 
 
 def _rsub(graph: Graph, node: Node) -> Node | None:
     given = arguments(node)
-    return _sum_of(graph, node, [given["other"], given["self"]], [1, -given.get("alpha", 1)])
+    taken_off, alpha = _times(graph, node, given["self"], given.get("alpha", 1))
+    return _sum_of(graph, node, [given["other"], taken_off], [1, -alpha])
 
 
 def _addcmul(graph: Graph, node: Node) -> Node | None:
     given = arguments(node)
     product = _product_of(graph, node, given["tensor1"], given["tensor2"])
-    return _sum_of(graph, node, [given["self"], product], [1, given["value"]])
+    product, value = _times(graph, node, product, given["value"])
+    return _sum_of(graph, node, [given["self"], product], [1, value])
 
 
 def _addcdiv(graph: Graph, node: Node) -> Node | None:
     given = arguments(node)
     quotient = _quotient_of(graph, node, given["tensor1"], given["tensor2"])
-    return _sum_of(graph, node, [given["self"], quotient], [1, given["value"]])
+    quotient, value = _times(graph, node, quotient, given["value"])
+    return _sum_of(graph, node, [given["self"], quotient], [1, value])
+
+
+def _times(graph: Graph, node: Node, x: Any, factor: Any) -> tuple[Any, float]:
+    """A summand and its coefficient, which is a number that is known now."""
+    return (_product_of(graph, node, x, factor), 1) if isinstance(factor, Node) else (x, factor)
 
 
 def _lerp(graph: Graph, node: Node) -> Node | None:
@@ -226,6 +231,7 @@ def _weighted_by_data(graph: Graph, node: Node) -> Node | None:
 
 
 def _sum_of(graph: Graph, node: Node, summands: Sequence[Any], coefficients: Sequence[float]) -> Node:
+    summands = [_constant(graph, node, s) if isinstance(s, Node) else s for s in summands]
     merged = _into_bias(graph, node, summands, coefficients)
     return merged or insert(graph, node, f.add, *summands, like=node, coefficients=tuple(coefficients))
 
