@@ -12,7 +12,7 @@ from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.errors import CaptureError
+from relprop.errors import CaptureError, InputError
 
 
 class Network(nn.Module):
@@ -151,3 +151,74 @@ def test_numbers_that_follow_a_parameter_to_another_dtype() -> None:
     lrp(x, target=1)
     model.double()
     assert_close(lrp(x.double(), target=1).output, model(x.double()), rtol=1e-12)
+
+
+def row_means(edges: Tensor, h: Tensor) -> Tensor:
+    return torch.sparse.mm(edges, h) / torch.sparse.sum(edges, 1).to_dense()[:, None]
+
+
+def by_their_ends(edges: Tensor, h: Tensor) -> Tensor:
+    (end, start), weights = edges.coalesce().indices(), edges.coalesce().values()
+    return torch.zeros_like(h).index_add(0, end, h[start] * weights[:, None])
+
+
+SPARSE: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "product": (lambda edges, h: edges @ h, lambda dense, h: dense @ h),
+    "of torch.sparse": (torch.sparse.mm, torch.mm),
+    "transposed": (lambda edges, h: torch.sparse.mm(edges.t(), h), lambda dense, h: dense.t() @ h),
+    "added": (lambda edges, h: torch.sparse.addmm(h, edges, h), lambda dense, h: h + dense @ h),
+    "scaled": (lambda edges, h: (edges * 2) @ h, lambda dense, h: 2 * dense @ h),
+    "means": (row_means, lambda dense, h: dense @ h / dense.sum(1, keepdim=True)),
+    "ends": (by_their_ends, lambda dense, h: dense @ h),
+    "dense": (lambda edges, h: edges.to_dense() @ h, lambda dense, h: dense @ h),
+}
+
+
+class OnGraph(nn.Module):
+    """One layer over a graph (N, N), as a buffer or as a plain attribute."""
+
+    def __init__(self, by: Callable[[Tensor, Tensor], Tensor], edges: Tensor, *, plain: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.out, self.by = nn.Linear(4, 6), nn.Linear(6, 3), by
+        if plain:
+            self.edges = edges
+        else:
+            self.register_buffer("edges", edges)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.by(self.edges, self.inner(x)).relu())
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("form", SPARSE)
+def test_sparse_tensors_that_a_model_holds(form: str, layout: torch.layout, plain: bool) -> None:
+    if layout == torch.sparse_csr and form in {"means", "ends"}:
+        pytest.skip("PyTorch itself does not compute it")
+    sparse, written_out = SPARSE[form]
+    dense = torch.rand(5, 5).relu() * (torch.rand(5, 5) > 0.4) + torch.eye(5)
+    x = torch.randn(5, 4)
+    model = OnGraph(sparse, dense.to_sparse(layout=layout), plain=plain)
+    found = LRP(model)(x, target=1, audit=True)
+    expected = LRP(OnGraph(written_out, dense))(x, target=1)
+    assert_close(found.output, model(x), rtol=1e-5)
+    assert_close(found.relevance, expected.relevance, rtol=1e-4)
+    assert found.ledger is not None
+    assert found.ledger.imbalance < 1e-5
+    assert model.edges.layout == layout
+
+
+def test_sparse_inputs_are_to_be_written_out() -> None:
+    class Adjacent(nn.Module):
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return edges @ x
+
+    with pytest.raises(InputError, match=r"sparse \(torch.sparse_coo\).*give it as x.to_dense\(\)"):
+        LRP(Adjacent())(torch.randn(5, 4), torch.eye(5).to_sparse(), target=1)
+
+
+def test_arrays_of_parameters() -> None:
+    x, by = torch.randn(3, 4), lambda h, t: h * float(t.detach().numpy()) + torch.as_tensor(t.detach().cpu().numpy())
+    model = Tempered(by)
+    assert_close(LRP(model)(x, target=1).output, model(x), rtol=1e-5)

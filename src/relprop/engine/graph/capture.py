@@ -16,7 +16,7 @@ from relprop.engine.graph.export import LOCK, Inputs, Open, explain_failure, exp
 from relprop.engine.graph.functional import make_functional
 from relprop.engine.graph.graph import Graph, NodeInfo, fake_value, operator_name
 from relprop.engine.graph.hints import what_helps
-from relprop.engine.graph.known import hold_numbers, needs_values
+from relprop.engine.graph.known import hold_numbers, holds_sparse, needs_values
 from relprop.engine.graph.outputs import as_records
 from relprop.engine.graph.regions import inline_regions
 from relprop.engine.graph.shadow import check_modules, shadow_of, trial_of
@@ -42,11 +42,12 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
     """
     given: Inputs = (tuple(args), dict(kwargs or {}))
     check_modules(model)
+    _check_layouts(given)
     with LOCK, quiet():
         failed: Exception | None = None
         errors: list[Exception] = []
         differs = ""
-        for inputs, opened in _attempts(given, errors):
+        for inputs, opened in _attempts(model, given, errors):
             try:
                 graph = _captured(shadow_of(model), inputs, opened)
             except CaptureError:
@@ -66,6 +67,17 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
         raise CaptureError(explain_failure(model, failed)) from failed
 
 
+def _check_layouts(given: Inputs) -> None:
+    for leaf in pytree.tree_leaves(given):
+        if isinstance(leaf, Tensor) and (leaf.layout != torch.strided or leaf.is_nested):
+            kind = "nested" if leaf.is_nested else f"sparse ({leaf.layout})"
+            dense = "to_padded_tensor(0.0)" if leaf.is_nested else "to_dense()"
+            raise InputError(
+                f"An input is {kind}, which cannot be captured: give it as x.{dense}. Sparse tensors that the model "
+                "itself holds may stay what they are."
+            )
+
+
 def departs(graph: Graph, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """How a program that was captured earlier differs from the model as it is now; empty where it does not.
 
@@ -78,7 +90,7 @@ def departs(graph: Graph, model: nn.Module, args: Sequence[Any], kwargs: Mapping
         return trial.difference(graph, pytree.tree_leaves(given), _own_output(model, given, graph.written))
 
 
-def _attempts(given: Inputs, failed: Sequence[Exception]) -> Iterator[tuple[Inputs, Open]]:
+def _attempts(model: nn.Module, given: Inputs, failed: Sequence[Exception]) -> Iterator[tuple[Inputs, Open]]:
     """Inputs to export with, and the sizes to leave open, from what serves most calls to what serves only this one."""
     tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor) and t.dim()]
     if {t.shape[0] for t in tensors} == {1}:
@@ -88,7 +100,7 @@ def _attempts(given: Inputs, failed: Sequence[Exception]) -> Iterator[tuple[Inpu
     if any(len(varying_dims(t)) > 1 for t in tensors):
         yield given, "batch"  # for models whose code fixes the length of sequences
     yield given, "none"
-    if failed and needs_values(failed[-1]):
+    if failed and (needs_values(failed[-1]) or holds_sparse(model)):
         yield given, "known"
 
 

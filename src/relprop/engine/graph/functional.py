@@ -94,9 +94,12 @@ INSTEAD = {
     aten.fill.Tensor: aten.copy.default,
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
+    aten._sparse_mm.default: aten.mm.default,
+    aten._sparse_addmm.default: aten.addmm.default,
 }
 """Memory that a model fills part by part starts at zero: what happens to lie there may be NaN, even times 0. What fills
-memory makes a constant. A view takes its strides from the model's run, where another memory format may come along."""
+memory makes a constant. A view takes its strides from the model's run, where another memory format may come along.
+Sparse tensors that a model holds have been written out."""
 
 
 SCATTER = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}

@@ -7,7 +7,7 @@ it is part of the program. Its sizes must be fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,8 @@ class KnownValues(TorchFunctionMode):
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if all(map(_is_known, tensors)) and (tensors or func in MADE or func in ON_NUMBERS):
             with _disable_current_modes():
-                return func(*args, **kwargs)
+                return pytree.tree_map(_on_its_own, func(*args, **kwargs))
+        args, kwargs = pytree.tree_map(_as_dense, (tuple(args), kwargs))
         if getattr(func, "__name__", "") in SIZED:
             args, kwargs = pytree.tree_map(_as_size, (tuple(args), kwargs))
         return func(*args, **kwargs)
@@ -58,14 +59,25 @@ class KnownValues(TorchFunctionMode):
 
 def needs_values(error: BaseException) -> bool:
     """An export failed because it did not know a value that the model asked for."""
-    return "DataDependent" in type(error).__name__
+    return "DataDependent" in type(error).__name__ or ".numpy() is not supported" in str(error)
+
+
+def holds_sparse(model: nn.Module) -> bool:
+    """Some module holds a sparse tensor, such as a graph's edges, which an export can do nothing with."""
+    return any(_is_sparse(value) for module in model.modules() for value in _held_by(module))
+
+
+def _held_by(module: nn.Module) -> Iterator[Any]:
+    yield from module._buffers.values()
+    yield from module._parameters.values()
+    yield from vars(module).values()
 
 
 def hold_numbers(shadow: nn.Module) -> list[Tensor]:
     """Make few numbers that a module holds plain attributes of a copy, whose values are known.
 
     Integers are sizes, such as strides. Others that are no weights of PyTorch's own layers may become Python numbers,
-    by `item()`, `float()` or a branch.
+    by `item()`, `float()` or a branch. Sparse tensors are held whatever their size.
 
     Returns:
         What may become part of the program.
@@ -75,11 +87,13 @@ def hold_numbers(shadow: nn.Module) -> list[Tensor]:
         of_torch = type(module).__module__.startswith("torch.nn.")
         for tensors in (module._buffers, module._parameters):
             for name, tensor in list(tensors.items()):
-                if tensor is None or tensor.numel() > FEW or (of_torch and tensor.is_floating_point()):
+                if tensor is None:
                     continue
-                del tensors[name]
-                module.__dict__[name] = tensor.detach()
-                held.append(tensor)
+                sparse, few = _is_sparse(tensor), tensor.numel() <= FEW
+                if sparse or (few and not (of_torch and tensor.is_floating_point())):
+                    del tensors[name]
+                    module.__dict__[name] = tensor.detach()
+                    held += [] if sparse else [tensor]
     return held
 
 
@@ -90,6 +104,24 @@ def _of_the_form_of(tensor: Tensor) -> Tensor:
 
 def _is_known(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.device.type != "meta"
+
+
+def _is_sparse(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout != torch.strided
+
+
+def _as_dense(leaf: Any) -> Any:
+    """A known sparse tensor as what it is when it is written out."""
+    if not _is_sparse(leaf) or not _is_known(leaf):
+        return leaf
+    with _disable_current_modes():
+        return leaf.to_dense()
+
+
+def _on_its_own(value: Any) -> Any:
+    """A tensor that is no view of a sparse one, as its values are."""
+    view = isinstance(value, Tensor) and value._is_view() and _is_sparse(value._base) and not _is_sparse(value)
+    return value.clone() if view else value
 
 
 def _as_size(leaf: Any) -> Any:
