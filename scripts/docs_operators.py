@@ -157,6 +157,10 @@ BECOMES = {
     **dict.fromkeys(("chain_matmul", "linalg_multi_dot"), "products of two matrices at a time"),
     **dict.fromkeys(("cross", "linalg_cross"), "a difference of two products of rolled vectors"),
     **dict.fromkeys(("ger", "outer"), "a product of a column and a row"),
+    **dict.fromkeys(
+        ("linalg_solve", "linalg_solve_triangular", "cholesky_solve"),
+        "a product with the inverse, where the system is no data; refused where it is",
+    ),
     **dict.fromkeys(("inner", "tensordot"), "`linear`, for a product with a constant; `matmul` or `einsum`"),
     **dict.fromkeys(("special_xlogy", "xlogy"), "a product with a logarithm"),
     **dict.fromkeys(OF_FIRST, "the same function of its first argument; where both are data, the second is a constant"),
@@ -198,12 +202,13 @@ REFUSED = {
     ),
     "Written with others, which are explained": (
         "kron combinations cartesian_prod vander gradient trapz trapezoid cumulative_trapezoid put "
-        "sum_to_size sspaddmm _trilinear fill zero new_full linspace logspace conv_tbc slice_inverse "
+        "sum_to_size sspaddmm _trilinear fill zero linspace logspace conv_tbc slice_inverse "
         "embedding_bag _embedding_bag* fractional_max_pool* nonzero* *_copy *_mean unflatten_dense_tensors "
         "flatten_dense_tensors log_sigmoid_forward feature_alpha_dropout rrelu* _safe_softmax _masked_softmax "
         "_weight_norm*"
     ),
-    "Other kinds of storage, such as sparse, nested and quantized: convert with `to_dense()` or `dequantize()`": (
+    "Other kinds of storage, such as sparse, nested and quantized: convert with `to_dense()` or `dequantize()`; sparse "
+    "tensors that a model holds are written out as they are captured": (
         "*sparse* *nested* *quant* *jagged* *padded* *indices* *values* *coalesce* *csr* smm hspmm to_dense "
         "_to_dense int_repr q_* _spdiags _spsolve _csl* *int4* *int8* _int_mm *scaled*mm* fbgemm_* "
         "_saturate_* _rowwise_prune to_mkldnn hash_tensor choose_qparams*"

@@ -35,7 +35,7 @@ def refused():
 
 def explodes():
     conv, head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3, bias=False)
-    head.weight.data = torch.tensor([[50.0, -50.0, 5e-6, 0.0]]).repeat(3, 1)
+    head.weight.data = torch.tensor([[50.0, -50.0, 0.02, 0.0]]).repeat(3, 1)
     class Same(nn.Module):
         def __init__(self):
             super().__init__()

@@ -38,6 +38,7 @@ from relprop.engine.rewrites.rewriting import (
     positional,
     sizes_of,
 )
+from relprop.engine.rewrites.solutions import SOLUTIONS
 from relprop.engine.rewrites.strided import read_in_windows
 from relprop.engine.rewrites.written_out import write_out
 
@@ -371,6 +372,7 @@ REWRITES: dict[str, Lowering] = {
     "real": _real,
     "slice": _slice,
     "getitem": _one_of_several,
+    **SOLUTIONS,
     **dict.fromkeys(KINDS, unroll),
     **{f"{kind}_cell": unroll_cell for kind in KINDS},
 }
