@@ -78,7 +78,13 @@ ROWS: dict[str, tuple[Callable[[Lookup, Tensor], Tensor], Callable[[Tensor], Ten
         lambda ids: ids.masked_fill(ids < 3, 0),
     ),
     "reversed": (lambda m, ids: m.embedding(ids.flip(1)).sum(1), lambda ids: ids.flip(1)),
-    "viewed": (lambda m, ids: m.embedding(ids.view(-1)).view(len(ids), -1, DIM).sum(1), lambda ids: ids.view(-1)),
+    "viewed": (lambda m, ids: m.embedding(ids.view(-1)).view(len(ids), -1, DIM).sum(1), lambda ids: ids),
+    "in pairs": (lambda m, ids: m.embedding(ids[:, :4].reshape(-1, 2, 2)).sum((1, 2)), lambda ids: ids[:, :4]),
+    "split": (lambda m, ids: m.embedding(ids.split([2, 3], 1)[1]).sum(1), lambda ids: ids[:, 2:]),
+    "chunked": (lambda m, ids: m.embedding(ids.chunk(2, 1)[0]).sum(1), lambda ids: ids[:, :3]),
+    "tensor_split": (lambda m, ids: m.embedding(ids.tensor_split(2, 1)[1]).sum(1), lambda ids: ids[:, 3:]),
+    "unbound": (lambda m, ids: m.embedding(ids.unbind(1)[2]), lambda ids: ids[:, 2]),
+    "sorted": (lambda m, ids: m.embedding(ids.sort(1).values).sum(1), lambda ids: ids.sort(1).values),
     "padded": (lambda m, ids: m.embedding(F.pad(ids, (1, 0), value=4)).sum(1), lambda ids: F.pad(ids, (1, 0), value=4)),
     "indexed": (lambda m, ids: m.table[ids].sum(1), lambda ids: ids),
     "selected": (lambda m, ids: m.table.index_select(0, ids.flatten()).view(len(ids), -1, DIM).sum(1), torch.flatten),
@@ -98,6 +104,60 @@ def test_ids_have_relevance_whatever_their_way_to_the_table(way: str) -> None:
     assert expl.ledger.input == pytest.approx(float(expl.output[:, 1].sum()), rel=1e-4)
 
 
+def test_how_ids_are_ranked_is_no_id() -> None:
+    model = Lookup(lambda m, ids: m.embedding(ids.sort(1).indices).sum(1) + m.embedding(ids).sum(1)).eval()
+    expl = LRP(model, normalize_output=False)(tokens(), target=1)
+    assert list(expl.by_input) == ["ids"]
+    assert expl.by_input["ids"].shape == (2, 5, DIM)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda ids: (ids == 3).float(),
+        lambda ids: (ids[..., None] == ids[:, None]).float().sum(-1),
+        lambda ids: (ids[..., None] == torch.tensor([3, 5])).any(-1).float(),
+        lambda ids: (ids == torch.tensor([3, 3, 3, 5, 5])).float(),
+    ],
+    ids=["one id", "pairs", "some ids", "id by id"],
+)
+def test_masks_that_are_compared_are_no_categories(mask: Callable[[Tensor], Tensor]) -> None:
+    model = Lookup(lambda m, ids: (m.embedding(ids) * mask(ids)[..., None]).sum(1)).eval()
+    ids = torch.tensor([[3, 1, 3, 5, 9], [2, 3, 5, 8, 3]])
+    expl = LRP(model, normalize_output=False)(ids, target=1, audit=True)
+    assert list(expl.by_input) == ["ids"]
+    expected = model.embedding(ids) * mask(ids)[..., None] * model.head.weight[1]
+    assert_each_close(expl.by_input["ids"], expected.detach(), atol=1e-6)
+
+
+CASTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "long": lambda x: x.long(),
+    "int": lambda x: x.int(),
+    "type": lambda x: x.type(torch.int64),
+    "rounded": lambda x: x.round().to(torch.long),
+    "cut": lambda x: x[:, :2].long(),
+    "shifted": lambda x: x.long() + 1,
+}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_categories_among_numbers(cast: str) -> None:
+    """A table of floats, some columns of which are cast to ids: those have relevance of their own."""
+
+    class Table(Lookup):
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.embedding(CASTS[cast](ids[:, :3])).sum(1) + ids[:, 3:])
+
+    model, numbers = Table(lambda m, ids: ids).eval(), torch.rand(2, DIM)
+    x = torch.cat([tokens()[:, :3].float(), numbers], 1)
+    expl = LRP(model, normalize_output=False)(x, target=1, audit=True)
+    w = model.head.weight[1].detach()
+    assert_each_close(expl.by_input["ids@1"], model.embedding(CASTS[cast](x[:, :3])).detach() * w, atol=1e-6)
+    assert_each_close(expl.by_input["ids"][:, 3:], numbers * w, atol=1e-6)
+    assert not expl.by_input["ids"][:, :3].any()
+    assert expl.ledger.imbalance < 1e-5
+
+
 def test_a_token_put_in_front_is_a_constant_with_the_name_of_the_table() -> None:
     def look_up(model: Lookup, ids: Tensor) -> Tensor:
         front = torch.full((len(ids), 1), 12, dtype=torch.long)
@@ -111,11 +171,15 @@ def test_a_token_put_in_front_is_a_constant_with_the_name_of_the_table() -> None
     assert sum(expl.ledger.sinks.values()) == pytest.approx(front, rel=1e-4)
 
 
-@pytest.mark.parametrize("form", ["linear", "matmul", "scatter"])
+@pytest.mark.parametrize("form", ["linear", "matmul", "scatter", "compared", "compared with"])
 def test_one_hot_rows_have_relevance_where_the_one_is(form: str) -> None:
     def look_up(model: Lookup, ids: Tensor) -> Tensor:
         if form == "scatter":
             rows = torch.zeros(*ids.shape, VOCABULARY).scatter_(-1, ids.unsqueeze(-1), 1.0)
+        elif form == "compared":
+            rows = (ids[..., None] == torch.arange(VOCABULARY)).float()
+        elif form == "compared with":
+            rows = torch.arange(VOCABULARY).eq(ids.unsqueeze(-1)).to(torch.float32)
         else:
             rows = F.one_hot(ids, VOCABULARY).float()
         return (F.linear(rows, model.table.T) if form == "linear" else rows @ model.table).sum(1)

@@ -76,6 +76,10 @@ class Ids:
             read: Iterable[object] = [a for i, a in enumerate(node.args) if i in CHOSEN[name]]
         elif name in COUNTED_ANEW:
             read = self._counted(node, name)
+        elif name == "getitem":
+            source, index = node.args[:2]
+            ranked = isinstance(source, Node) and operator_name(source) in {"sort", "topk"} and index != 0
+            read = [] if ranked else [source]
         elif op_of(node).family == "movement" or name in {"copy", "alias"}:
             read = [a for a in node.all_input_nodes if not op_of(node).like_another or a is node.args[0]]
         else:
@@ -116,18 +120,32 @@ def looked_up(node: Node, ids: Ids) -> object:
     if isinstance(indices, (list, tuple)):
         given = [i for i in indices if isinstance(i, Node) and ids.of(i)]
         return given[0] if len(given) == 1 else None
-    return indices if _is_integer(indices) else None
+    return indices if is_integer(indices) else None
 
 
 def _one_hot_ids(node: Node) -> object:
     source = node.args[0]
-    while isinstance(source, Node) and operator_name(source) not in {"one_hot", "scatter"}:
+    while isinstance(source, Node) and operator_name(source) not in {"one_hot", "scatter", "eq"}:
         source = source.args[0]
     if not isinstance(source, Node):
         return None
+    if operator_name(source) == "eq":
+        return compared_with_all(source)
     return source.args[0] if operator_name(source) == "one_hot" else source.args[2]
 
 
-def _is_integer(value: object) -> bool:
+def compared_with_all(node: Node) -> Node | None:
+    """The ids of `ids[..., None] == arange(V)`; None where two values are compared in another way."""
+    ids, others = node.args[:2]
+    for value, table in ((ids, others), (others, ids)):
+        if isinstance(value, Node) and isinstance(table, Node) and is_integer(value) and is_integer(table):
+            of_value, of_table = fake_value(value).shape, fake_value(table).shape
+            if len(of_value) > 1 and of_value[-1] == 1 and len(of_table) and of_table[-1] != 1:
+                return value
+    return None
+
+
+def is_integer(value: object) -> bool:
+    """A node whose value may be ids."""
     known = fake_value(value) if isinstance(value, Node) else None
     return isinstance(known, torch.Tensor) and not known.dtype.is_floating_point and known.dtype != torch.bool

@@ -1,9 +1,10 @@
 """Embeddings rewritten so that relevance is read as ids came: one entry for each id, in the order of the input.
 
 embedding(transposed ids)    -> the transposed embedding
+embedding(reshaped ids)      -> the reshaped embedding
 embedding(cat(ids, others))  -> cat(embedding(ids), embedding(others))
 embedding_bag(ids)           -> embedding, and the bag's sum, mean or maximum
-one-hot rows as numbers      -> categories
+one-hot rows as numbers      -> categories, also of ids[..., None] == arange(V)
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from torch import Tensor
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, fake_value, is_floating, operator_name
 from relprop.engine.ops.analysis import remove_dead
-from relprop.engine.ops.ids import Ids
+from relprop.engine.ops.ids import Ids, compared_with_all, is_integer
 from relprop.engine.rewrites.rewriting import arguments, changed, insert, positional
 
 aten = torch.ops.aten
 
 TRANSPOSED = {"transpose", "swapaxes", "permute", "t", "numpy_T", "mT"}
 """Operators that reorder dimensions."""
+
+RESHAPED = {"view", "reshape", "flatten", "unflatten"}
+"""Operators that leave the order of entries as it is."""
 
 UNCHANGED = {"contiguous", "clone", "alias", "to", "_to_copy", "detach"}
 
@@ -70,7 +74,7 @@ def _embedded(graph: Graph, node: Node, ids: Node, value: Any) -> Node:
         value: the symbolic value of the result.
     """
     source = ids
-    while operator_name(source) in UNCHANGED and isinstance(positional(source)[0], Node):
+    while operator_name(source) in UNCHANGED and is_integer(positional(source)[0]):
         source = positional(source)[0]
     name = operator_name(source)
     if name in TRANSPOSED and isinstance(value, Tensor):
@@ -79,6 +83,11 @@ def _embedded(graph: Graph, node: Node, ids: Node, value: Any) -> Node:
         inverse = [order.index(d) for d in range(rank)]
         inner = _embedded(graph, node, positional(source)[0], value.permute(*inverse, rank))
         return _made(graph, node, aten.permute.default, inner, [*order, rank], value=value)
+    sizes = [n if isinstance(n, int) else -1 for n in value.shape] if isinstance(value, Tensor) else []
+    if name in RESHAPED and sizes.count(-1) == 1 and is_integer(positional(source)[0]):
+        shape = fake_value(positional(source)[0]).shape
+        inner = _embedded(graph, node, positional(source)[0], value.new_empty(*shape, value.shape[-1]))
+        return _made(graph, node, aten.reshape.default, inner, sizes, value=value)
     if name in {"cat", "concat", "concatenate"} and isinstance(value, Tensor):
         given = arguments(source)
         parts, dim = given["tensors"], int(given["dim"]) % (value.dim() - 1)
@@ -106,7 +115,11 @@ def _is_one_hot(node: Node, ids: Ids) -> bool:
     source = positional(node)[0]
     while isinstance(source, Node) and operator_name(source) in {*UNCHANGED, "transpose", "permute", "reshape"}:
         source = positional(source)[0]
-    return isinstance(source, Node) and operator_name(source) == "one_hot" and bool(ids.of(positional(source)[0]))
+    if not isinstance(source, Node):
+        return False
+    if operator_name(source) == "eq":
+        return len(ids.of(compared_with_all(source))) > 0 and sum(map(ids.varies, positional(source)[:2])) == 1
+    return operator_name(source) == "one_hot" and bool(ids.of(positional(source)[0]))
 
 
 BAG_MODES = ("sum", "mean", "max")
