@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,10 @@ X = torch.rand(1, 3, 8, 8)
         (lambda: LRP(colours())(np.zeros((8, 8, 3), np.uint8)), r"Preprocess\(\)\(PIL\.Image\.fromarray\(x\)\)"),
         (lambda: LRP(colours())(Image.new("RGB", (8, 8))), r"is a picture, not a tensor.*Preprocess\(\)\(x\)"),
         (lambda: LRP(nn.Linear(2, 1))([[1.0, 2.0]]), r"a list of numbers, not a tensor. Give torch\.tensor\(x\)"),
+        (
+            lambda: LRP(nn.Linear(2, 1))(SimpleNamespace(x=torch.zeros(1, 2))),
+            r"is a SimpleNamespace, .* not seen as inputs: x\. Explain a module whose forward takes these tensors",
+        ),
         (lambda: LRP(nn.Embedding(9, 2))("a film"), r"is text, not a tensor.*tokenizer"),
         (lambda: LRP(nn.Sequential(nn.Embedding(9, 2)))(torch.rand(1, 3)), r"give token ids, torch\.int64"),
         (lambda: LRP(Two())(torch.rand(1, 2)), r"forward takes \(x, y\): give all of them"),

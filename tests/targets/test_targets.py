@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from support.compare import assert_each_close
@@ -38,6 +39,7 @@ def test_the_largest_output_is_the_default() -> None:
         (torch.tensor([-3, -1]), [0, 2]),
         (torch.tensor(2), [2, 2]),
         ((0,), [0, 0]),
+        (np.array([0, 2]), [0, 2]),
     ],
 )
 def test_class_targets(target: object, expected: list[int]) -> None:
@@ -76,7 +78,7 @@ def test_function_of_the_output() -> None:
         (torch.tensor([0, 3]), "target 3 is out of range"),
         (torch.tensor([0, 1, 2]), "there are 2 samples"),
         (torch.tensor([0.0, 1.0]), "integers"),
-        ((0, 1), "2 entries"),
+        ((0, 1), "2 entries.*as a tuple. For a class per sample, give torch.tensor"),
         ("cat", "is a name"),
         (True, "give None"),
         (lambda y: y[:1], "shaped like the output"),

@@ -73,6 +73,12 @@ def _no_tensor(given: Any) -> str:
             return (
                 "The input is text, not a tensor. Give what the model takes: lrp(**tokenizer(x, return_tensors='pt'))."
             )
+        held = [name for name, value in getattr(leaf, "__dict__", {}).items() if isinstance(value, Tensor)]
+        if held:
+            return (
+                f"The input is a {kind.__name__}, and what it holds is not seen as inputs: {', '.join(held)}. Explain a "
+                "module whose forward takes these tensors and makes one of them."
+            )
     return "There is no tensor among the inputs, so nothing to explain. Call lrp(x) with the model's input."
 
 

@@ -11,6 +11,7 @@ from math import prod
 from numbers import Integral
 from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -117,9 +118,10 @@ class Logit(Entry):
         """The number of the entry in one sample's flattened output (*shape,)."""
         scalar = not shape and self.position in (0, -1)
         if len(self._numbers) != max(len(shape), 1) and not scalar:
+            each = " For a class per sample, give torch.tensor(target)." if len(shape) == 1 else ""
             raise TargetError(
                 f"target={self.position} has {len(self._numbers)} entries, but one sample's output has shape "
-                f"{tuple(shape)}. Give one index per dimension, as a tuple."
+                f"{tuple(shape)}. Give one index per dimension, as a tuple.{each}"
             )
         flat = 0
         for i, size in zip(self._numbers, shape or (1,), strict=True):
@@ -286,6 +288,8 @@ def unresolved(given: TargetLike) -> Target:
         return Largest()
     if isinstance(given, str):
         return Logit(given)
+    if isinstance(given, np.ndarray):
+        given = torch.from_numpy(given)
     if isinstance(given, Tensor):
         return _of_tensor(given)
     if callable(given):
