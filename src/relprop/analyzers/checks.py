@@ -76,8 +76,8 @@ def _no_tensor(given: Any) -> str:
         held = [name for name, value in getattr(leaf, "__dict__", {}).items() if isinstance(value, Tensor)]
         if held:
             return (
-                f"The input is a {kind.__name__}, and what it holds is not seen as inputs: {', '.join(held)}. Explain a "
-                "module whose forward takes these tensors and makes one of them."
+                f"The input is a {kind.__name__}, and what it holds is not seen as inputs: {', '.join(held)}. Explain "
+                "a module whose forward takes these tensors and makes one of them."
             )
     return "There is no tensor among the inputs, so nothing to explain. Call lrp(x) with the model's input."
 
