@@ -61,6 +61,14 @@ X = torch.rand(1, 3, 8, 8)
             lambda: LRP(nn.Linear(2, 1))(SimpleNamespace(x=torch.zeros(1, 2))),
             r"is a SimpleNamespace, .* not seen as inputs: x\. Explain a module whose forward takes these tensors",
         ),
+        (
+            lambda: LRP(nn.Linear(2, 1))(torch.eye(2).to_sparse()),
+            r"is sparse \(torch.sparse_coo\)\. Give it as x.to_dense\(\)",
+        ),
+        (
+            lambda: LRP(nn.Linear(2, 1))(torch.nested.nested_tensor([torch.ones(1, 2), torch.ones(3, 2)])),
+            r"is nested\. Give it as x.to_padded_tensor\(0.0\)",
+        ),
         (lambda: LRP(nn.Embedding(9, 2))("a film"), r"is text, not a tensor.*tokenizer"),
         (lambda: LRP(nn.Sequential(nn.Embedding(9, 2)))(torch.rand(1, 3)), r"give token ids, torch\.int64"),
         (lambda: LRP(Two())(torch.rand(1, 2)), r"forward takes \(x, y\): give all of them"),

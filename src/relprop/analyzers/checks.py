@@ -40,6 +40,12 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
             "(torch.int64). Convert it, for pictures with x.float() / 255 and the model's normalization."
         )
     for t in tensors:
+        if t.layout != torch.strided or t.is_nested:
+            kind = "nested" if t.is_nested else f"sparse ({t.layout})"
+            raise InputError(
+                f"An input is {kind}. Give it as x.{'to_padded_tensor(0.0)' if t.is_nested else 'to_dense()'}; sparse "
+                "tensors that the model itself holds may stay what they are."
+            )
         if t.numel() == 0:
             raise InputError(f"An input has shape {tuple(t.shape)}: an empty batch has nothing to explain.")
     parameter = next(itertools.chain(model.parameters(), model.buffers()), None)

@@ -12,7 +12,7 @@ from support.compare import assert_close
 from torch import Tensor, nn
 
 from relprop import LRP
-from relprop.errors import CaptureError, InputError
+from relprop.errors import CaptureError
 
 
 class Network(nn.Module):
@@ -207,15 +207,6 @@ def test_sparse_tensors_that_a_model_holds(form: str, layout: torch.layout, plai
     assert found.ledger is not None
     assert found.ledger.imbalance < 1e-5
     assert model.edges.layout == layout
-
-
-def test_sparse_inputs_are_to_be_written_out() -> None:
-    class Adjacent(nn.Module):
-        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-            return edges @ x
-
-    with pytest.raises(InputError, match=r"sparse \(torch.sparse_coo\).*give it as x.to_dense\(\)"):
-        LRP(Adjacent())(torch.randn(5, 4), torch.eye(5).to_sparse(), target=1)
 
 
 def test_arrays_of_parameters() -> None:

@@ -42,7 +42,6 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
     """
     given: Inputs = (tuple(args), dict(kwargs or {}))
     check_modules(model)
-    _check_layouts(given)
     with LOCK, quiet():
         failed: Exception | None = None
         errors: list[Exception] = []
@@ -65,17 +64,6 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | N
             raise CaptureError(_says_other(model, differs))
         assert failed is not None
         raise CaptureError(explain_failure(model, failed)) from failed
-
-
-def _check_layouts(given: Inputs) -> None:
-    for leaf in pytree.tree_leaves(given):
-        if isinstance(leaf, Tensor) and (leaf.layout != torch.strided or leaf.is_nested):
-            kind = "nested" if leaf.is_nested else f"sparse ({leaf.layout})"
-            dense = "to_padded_tensor(0.0)" if leaf.is_nested else "to_dense()"
-            raise InputError(
-                f"An input is {kind}, which cannot be captured: give it as x.{dense}. Sparse tensors that the model "
-                "itself holds may stay what they are."
-            )
 
 
 def departs(graph: Graph, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
