@@ -218,7 +218,7 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
         )
     lines.append(
         "What usually helps: check that model(*inputs) itself runs; replace Python `if` or `for` on tensor values by "
-        "torch.where or torch.cond; keep .item() and numpy out of forward."
+        "torch.where or torch.cond; take .item() and numpy() of parameters and buffers alone, not of activations."
     )
     if _version() < GROWN:
         newer = ".".join(map(str, GROWN))
