@@ -7,7 +7,7 @@
     C (exp(s) v) / (C exp(s)),  cumsum(exp(s) v) / cumsum(exp(s))   -> Σ_j W_ij v_j,  C no data
     scatter_add(exp(s) v) / scatter_add(exp(s))               -> scatter_add(W v)
 
-with `W = weights_of_exponentials` over everything that the divisor sums. The second form is attention as it is computed
+with `W = weights_of_exponentials` over everything that the divisor sums, or is a mean of. The second form is attention as it is computed
 without ever holding all scores (Milakov and Gimelshein 2018, Dao et al. 2022), and the state of a model whose past
 decays (RWKV, Peng et al. 2023); the fourth is an attention-free transformer's (Zhai et al. 2021). Exponents are added
 up along the way; what all of them have in common cancels.
@@ -51,7 +51,7 @@ def average(write: Writer, above: Node, below: Any) -> Node | None:
     whole = Placed(write.node, tuple(range(rank_of(write.node))))
     numerator = whole.operand(above).core
     divisor, added, least = bounded(whole.operand(below))
-    if is_a(numerator.node, "matmul") and is_a(divisor.node, "matmul"):
+    if is_a(numerator.node, "matmul") and is_a(divisor.node, "matmul") and not is_data(positional(divisor.node)[0]):
         return _mixed(write, numerator, divisor, added, least)
     if is_a(numerator.node, "cumsum") and is_a(divisor.node, "cumsum"):
         return _running(write, numerator, divisor, added, least)

@@ -151,6 +151,10 @@ def _terms_of(divisor: Placed) -> Placed | None:
     node = divisor.node
     if weighted(node) is not None:
         return divisor
+    if is_a(node, "matmul", "bmm") and is_a(positional(node)[1], "ones", "ones_like", "new_ones"):
+        terms, ones = positional(node)[:2]
+        sums = rank_of(terms) == rank_of(node) and rank_of(ones) > 1 and weighted(terms) is not None
+        return Placed(terms, (*divisor.where[:-1], AXIS)) if sums else None
     if not is_a(node, "sum", "mean") or len(node.args) < 2 or arguments(node).get("dtype") is not None:
         return None
     given, terms = arguments(node), positional(node)[0]

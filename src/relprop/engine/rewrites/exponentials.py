@@ -16,12 +16,13 @@ divisor counts as a constant. Of `1 / (1 + exp(−x))` that would leave nothing.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from relprop.engine.graph import operators as f
-from relprop.engine.graph.graph import Graph, Node, annotate, info, operator_name
+from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, info, operator_name
 from relprop.engine.ops.analysis import analyze, remove_dead
 from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.rewrites.averages import average, share
@@ -127,11 +128,30 @@ def _product(write: Writer, node: Node) -> Node | None:
 
 
 def _weights(write: Writer, above: Any, below: Any) -> Node | None:
+    summed, count = _of_mean(write, below)
+    if summed is not None and not is_a(above, "mean"):
+        found = _weights(write, above, summed)
+        return None if found is None else write(aten.mul.Tensor, found, count)
     if weighted(above) is None:
         return average(write, above, below) if is_data(above) else None
     total = total_of(write, below, above)
     weights = None if total is None else weights_of(write, above, total)
     return average(write, above, below) if weights is None and is_data(above) else weights
+
+
+def _of_mean(write: Writer, divisor: Any) -> tuple[Node | None, int]:
+    """The sum of what a divisor is the mean of, and how much was summed; no sum where it is no mean."""
+    inner = unsqueezed(divisor)
+    if inner is not None:
+        total, count = _of_mean(write, inner)
+        return total if total is None else write(aten.unsqueeze.default, total, positional(divisor)[1]), count
+    if not is_a(divisor, "mean") or len(divisor.args) < 2:
+        return None, 1
+    given = arguments(divisor)
+    sizes = [fake_value(given["self"]).shape[d] for d in given["dim"] or []]
+    if not sizes or given.get("dtype") is not None or not all(isinstance(size, int) for size in sizes):
+        return None, 1
+    return write(aten.sum.dim_IntList, given["self"], given["dim"], given["keepdim"]), math.prod(sizes)
 
 
 # Logarithms of sums of exponentials.

@@ -22,7 +22,7 @@ import torch
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Graph, Node, annotate, fake_value, operator_name
 from relprop.engine.graph.run import run_node
-from relprop.engine.ops.analysis import remove_dead
+from relprop.engine.ops.analysis import analyze_operator, remove_dead
 from relprop.engine.ops.registry import TAUGHT
 from relprop.engine.rewrites.rewriting import arguments, insert, is_made_of_zeros, positional, rank_of
 
@@ -54,6 +54,7 @@ class Writer:
         if self.written is not None:
             self.written[key] = new
             annotate(new, operator=operator_name(new), origin=new.name)
+            analyze_operator(new)  # once more, now that its value is known
         return new
 
 
