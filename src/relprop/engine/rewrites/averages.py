@@ -1,16 +1,16 @@
 """Averages by exponentials of scores that are divided after they were summed, in one piece or block by block.
 
-    Σ_j w_j exp(s_j) v_j / (Σ_j w_j exp(s_j) + δ)             -> Σ_j W_j v_j
-    (a N + Σ_j exp(s_j − m) v_j) / (a D + Σ_j exp(s_j − m))   -> the same over all blocks, where N / D is an average
-                                                                 itself, and a = exp(m' − m)
-    exp(s) / (exp(s) + exp(t))                                -> W_s
-    C (exp(s) v) / (C exp(s)),  cumsum(exp(s) v) / cumsum(exp(s))   -> Σ_j W_ij v_j,  C no data
-    scatter_add(exp(s) v) / scatter_add(exp(s))               -> scatter_add(W v)
+    Σ_j w_j exp(s_j) v_j / (Σ_j w_j exp(s_j) + δ)                  -> Σ_j W_j v_j
+    (a N + Σ_j exp(s_j − m) v_j) / (a D + Σ_j exp(s_j − m))        -> the same over all blocks, where N / D is an
+                                                                      average itself, and a = exp(m' − m)
+    exp(s) / (exp(s) + exp(t))                                     -> W_s
+    C (exp(s) v) / (C exp(s)),  cumsum(exp(s) v) / cumsum(exp(s))  -> Σ_j W_ij v_j,  C no data
+    scatter_add(exp(s) v) / scatter_add(exp(s))                    -> scatter_add(W v)
 
-with `W = weights_of_exponentials` over everything that the divisor sums, or is a mean of. The second form is attention as it is computed
-without ever holding all scores (Milakov and Gimelshein 2018, Dao et al. 2022), and the state of a model whose past
-decays (RWKV, Peng et al. 2023); the fourth is an attention-free transformer's (Zhai et al. 2021). Exponents are added
-up along the way; what all of them have in common cancels.
+with `W = weights_of_exponentials` over everything that the divisor sums, by a product with ones too, or is a mean of.
+The second form is attention as it is computed without ever holding all scores (Milakov and Gimelshein 2018, Dao et al.
+2022), and the state of a model whose past decays (RWKV, Peng et al. 2023); the fourth is an attention-free
+transformer's (Zhai et al. 2021). Exponents are added up along the way; what all of them have in common cancels.
 """
 
 from __future__ import annotations
