@@ -15,13 +15,14 @@ transformer's (Zhai et al. 2021). Exponents are added up along the way; what all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from relprop.engine.graph import operators as f
 from relprop.engine.graph.graph import Node, fake_value
 from relprop.engine.rewrites.blocks import MOST, Block, alone, block_of, blocks_of, bounded, factors, times
-from relprop.engine.rewrites.exponents import Exponent, in_common
+from relprop.engine.rewrites.exponents import Exponent, Term, in_common
 from relprop.engine.rewrites.placed import AXIS, Placed
 from relprop.engine.rewrites.rewriting import (
     arguments,
@@ -101,10 +102,9 @@ def _written(write: Writer, blocks: list[Block], added: float, least: float | No
     if scores is None:
         return None
     kept = _kept(write, blocks, scores, layout)
-    shift = Exponent(tuple((-c, value) for c, value in common)).written(write, layout) if common else None
-    if (common and shift is None) or (kept is None and any(b.weight is not None for b in blocks)):
+    held = _held(write, common, layout)
+    if (common and held is None) or (kept is None and any(b.weight is not None for b in blocks)):
         return None
-    held = None if shift is None else write(f.hold, shift)
     x = _joined(write, scores, axis)
     weights = weights_from(write, x, held, kept, Total((axis,), added=added, least=least))
     weighing = [b.weighed for b in blocks if b.weighed is not None]
@@ -142,6 +142,12 @@ def _scores(
         scores.append(x)
     fits = all(_but(axis, sizes_of(x)) == sizes and isinstance(fake_value(x).shape[axis], int) for x in scores)
     return scores if fits or len(scores) == 1 else None
+
+
+def _held(write: Writer, common: Sequence[Term], layout: tuple[int, ...]) -> Node | None:
+    """What is taken off all exponents, as a constant; None where that is nothing, or has other dimensions."""
+    shift = Exponent(tuple((-c, value) for c, value in common)).written(write, layout)
+    return None if shift is None else write(f.hold, shift)
 
 
 def _but(axis: int, sizes: list[str]) -> list[str]:
@@ -249,12 +255,12 @@ def _of_rows(
             continue
         common = in_common([found.exponent])
         score = found.exponent.without(common).written(write, layout)
-        shift = Exponent(tuple((-c, value) for c, value in common)).written(write, layout) if common else None
+        held = _held(write, common, layout)
         kept, laid = rows.laid_out(write, layout), values.laid_out(write, layout)
-        if score is None or kept is None or laid is None or (common and shift is None):
+        if score is None or kept is None or laid is None or (common and held is None):
             return None
         score = write(aten.add.Tensor, score, write(aten.zeros_like.default, kept))
-        weights = weights_from(write, score, None if shift is None else write(f.hold, shift), kept, total)
+        weights = weights_from(write, score, held, kept, total)
         return write(aten.sum.dim_IntList, times(write, weights, laid), list(total.dims))
     return None
 

@@ -29,7 +29,7 @@ class Placed:
 
     @property
     def core(self) -> Placed:
-        """What it was before dimensions of size 1 were put in or dropped, and before it was expanded."""
+        """What it was before dimensions of size 1 were put in or dropped, it was expanded, or 0 was added."""
         node, where = self.node, self.where
         while True:
             inner = unsqueezed(node)
