@@ -366,6 +366,16 @@ def test_the_largest_that_is_taken_off_divides():
     torch.testing.assert_close(found.relevance, expected.relevance)
 
 
+def test_scores_over_nothing_are_what_the_model_makes_of_them():
+    def by(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        p = (scores(q, k) / 0.0).exp()
+        return p @ v / p.sum(-1, keepdim=True)
+
+    model, x = Attended(by), sequences(TOKENS)
+    expl = LRP(model, AttnLRP(), checks=False)(x, target=1)
+    torch.testing.assert_close(expl.output, model(x), equal_nan=True)
+
+
 def test_too_many_blocks_are_said():
     class Long(nn.Module):
         def __init__(self, steps: int) -> None:

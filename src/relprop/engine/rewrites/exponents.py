@@ -98,7 +98,8 @@ def _split(coefficient: float, value: Placed) -> Exponent:
         for x, factor in (positional(node)[:2], positional(node)[1::-1]):
             if isinstance(x, Node) and is_number(factor):
                 return _side(coefficient * factor, core, x)
-    if is_a(node, "div", "divide", "true_divide") and not node.kwargs and is_number(positional(node)[1]):
+    divided = is_a(node, "div", "divide", "true_divide") and not node.kwargs and is_number(positional(node)[1])
+    if divided and positional(node)[1] != 0:
         return _side(coefficient / positional(node)[1], core, positional(node)[0])
     return Exponent(((coefficient, core),))
 
